@@ -1,0 +1,208 @@
+"""The one place that makes RecBole 1.2.1 run on today's numpy, torch and Ray. Each shim says which version needs it.
+
+``apply()`` must run before anything of RecBole is imported, in every process; importing ``recbole_scale`` does it.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+MINIMUM_RAY = (2, 50)
+MEND_RAY = 'pip install -U "ray[tune]>=2.50"'
+
+
+def apply() -> None:
+    """Install every shim once; calling it again changes nothing."""
+    _numpy_names()
+    # pandas >= 2.2 warns of RecBole's chained ``fillna``, which pandas 2 still carries out
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    _import_quick_start_without_ray()
+    _plain_checkpoints()
+
+
+def _numpy_names() -> None:
+    """numpy >= 2.0: ``Config.compatibility_settings`` reads names that numpy 2 removed."""
+    for name, value in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
+        if not hasattr(np, name):
+            setattr(np, name, value)
+
+
+class _LazyTune(types.ModuleType):
+    """Stands where RecBole's quick start holds ``ray.tune``; imports Ray only when something is asked of it."""
+
+    @staticmethod
+    def report(**metrics: Any) -> None:
+        """Ray >= 2.50 takes one dict where RecBole passes keywords."""
+        load_ray_tune().report(metrics)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # inspection must not import Ray
+            raise AttributeError(name)
+        return getattr(load_ray_tune(), name)
+
+
+def load_ray_tune() -> Any:
+    """Import ``ray.tune`` or raise :class:`~recbole_scale.errors.UserError` with the command that mends it."""
+    from recbole_scale.errors import UserError
+
+    try:
+        import ray
+    except ImportError as failure:
+        raise UserError(f"Ray is not installed; {MEND_RAY} installs it") from failure
+    if tuple(int(part) for part in ray.__version__.split(".")[:2]) < MINIMUM_RAY:
+        raise UserError(f"Ray {ray.__version__} does not work on today's stack; {MEND_RAY} replaces it")
+    from ray import tune
+
+    return tune
+
+
+def _import_quick_start_without_ray() -> None:
+    """Any Ray: ``recbole.quick_start`` imports ``ray.tune`` at module level for one call of ``tune.report``."""
+    if "recbole.quick_start.quick_start" in sys.modules:
+        return
+    hidden = {name: sys.modules.pop(name) for name in ("ray", "ray.tune") if name in sys.modules}
+    ray, tune = types.ModuleType("ray"), _LazyTune("ray.tune")
+    ray.tune = tune  # type: ignore[attr-defined]
+    sys.modules["ray"], sys.modules["ray.tune"] = ray, tune
+    try:
+        import recbole.quick_start
+    finally:
+        del sys.modules["ray"], sys.modules["ray.tune"]
+        sys.modules.update(hidden)
+
+
+def _plain_checkpoints() -> None:
+    """torch >= 2.6: RecBole pickles its Config into each checkpoint, and ``torch.load`` refuses to unpickle it.
+
+    RecBole's own trainers write tensors and plain data instead, which the safe ``torch.load`` takes as it is.
+    """
+    from recbole.quick_start import quick_start
+    from recbole.trainer.trainer import Trainer
+
+    original = Trainer._save_checkpoint
+    if getattr(original, "writes_plain_data", False):
+        return
+
+    def save(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """As RecBole's, with the user's settings in the place of the pickled Config."""
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        from recbole_scale.training.checkpoint import save_checkpoint
+
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        state = {
+            "config": plain_config(self.config),
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "state_dict": self.model.state_dict(),
+            "other_parameter": encode(self.model.other_parameter()),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(state, path)
+        if verbose:
+            self.logger.info(f"Saving current: {path}")
+
+    save.writes_plain_data = True  # type: ignore[attr-defined]
+    Trainer._save_checkpoint = save
+    _decode_other_parameter()
+    for module in (quick_start, sys.modules["recbole.quick_start"]):
+        module.load_data_and_model = load_data_and_model  # type: ignore[attr-defined]
+
+
+def _decode_other_parameter() -> None:
+    """The other half of :func:`encode`, where RecBole's models take their extra state back."""
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    original: Callable[[Any, Any], None] = AbstractRecommender.load_other_parameter
+
+    def load(self: Any, state: Any) -> None:
+        original(self, decode(state))
+
+    AbstractRecommender.load_other_parameter = load
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """What the user set, with model and data set by name: enough to build the same RecBole Config again."""
+    external = {k: v for k, v in config.external_config_dict.items() if k != "local_rank"}
+    return {**external, "model": config["model"], "dataset": config["dataset"]}
+
+
+def encode(value: Any) -> Any:
+    """Turn a model's extra state (numpy, scipy sparse, nested containers) into tensors and plain data.
+
+    A ``torch.nn.Module`` is left out: it is in the model's ``state_dict`` already.
+    """
+    from scipy import sparse
+
+    if isinstance(value, np.ndarray):
+        return {"__numpy__": torch.from_numpy(np.ascontiguousarray(value))}
+    if isinstance(value, np.generic):
+        return value.item()
+    if sparse.issparse(value):
+        coo = value.tocoo()
+        parts = [torch.from_numpy(np.asarray(a)) for a in (coo.data, coo.row.astype("i8"), coo.col.astype("i8"))]
+        return {"__sparse__": parts, "shape": list(coo.shape), "format": value.format}
+    if isinstance(value, dict):
+        return {k: encode(v) for k, v in value.items() if not isinstance(v, torch.nn.Module)}
+    if isinstance(value, list | tuple):
+        return type(value)(encode(v) for v in value)
+    return value
+
+
+def decode(value: Any) -> Any:
+    """Undo :func:`encode`."""
+    from scipy import sparse
+
+    if isinstance(value, dict):
+        if "__numpy__" in value:
+            return value["__numpy__"].numpy()
+        if "__sparse__" in value:
+            data, row, col = (part.numpy() for part in value["__sparse__"])
+            return sparse.coo_matrix((data, (row, col)), shape=tuple(value["shape"])).asformat(value["format"])
+        return {k: decode(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(decode(v) for v in value)
+    return value
+
+
+def load_data_and_model(model_file: str) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """RecBole's ``load_data_and_model`` for checkpoints of tensors and plain data.
+
+    Args:
+        model_file: a checkpoint written by any trainer after ``import recbole_scale``.
+
+    Returns:
+        ``(config, model, dataset, train_data, valid_data, test_data)``.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds pickled objects.
+    """
+    from logging import getLogger
+
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_logger, init_seed
+
+    from recbole_scale.training.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(model_file)
+    settings = dict(checkpoint["config"])
+    config = Config(model=settings.pop("model"), dataset=settings.pop("dataset"), config_dict=settings)
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    getLogger().info(config)
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    model.load_state_dict(checkpoint["state_dict"])
+    model.load_other_parameter(checkpoint.get("other_parameter"))
+    return config, model, dataset, train_data, valid_data, test_data

@@ -1,0 +1,143 @@
+"""Histories of users as one sorted item array and offsets: memory is O(interactions), nothing is padded or repeated.
+
+A *position* is an index into the flat item array. Plain numpy; nothing here knows RecBole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recbole_scale.errors import UserError
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Each user's items in time order.
+
+    Attributes:
+        items: item ids (1..V) of all users, one user after the other, int32 [R].
+        users: id of each user, ascending, int32 [U].
+        offsets: user ``u`` owns positions ``offsets[u]`` to ``offsets[u + 1]``, int64 [U + 1].
+    """
+
+    items: np.ndarray
+    users: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_columns(cls, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Histories:
+        """Sort interactions [R] by user and exact time; equal times keep the order of the file."""
+        order = time_order(user, time)
+        sorted_user = np.asarray(user)[order]
+        starts = np.flatnonzero(np.r_[True, sorted_user[1:] != sorted_user[:-1]]) if len(order) else np.zeros(0, int)
+        return cls(
+            items=np.asarray(item)[order].astype(np.int32),
+            users=sorted_user[starts].astype(np.int32),
+            offsets=np.r_[starts, len(order)].astype(np.int64),
+        )
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Interactions of each user, int64 [U]."""
+        return np.diff(self.offsets)
+
+    def owner(self, positions: np.ndarray) -> np.ndarray:
+        """Index (0..U-1) of the user who owns each position [n]."""
+        return np.searchsorted(self.offsets, positions, side="right") - 1
+
+    def inputs_before(self, positions: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items before each position, at most ``max_length`` of them, oldest first, padded with 0 on the right.
+
+        Returns:
+            item ids int64 [n, max_length] and true lengths int64 [n]: RecBole's row of that target.
+        """
+        start = self.offsets[self.owner(positions)]
+        length = np.minimum(positions - start, max_length)
+        return gather_padded(self.items, positions - length, length, max_length), length
+
+
+def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Stable order [R] by (user, time): equal times keep the order of the file."""
+    return np.lexsort((time, user))
+
+
+def gather_padded(flat: np.ndarray, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
+    """Rows ``flat[start : start + length]`` as int64 [n, width], padded with 0 on the right."""
+    column = np.arange(width)
+    index = np.minimum(start[:, None] + column, len(flat) - 1)  # the overrun is masked below
+    return np.where(column < length[:, None], flat[index], 0).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where each user's history is cut: train up to ``train_end``, then valid up to ``valid_end``, then test.
+
+    Counts are per user, int64 [U]. A user's first interaction is in train and is no target.
+    """
+
+    train_end: np.ndarray
+    valid_end: np.ndarray
+
+    def targets(self, histories: Histories, phase: str) -> np.ndarray:
+        """Positions [n] that are targets in ``phase`` ("train", "valid" or "test"), ascending."""
+        first = np.minimum(1, histories.lengths)
+        begin, end = {
+            "train": (first, self.train_end),
+            "valid": (self.train_end, self.valid_end),
+            "test": (self.valid_end, histories.lengths),
+        }[phase]
+        return ragged_ranges(histories.offsets[:-1] + begin, end - begin)
+
+
+def ragged_ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Concatenate ``range(start[i], start[i] + count[i])`` for all i, int64."""
+    total = int(count.sum())
+    skipped = np.repeat(np.cumsum(count) - count, count)
+    return np.repeat(start, count) + np.arange(total, dtype=np.int64) - skipped
+
+
+def split_histories(lengths: np.ndarray, split: dict[str, object]) -> Split:
+    """Cut histories as RecBole cuts its rows (a row is a target with what came before it).
+
+    Args:
+        lengths: interactions of each user, [U].
+        split: RecBole's ``eval_args.split``: ``{"LS": "valid_and_test" | "valid_only" | "test_only"}`` or
+            ``{"RS": [train, valid, test]}``, which is taken per user.
+
+    Raises:
+        UserError: another rule.
+    """
+    rule, value = next(iter(split.items()))
+    rows = np.maximum(lengths - 1, 0)
+    if rule == "LS" and value in ("valid_and_test", "valid_only", "test_only"):
+        held_out = np.minimum(2 if value == "valid_and_test" else 1, np.maximum(rows - 1, 0))
+        n_test = {"valid_and_test": np.minimum(held_out, 1), "valid_only": 0 * held_out, "test_only": held_out}[value]
+        return Split(lengths - held_out, lengths - n_test)
+    if rule == "RS" and isinstance(value, list) and len(value) == 3:
+        train, valid = _ratio_counts(rows, [float(part) for part in value])
+        first = np.minimum(lengths, 1)
+        return Split(first + train, first + train + valid)
+    raise UserError(
+        f"eval_args.split is {split}, but ScaledSASRec splits by {{'LS': 'valid_and_test'}} (leave-one-out) "
+        "or {'RS': [0.8, 0.1, 0.1]} per user"
+    )
+
+
+def _ratio_counts(rows: np.ndarray, ratios: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """RecBole's rounding of per-user ratios, computed once per distinct number of rows."""
+    ratios = [part / sum(ratios) for part in ratios]
+    distinct, inverse = np.unique(rows, return_inverse=True)
+    counts = np.zeros((len(distinct), 3), dtype=np.int64)
+    for i, total in enumerate(distinct.tolist()):
+        count = [int(part * total) for part in ratios]
+        count[0] = total - sum(count[1:])
+        for part in (2, 1):  # give the last parts one row each while train keeps at least one
+            if count[0] <= 1:
+                break
+            if 0 < ratios[part] * total < 1:
+                count[part] += 1
+                count[0] -= 1
+        counts[i] = count
+    return counts[inverse, 0], counts[inverse, 1]

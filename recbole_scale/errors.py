@@ -1,0 +1,27 @@
+"""A user's mistake, told in one sentence: what is wrong, where, and the nearest right thing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake the user can mend; its message is one sentence and is shown without a traceback."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the choice closest to ``word``, or ``""`` when none is close."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
+    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def exit_code(main: Callable[[], int | None]) -> int:
+    """Run ``main`` and return its exit code; a :class:`UserError` prints one sentence and gives 2."""
+    try:
+        return main() or 0
+    except UserError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2

@@ -1,0 +1,129 @@
+"""The ladder of sizes, and what a size costs: parameters by group, FLOPs, memory. Arithmetic only, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from recbole_scale.errors import UserError, nearest
+
+SIZE_NAMES = ("tiny", "small", "base", "medium", "large", "xlarge")
+
+
+@cache
+def load_size(name: str) -> dict[str, Any]:
+    """Settings of one rung of the ladder, from ``properties/<name>.yaml``.
+
+    Raises:
+        UserError: there is no such size.
+    """
+    if name not in SIZE_NAMES:
+        raise UserError(f"size '{name}' is none of {', '.join(SIZE_NAMES)}{nearest(str(name), SIZE_NAMES)}")
+    text = files("recbole_scale").joinpath("properties", f"{name}.yaml").read_text("utf-8")
+    settings: dict[str, Any] = yaml.safe_load(text)
+    return {key: float(value) if key == "learning_rate" else value for key, value in settings.items()}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What determines the cost of a model.
+
+    Attributes:
+        n_layers: decoder blocks.
+        d_model: width.
+        n_heads: attention heads.
+        inner_size: width of the feed-forward part.
+        n_items: V, real items without padding.
+        max_length: T, longest history.
+    """
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    inner_size: int
+    n_items: int
+    max_length: int
+
+    @classmethod
+    def from_config(cls, config: Any, n_items: int) -> Shape:
+        """Read a shape from anything with ``[]`` access to RecBole's key names; ``n_items`` counts real items."""
+        keys = ("n_layers", "hidden_size", "n_heads", "inner_size")
+        n_layers, d_model, n_heads, inner_size = (_positive(config, key) for key in keys)
+        if d_model % n_heads:
+            raise UserError(f"hidden_size {d_model} is not a multiple of n_heads {n_heads}")
+        return cls(n_layers, d_model, n_heads, inner_size, n_items, _positive(config, "MAX_ITEM_LIST_LENGTH"))
+
+
+def _positive(config: Any, key: str) -> int:
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{key} is {value!r}, but must be a whole number of at least 1")
+    return value
+
+
+def parameter_groups(shape: Shape) -> dict[str, int]:
+    """Four counts, always reported apart; the last three sum to the whole model.
+
+    ``n_blocks`` is the paper's N: the weight matrices of the blocks, 12 * layers * d_model^2 when ``inner_size`` is
+    4 * d_model (arXiv 2311.11351). ``n_blocks_exact`` adds biases and LayerNorms, the final one included.
+    """
+    d, inner = shape.d_model, shape.inner_size
+    matrices = 4 * d * d + 2 * d * inner
+    vectors = 4 * d + inner + d + 4 * d  # biases of qkv, out, up, down; two LayerNorms
+    return {
+        "n_blocks": shape.n_layers * matrices,
+        "n_blocks_exact": shape.n_layers * (matrices + vectors) + 2 * d,
+        "n_item_embedding": (shape.n_items + 1) * d,
+        "n_positions": shape.max_length * d,
+    }
+
+
+def total_parameters(shape: Shape) -> int:
+    """Parameters of the whole model."""
+    groups = parameter_groups(shape)
+    return groups["n_blocks_exact"] + groups["n_item_embedding"] + groups["n_positions"]
+
+
+def flops_per_interaction(shape: Shape) -> int:
+    """Training FLOPs (forward and backward) for one target: 6 N + 12 L T d + 6 d V.
+
+    A matrix of n weights costs 2 n forward and 4 n backward. Attention scores and their use cost 4 T d forward per
+    layer, counted over the full window as PaLM (arXiv 2204.02311, appendix B) does, not halved for the causal mask.
+    The softmax over V items counts although its matrix is tied to the embedding: it is work all the same.
+    """
+    n_blocks = parameter_groups(shape)["n_blocks"]
+    attention = 12 * shape.n_layers * shape.max_length * shape.d_model
+    return 6 * n_blocks + attention + 6 * shape.d_model * shape.n_items
+
+
+def softmax_chunk(shape: Shape, logits_bytes: int = 8 << 20) -> int:
+    """Positions per chunk so that their float32 logits take about ``logits_bytes``; at least 64."""
+    return max(64, logits_bytes // (4 * shape.n_items))
+
+
+def memory_plan(shape: Shape, tokens: int, chunk: int, dropout: bool = True) -> dict[str, int]:
+    """Estimated peak bytes of one float32 training step with AdamW on one device, by group.
+
+    Args:
+        shape: the model.
+        tokens: positions per step.
+        chunk: positions whose logits exist at once.
+        dropout: whether masks are kept for the backward pass.
+    """
+    d, inner = shape.d_model, shape.inner_size
+    weights = 4 * total_parameters(shape)
+    # kept for backward per position and layer: two LayerNorm inputs and outputs, q k v, attention output,
+    # feed-forward before and after the activation, and, with dropout, the masks and results of two residual branches
+    per_layer = 4 * d + 3 * d + 2 * d + 2 * inner + (4 * d if dropout else 0)
+    scores = shape.n_heads * shape.max_length * (4 if dropout else 2)
+    return {
+        "weights": weights,
+        "gradients": weights,
+        "optimizer": 2 * weights,
+        "activations": 4 * tokens * (shape.n_layers * (per_layer + scores) + 4 * d),
+        "logits": 4 * min(chunk, tokens) * shape.n_items * 2 + 4 * shape.n_items * d,
+    }

@@ -1,0 +1,229 @@
+"""One run from settings to its row: what the command line, sweeps, searches and comparisons all call."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from logging import getLogger
+from time import perf_counter
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_environment, get_trainer, init_logger, init_seed
+
+from recbole_scale import plan
+from recbole_scale.data.histories import Histories
+from recbole_scale.errors import UserError
+from recbole_scale.plugin import OWN_MODELS, find_model
+from recbole_scale.scaling import records
+from recbole_scale.settings import check_keys, find_settings_file, load_settings_file
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to train: RecBole's config, data loaders, and the histories that name the data."""
+
+    config: Any
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    fingerprint: str | None
+
+
+def run(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    saved: bool = True,
+    resume: str | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Train and test a model, as RecBole's ``run_recbole``; any RecBole model or ScaledSASRec.
+
+    Args:
+        model: name of the model.
+        dataset: name of the data set.
+        config_file_list: config files; packaged ones are found by name (``properties/small.yaml``).
+        config_dict: settings, which win over the files'.
+        saved: whether checkpoints are written.
+        resume: path of a ``.last.pth`` checkpoint, or ``auto`` for this run's own if there is one.
+        dry_run: print the plan and stop.
+
+    Returns:
+        RecBole's dict (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) plus
+        ``nll`` (test NLL in nats, None when it is not among the metrics), ``checkpoint`` and ``run_id``.
+
+    Raises:
+        UserError: a mistake in settings or data, in one sentence.
+    """
+    started, clock = datetime.now(timezone.utc), perf_counter()
+    config = make_config(model, dataset, config_file_list, config_dict)
+    prepared = prepare(config)
+    network = build_model(prepared)
+    logger = getLogger()
+    described = plan.describe(prepared, network)
+    logger.info("\n" + described)
+    if dry_run:
+        return {"plan": described, "run_id": records.run_id(config)}
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
+    _resume(trainer, config, resume)
+    best_score, best_result = trainer.fit(
+        prepared.train_data, prepared.valid_data, saved=saved, show_progress=config["show_progress"]
+    )
+    test_result = trainer.evaluate(prepared.test_data, load_best_model=saved, show_progress=config["show_progress"])
+    result = {
+        "best_valid_score": best_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_result,
+        "test_result": test_result,
+        "nll": (test_result or {}).get("nll"),
+        "checkpoint": trainer.saved_model_file if saved else None,
+        "run_id": records.run_id(config),
+    }
+    row = _row(prepared, network, trainer, result) | {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds_total": round(perf_counter() - clock, 2),
+    }
+    if config["results_file"]:
+        records.append_row(config["results_file"], row)
+    _to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
+    logger.info(plan.results_table(best_result, test_result))
+    return result
+
+
+def make_config(
+    model: str | None,
+    dataset: str | None,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+) -> Any:
+    """RecBole's Config from checked settings; ``sys.argv`` is left to the command line.
+
+    Raises:
+        UserError: an unknown key, a missing or malformed file, or a value RecBole refuses.
+    """
+    paths = [find_settings_file(name) for name in config_file_list or ()]
+    for path in paths:
+        check_keys(load_settings_file(path), f"in {path}")
+    check_keys(config_dict or {}, "among the settings")
+    argv, sys.argv = sys.argv, sys.argv[:1]  # RecBole's Config reads the command line again by itself
+    try:
+        return translate_errors(lambda: Config(model, dataset, paths, config_dict))
+    finally:
+        sys.argv = argv
+
+
+def translate_errors(build: Callable[[], Any]) -> Any:
+    """Call RecBole and turn the exceptions it raises for a user's mistake into one sentence."""
+    try:
+        return build()
+    except (ValueError, KeyError, NotImplementedError, TypeError, AttributeError, RuntimeError, AssertionError) as failure:
+        if os.environ.get("RECBOLE_SCALE_TRACEBACK"):
+            raise
+        text = " ".join(str(failure).split()) or type(failure).__name__
+        raise UserError(f"RecBole refuses these settings or this data: {text[:400]}") from failure
+
+
+def prepare(config: Any) -> Prepared:
+    """Read, filter, remap and split the data set of ``config``."""
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    logger = getLogger()
+    _to_file_only(logger, str(config))
+    dataset = translate_errors(lambda: create_dataset(config))
+    histories = getattr(dataset, "histories", None) or _histories(dataset)
+    train_data, valid_data, test_data = translate_errors(lambda: data_preparation(config, dataset))
+    dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
+    fingerprint = records.data_fingerprint(dataset) if dataset.histories is not None else None
+    return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint)
+
+
+def _histories(dataset: Any) -> Histories | None:
+    """Histories of a RecBole dataset that has users, items and times and is not built yet."""
+    frame, fields = dataset.inter_feat, (dataset.uid_field, dataset.iid_field, dataset.time_field)
+    if dataset.benchmark_filename_list is not None or any(field not in frame for field in fields):
+        return None
+    return Histories.from_columns(*(frame[field].to_numpy() for field in fields))
+
+
+def build_model(prepared: Prepared) -> Any:
+    """The model of a prepared run, initialised from its seed, on its device."""
+    config = prepared.config
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    build = find_model(config["model"])
+    return translate_errors(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
+
+
+def _resume(trainer: Any, config: Any, resume: str | None) -> None:
+    if resume is None:
+        return
+    if resume != "auto":
+        trainer.resume_checkpoint(resume)
+    elif not hasattr(trainer, "last_file"):
+        raise UserError(f"--resume auto is for ScaledSASRec; {config['model']} resumes from a path")
+    elif os.path.isfile(trainer.last_file):
+        trainer.resume_checkpoint(trainer.last_file)
+    else:
+        getLogger().info(f"nothing to resume: there is no {trainer.last_file}; starting afresh")
+
+
+def _to_file_only(logger: logging.Logger, text: str) -> None:
+    """Write to RecBole's log file what would only fill the terminal."""
+    record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, text, (), None)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler) and handler.filter(record):
+            handler.emit(record)
+
+
+def _row(prepared: Prepared, network: Any, trainer: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """The run's row; columns are documented in :mod:`recbole_scale.scaling.records`."""
+    config = prepared.config
+    ours = config["model"] in OWN_MODELS
+    seen = getattr(trainer, "targets_seen", None)
+    costs = plan.costs(prepared, network)
+    test, best = result["test_result"] or {}, result["best_valid_result"] or {}
+    return {
+        "run_id": result["run_id"],
+        "status": "ok",
+        "error": None,
+        "dataset": config["dataset"],
+        "data_fingerprint": prepared.fingerprint,
+        "split": config["eval_args"]["split"],
+        "model": config["model"],
+        **costs,
+        "flops_total": seen * costs["flops_per_interaction"] if ours else None,
+        "interactions_seen": seen,
+        "epochs": len(trainer.train_loss_dict) or len(getattr(trainer, "evaluations", ())),
+        "best_epoch": getattr(trainer, "best_epoch", None),
+        "seed": config["seed"],
+        "evaluations": getattr(trainer, "evaluations", None),
+        "best_valid_metrics": best,
+        "best_valid_nll": best.get("nll"),
+        "test_metrics": test,
+        "test_nll": test.get("nll"),
+        "test_nll_se": test.get("nll_se"),
+        "seconds_train": round(trainer.seconds_train, 2) if ours else None,
+        "peak_memory_mb": peak_memory_mb(config["device"]),
+        "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "versions": records.versions(),
+        "commit": records.commit(),
+        "settings": {k: v for k, v in config.external_config_dict.items() if k not in ("data_path", "checkpoint_dir")},
+    }
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory used so far, MB: resident memory of the process, or allocated memory of the GPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

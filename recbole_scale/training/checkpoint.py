@@ -1,0 +1,88 @@
+"""Checkpoints of tensors and plain data: written whole or not at all, read without unpickling.
+
+Nothing here knows the model or RecBole; a state is any nest of dicts, lists, tensors, numbers and strings.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_scale.errors import UserError
+
+
+def save_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write ``state`` to ``path`` through a temporary file, ``fsync`` and a rename.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; an older file at ``path`` is left as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as failure:  # torch reports a failed write as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"the checkpoint {path} could not be written ({_reason(failure)})") from failure
+
+
+def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``.
+
+    Raises:
+        UserError: the file is missing, cut short, damaged, or holds pickled Python objects.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as failure:
+        raise UserError(
+            f"the checkpoint {path} holds pickled Python objects or is damaged, and is not loaded; "
+            "checkpoints written after 'import recbole_scale' hold tensors and plain data only"
+        ) from failure
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as failure:
+        raise UserError(f"the checkpoint {path} is damaged ({_reason(failure)})") from failure
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise UserError(f"the file {path} is no checkpoint of a model: it has no 'state_dict'")
+    return state
+
+
+def _reason(failure: BaseException) -> str:
+    if isinstance(failure, OSError) and failure.strerror:
+        return failure.strerror.lower()
+    return (str(failure).strip().splitlines() or [type(failure).__name__])[0][:160]
+
+
+def random_state() -> dict[str, Any]:
+    """State of the random number generators that training draws from (Python, numpy, torch, each CUDA device)."""
+    _, numpy_key, position, has_gauss, gauss = np.random.get_state()  # type: ignore[misc]
+    version, python_key, python_gauss = random.getstate()
+    return {
+        "python": [version, list(python_key), python_gauss],
+        "numpy": [torch.from_numpy(np.asarray(numpy_key).astype(np.int64)), position, has_gauss, gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back to what :func:`random_state` saw; CUDA states of absent devices are passed over."""
+    version, python_key, python_gauss = state["python"]
+    random.setstate((version, tuple(python_key), python_gauss))
+    key, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

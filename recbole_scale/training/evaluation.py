@@ -1,0 +1,109 @@
+"""What RecBole's evaluation lacks: NLL, one pass for the top-k lists, and ranking without a user's earlier items."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from recbole.evaluator import Collector
+from recbole.evaluator.base_metric import AbstractMetric
+from recbole.evaluator.collector import DataStruct
+from recbole.utils import EvaluatorType
+from torch import Tensor
+
+from recbole_scale.errors import UserError
+
+
+class NLL(AbstractMetric):
+    """Cross-entropy of the held-out interactions in nats, and its standard error over them.
+
+    The softmax is over all items, the user's earlier ones included, whatever ``mask_history`` says: it measures the
+    model's probabilities, not a ranking protocol. Results are ``nll`` and ``nll_se``.
+    """
+
+    metric_type = EvaluatorType.RANKING
+    metric_need = ["rec.nll"]  # noqa: RUF012 (RecBole's interface)
+    smaller = True
+
+    def calculate_metric(self, dataobject: Any) -> dict[str, float]:
+        """Mean and standard error of the per-interaction values, rounded to at least six places."""
+        if "rec.nll" not in dataobject:
+            raise UserError("NLL needs the full ranking; set eval_args.mode: full or leave NLL out of metrics")
+        values = dataobject.get("rec.nll").double()
+        places = max(6, self.decimal_place)
+        error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        return {"nll": round(values.mean().item(), places), "nll_se": round(error, places)}
+
+
+def held_out_nll(scores: Tensor, row: Tensor, item: Tensor) -> Tensor:
+    """``-log softmax(scores)`` of each held-out interaction.
+
+    Args:
+        scores: scores of all items with column 0 (padding) at -inf, [B, V + 1].
+        row: row of each interaction, [n].
+        item: item of each interaction, [n].
+
+    Returns:
+        nats, float32 [n].
+    """
+    scores = scores.float()
+    return torch.logsumexp(scores, dim=1)[row] - scores[row, item]
+
+
+class ScaleCollector(Collector):
+    """RecBole's collector with NLL, and with the top-k lists found once instead of once per metric."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._without_lists = copy.copy(self.register)
+        for need in ("rec.items", "rec.topk"):
+            self._without_lists.__dict__.pop(need, None)
+
+    def collect_nll(self, scores: Tensor, row: Tensor, item: Tensor) -> None:
+        """Keep the NLL of a batch (see :func:`held_out_nll`) if a metric asks for it."""
+        if self.register.need("rec.nll"):
+            self.data_struct.update_tensor("rec.nll", held_out_nll(scores, row.to(scores.device), item.to(scores.device)))
+
+    def eval_batch_collect(
+        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+    ) -> None:
+        """As RecBole's; where each row has one held-out item, no matrix of rows x items is made for it."""
+        one_each = len(positive_u) == len(scores_tensor)
+        if not one_each or not (self.register.need("rec.items") or self.register.need("rec.topk")):
+            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+            return
+        order = torch.argsort(positive_u)
+        target = positive_i[order].to(scores_tensor.device)
+        _, best = torch.topk(scores_tensor, max(self.topk), dim=-1)  # [B, k]
+        if self.register.need("rec.items"):
+            self.data_struct.update_tensor("rec.items", best)
+        if self.register.need("rec.topk"):
+            hits = (best == target[:, None]).int()
+            self.data_struct.update_tensor("rec.topk", torch.cat([hits, torch.ones_like(hits[:, :1])], dim=1))
+        full, self.register = self.register, self._without_lists
+        super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+        self.register = full
+
+    def get_data_struct(self) -> Any:
+        """What the evaluation gathered, on the CPU; forgets it for the next one.
+
+        RecBole's own calls ``.cpu()`` on counts too, so that ItemCoverage and its kin never worked in 1.2.1.
+        """
+        gathered = self.data_struct
+        self.data_struct = DataStruct()
+        for key, value in gathered._data_dict.items():
+            gathered.set(key, value.cpu() if isinstance(value, Tensor) else value)
+            if key.startswith("data.") and key != "data.label":
+                self.data_struct.set(key, value)
+        return gathered
+
+
+def rank_batch(self: Any, batched_data: Any) -> Any:
+    """RecBole's ``Trainer._full_sort_batch_eval`` that takes the NLL before earlier items are left out of the ranking."""
+    interaction, history_index, positive_u, positive_i = batched_data
+    interaction, scores, positive_u, positive_i = self._scale_original_rank((interaction, None, positive_u, positive_i))
+    self.eval_collector.collect_nll(scores, positive_u, positive_i)
+    if history_index is not None:
+        scores[history_index] = -torch.inf
+    return interaction, scores, positive_u, positive_i
