@@ -32,7 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ip", default="localhost", help="address of the first machine")
     parser.add_argument("--port", default="5678", help="port of the first machine")
     parser.add_argument("--group_offset", type=int, default=0, help="first rank on this machine")
-    parser.add_argument("--resume", metavar="PATH|auto", help="continue from a .last.pth checkpoint; auto: this run's own")
+    parser.add_argument(
+        "--resume", metavar="PATH|auto", help="continue from a .last.pth checkpoint; auto: this run's own"
+    )
     parser.add_argument("--dry_run", action="store_true", help="print the plan and stop")
     return parser
 
@@ -58,7 +60,7 @@ def _run_recbole() -> None:
         dry_run=arguments.dry_run,
     )
     if not arguments.dry_run:
-        print(f"checkpoint  {result['checkpoint']}\nrun         {result['run_id']}")
+        print(f"checkpoint  {result['checkpoint']}\nrow         {result['results_file']}, run_id {result['run_id']}")
 
 
 def run_hyper_command() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from importlib.resources import files
 from logging import getLogger
 from typing import Any
@@ -69,15 +70,21 @@ def find_model(model_name: str) -> Any:
 
     if model_name in OWN_MODELS:
         return getattr(importlib.import_module(OWN_MODELS[model_name]), model_name)
+    names = model_names()
+    if model_name not in names:
+        raise UserError(f"there is no model '{model_name}'{nearest(str(model_name), names)}")
     anomaly = torch.is_anomaly_enabled()
     try:
         return _ORIGINAL["get_model"](model_name)
-    except (ValueError, AttributeError) as failure:
-        raise UserError(f"there is no model '{model_name}'{nearest(model_name, model_names())}") from failure
+    except ModuleNotFoundError as failure:
+        raise UserError(
+            f"model '{model_name}' needs {failure.name}; pip install {failure.name} installs it"
+        ) from failure
     finally:
         torch.autograd.set_detect_anomaly(anomaly)
 
 
+@cache
 def model_names() -> list[str]:
     """Names of all models that ``--model`` takes."""
     import re

@@ -60,7 +60,7 @@ def run(
 
     Returns:
         RecBole's dict (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) plus
-        ``nll`` (test NLL in nats, None when it is not among the metrics), ``checkpoint`` and ``run_id``.
+        ``nll`` (test NLL in nats, None when it is not among the metrics), ``checkpoint``, ``results_file``, ``run_id``.
 
     Raises:
         UserError: a mistake in settings or data, in one sentence.
@@ -87,6 +87,7 @@ def run(
         "test_result": test_result,
         "nll": (test_result or {}).get("nll"),
         "checkpoint": trainer.saved_model_file if saved else None,
+        "results_file": config["results_file"],
         "run_id": records.run_id(config),
     }
     row = _row(prepared, network, trainer, result) | {
@@ -117,16 +118,37 @@ def make_config(
     check_keys(config_dict or {}, "among the settings")
     argv, sys.argv = sys.argv, sys.argv[:1]  # RecBole's Config reads the command line again by itself
     try:
-        return translate_errors(lambda: Config(model, dataset, paths, config_dict))
+        config = translate_errors(lambda: Config(model, dataset, paths, config_dict))
     finally:
         sys.argv = argv
+    _check_valid_metric(config)
+    return config
+
+
+def _check_valid_metric(config: Any) -> None:
+    """RecBole trains an epoch before it looks this up."""
+    name, at, k = config["valid_metric"].lower().partition("@")
+    measured = [metric.lower() for metric in config["metrics"]]
+    if name not in measured or (at and k not in map(str, config["topk"])):
+        raise UserError(
+            f"valid_metric {config['valid_metric']} is not measured: metrics are {', '.join(config['metrics'])}, "
+            f"topk is {config['topk']}"
+        )
 
 
 def translate_errors(build: Callable[[], Any]) -> Any:
     """Call RecBole and turn the exceptions it raises for a user's mistake into one sentence."""
     try:
         return build()
-    except (ValueError, KeyError, NotImplementedError, TypeError, AttributeError, RuntimeError, AssertionError) as failure:
+    except (
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        AssertionError,
+    ) as failure:
         if os.environ.get("RECBOLE_SCALE_TRACEBACK"):
             raise
         text = " ".join(str(failure).split()) or type(failure).__name__
@@ -140,6 +162,10 @@ def prepare(config: Any) -> Prepared:
     logger = getLogger()
     _to_file_only(logger, str(config))
     dataset = translate_errors(lambda: create_dataset(config))
+    if max(config["topk"]) >= dataset.item_num:
+        raise UserError(
+            f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
+        )
     histories = getattr(dataset, "histories", None) or _histories(dataset)
     train_data, valid_data, test_data = translate_errors(lambda: data_preparation(config, dataset))
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)

@@ -73,7 +73,9 @@ def load_settings_file(path: str) -> dict[str, Any]:
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(failure, 'problem', None) or 'cannot be read'})") from failure
+        raise UserError(
+            f"{path}{where}: not YAML ({getattr(failure, 'problem', None) or 'cannot be read'})"
+        ) from failure
     except UnicodeDecodeError as failure:
         raise UserError(f"{path}: not UTF-8 text") from failure
     if settings is None:

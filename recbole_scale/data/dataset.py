@@ -27,7 +27,6 @@ from recbole_scale.data.windows import (
 from recbole_scale.errors import UserError, nearest
 
 
-
 class HistoryRows:
     """RecBole's interaction table (user, target, items before it, their number), made when it is indexed."""
 
@@ -50,11 +49,14 @@ class HistoryRows:
         """Names of the fields of a row."""
         return [self._user, self._item, self._list, self._length]
 
+    def sort(self, by: Any, ascending: bool = True) -> None:
+        """RecBole's sampled evaluation sorts rows by user; they are in that order from the start."""
+        if by != self._user or not ascending:
+            raise UserError(f"rows are kept in the order of users and time, and cannot be sorted by {by}")
+
     def __getitem__(self, index: Any) -> Any:
-        if index == self._user if isinstance(index, str) else False:
-            return torch.from_numpy(self._users(self._positions))
         if isinstance(index, str):
-            return torch.from_numpy(self._histories.items[self._positions].astype(np.int64))
+            return self._column(index)
         if isinstance(index, torch.Tensor):
             index = index.numpy()
         positions = np.atleast_1d(self._positions[index])
@@ -67,6 +69,12 @@ class HistoryRows:
                 self._length: torch.from_numpy(length),
             }
         )
+
+    def _column(self, field: str) -> torch.Tensor:
+        if field not in (self._user, self._item):
+            raise KeyError(field)
+        values = self._users(self._positions) if field == self._user else self._histories.items[self._positions]
+        return torch.from_numpy(values.astype(np.int64))
 
     def _users(self, positions: np.ndarray) -> np.ndarray:
         return self._histories.users[self._histories.owner(positions)].astype(np.int64)
@@ -173,9 +181,7 @@ class WindowDataLoader:
         self.epoch = epoch
         histories, split = self._dataset.histories, self._dataset.split
         rng = np.random.default_rng([int(self.config["seed"]), epoch]) if self.shuffle else None
-        self.windows: Windows = cut_windows(
-            histories.offsets[:-1], split.train_end, self.max_length, self.stride, rng
-        )
+        self.windows: Windows = cut_windows(histories.offsets[:-1], split.train_end, self.max_length, self.stride, rng)
         self.batches = batch_windows(self.windows, self.token_budget, rng)
 
     def __len__(self) -> int:

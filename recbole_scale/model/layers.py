@@ -153,9 +153,10 @@ def _checkpointed_cross_entropy(hidden: Tensor, weight: Tensor, index: Tensor, c
     """The same loss for a torch without ``linear_cross_entropy``: each chunk's logits are made again in backward."""
 
     def chunk_loss(h: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(h, weight).float(), y, reduction="sum")
+        return F.cross_entropy(F.linear(h, weight).to(at_least_float32), y, reduction="sum")
 
-    total = hidden.new_zeros((), dtype=torch.float32)
+    at_least_float32 = torch.promote_types(hidden.dtype, torch.float32)
+    total = hidden.new_zeros((), dtype=at_least_float32)
     for h, y in zip(hidden.split(chunk), index.split(chunk), strict=True):
         total = total + torch.utils.checkpoint.checkpoint(chunk_loss, h, y, use_reentrant=False)
     return total / len(hidden)

@@ -33,12 +33,18 @@ class ScaledSASRec(SequentialRecommender):
         self.shape = shape = Shape.from_config(config, self.n_items - 1)
         if config["hidden_act"] not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
-            raise UserError(f"hidden_act '{config['hidden_act']}' is none of {known}{nearest(str(config['hidden_act']), ACTIVATIONS)}")
+            raise UserError(
+                f"hidden_act '{config['hidden_act']}' is none of {known}{nearest(str(config['hidden_act']), ACTIVATIONS)}"
+            )
         if config["loss_type"] != "CE":
-            raise UserError(f"loss_type '{config['loss_type']}' is not taken; ScaledSASRec trains with CE, the full softmax")
+            raise UserError(
+                f"loss_type '{config['loss_type']}' is not taken; ScaledSASRec trains with CE, the full softmax"
+            )
         self.softmax_chunk = config["softmax_chunk"] or softmax_chunk(shape)
         rates = dropout_rates(config)
-        attn_rates = [config["attn_dropout_prob"]] * shape.n_layers if config["attn_dropout_prob"] is not None else rates
+        attn_rates = (
+            [config["attn_dropout_prob"]] * shape.n_layers if config["attn_dropout_prob"] is not None else rates
+        )
         self.embedding_dropout = rates[0]
         self.item_embedding = nn.Embedding(self.n_items, shape.d_model, padding_idx=0)
         self.position_embedding = nn.Embedding(shape.max_length, shape.d_model)
@@ -89,7 +95,10 @@ class ScaledSASRec(SequentialRecommender):
             counted = target != 0  # [B, T]
             hidden, target = self.forward(item_seq)[counted], target[counted]  # [M, D], [M]
         else:
-            hidden, target = self._training_last(item_seq, interaction[self.ITEM_SEQ_LEN]), interaction[self.POS_ITEM_ID]
+            hidden, target = (
+                self._training_last(item_seq, interaction[self.ITEM_SEQ_LEN]),
+                interaction[self.POS_ITEM_ID],
+            )
         return item_cross_entropy(hidden, self.item_embedding.weight, target, self.softmax_chunk)
 
     def _training_last(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:

@@ -63,7 +63,9 @@ class ScaleCollector(Collector):
     def collect_nll(self, scores: Tensor, row: Tensor, item: Tensor) -> None:
         """Keep the NLL of a batch (see :func:`held_out_nll`) if a metric asks for it."""
         if self.register.need("rec.nll"):
-            self.data_struct.update_tensor("rec.nll", held_out_nll(scores, row.to(scores.device), item.to(scores.device)))
+            self.data_struct.update_tensor(
+                "rec.nll", held_out_nll(scores, row.to(scores.device), item.to(scores.device))
+            )
 
     def eval_batch_collect(
         self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor

@@ -57,4 +57,6 @@ def learning_rate_factor(step: int, warmup: int, total: int, schedule: str, min_
 def check_schedule(schedule: str) -> None:
     """Refuse an unknown schedule by name."""
     if schedule not in SCHEDULES:
-        raise UserError(f"lr_schedule '{schedule}' is none of {', '.join(SCHEDULES)}{nearest(str(schedule), SCHEDULES)}")
+        raise UserError(
+            f"lr_schedule '{schedule}' is none of {', '.join(SCHEDULES)}{nearest(str(schedule), SCHEDULES)}"
+        )

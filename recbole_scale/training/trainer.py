@@ -84,7 +84,7 @@ class ScaledSASRecTrainer(Trainer):
                     self._save_checkpoint(epoch, verbose=False)
                 self._save_last(epoch + 1, 0)
             if callback_fn and result is not None:
-                callback_fn(epoch, self._score(result))
+                callback_fn(epoch, result[self.valid_metric])
         self._add_hparam_to_tensorboard(self.best_valid_score)
         return self.best_valid_score, self.best_valid_result
 
@@ -143,18 +143,13 @@ class ScaledSASRecTrainer(Trainer):
 
     # Evaluation, early stopping, report -------------------------------------------------------------------------------
 
-    def _score(self, result: dict[str, float]) -> float:
-        if self.valid_metric not in result:
-            raise UserError(f"valid_metric '{self.valid_metric}' is not among the metrics: {', '.join(result)}")
-        return result[self.valid_metric]
-
     def _evaluate_epoch(self, valid_data: Any, epoch: int, show_progress: bool, saved: bool) -> dict[str, float]:
         started = perf_counter()
         measured = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         result = {name: float(value) for name, value in measured.items()}
         self.eval_seconds = perf_counter() - started
         self.best_valid_score, self.cur_step, self.stopped, improved = early_stopping(
-            self._score(result),
+            result[self.valid_metric],
             self.best_valid_score,
             self.cur_step,
             max_step=self.stopping_step,
@@ -206,7 +201,9 @@ class ScaledSASRecTrainer(Trainer):
         """Refuse to go on with a checkpoint that was trained on other data."""
         data_id = data_fingerprint(train_data._dataset)
         if self.data_id and self.data_id != data_id:
-            raise UserError(f"the checkpoint {self.last_file} was trained on other data than '{self.config['dataset']}' holds now")
+            raise UserError(
+                f"the checkpoint {self.last_file} was trained on other data than '{self.config['dataset']}' holds now"
+            )
         self.data_id = data_id
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
