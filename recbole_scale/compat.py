@@ -9,6 +9,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,13 @@ def _import_quick_start_without_ray() -> None:
     """Any Ray: ``recbole.quick_start`` imports ``ray.tune`` at module level for one call of ``tune.report``."""
     if "recbole.quick_start.quick_start" in sys.modules:
         return
-    hidden = {name: sys.modules.pop(name) for name in ("ray", "ray.tune") if name in sys.modules}
+    present = [name for name in ("ray", "ray.tune") if name in sys.modules]
+    hidden: dict[str, types.ModuleType] = {name: sys.modules.pop(name) for name in present}
     ray, tune = types.ModuleType("ray"), _LazyTune("ray.tune")
     ray.tune = tune  # type: ignore[attr-defined]
     sys.modules["ray"], sys.modules["ray.tune"] = ray, tune
     try:
-        import recbole.quick_start
+        import_module("recbole.quick_start")
     finally:
         del sys.modules["ray"], sys.modules["ray.tune"]
         sys.modules.update(hidden)
@@ -114,7 +116,7 @@ def _plain_checkpoints() -> None:
     Trainer._save_checkpoint = save
     _decode_other_parameter()
     for module in (quick_start, sys.modules["recbole.quick_start"]):
-        module.load_data_and_model = load_data_and_model  # type: ignore[attr-defined]
+        setattr(module, "load_data_and_model", load_data_and_model)  # noqa: B010 (mypy knows no such attribute)
 
 
 def _decode_other_parameter() -> None:

@@ -18,6 +18,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
+def check_choice(key: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value of setting ``key`` that is none of ``choices``, naming the nearest."""
+    choices = list(choices)
+    if value not in choices:
+        raise UserError(f"{key} '{value}' is none of {', '.join(choices)}{nearest(str(value), choices)}")
+
+
 def exit_code(main: Callable[[], int | None]) -> int:
     """Run ``main`` and return its exit code; a :class:`UserError` prints one sentence and gives 2."""
     try:

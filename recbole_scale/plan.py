@@ -40,39 +40,52 @@ def size_name(config: Any) -> str | None:
 
 def describe(prepared: Any, network: Any) -> str:
     """The resolved plan: model, parameters by group, data, steps, memory."""
-    config = prepared.config
-    known = costs(prepared, network)
-    lines = [f"{config['model']} on {config['dataset']}"]
-    data = f"{known['n_users']:,} users, {known['n_items']:,} items"
-    if not isinstance(network, ScaledSASRec):
-        return "\n".join([*lines, _line("data", data), _line("parameters", f"{known['n_parameters']:,}")])
+    config, known = prepared.config, costs(prepared, network)
+    lines = {"data": f"{known['n_users']:,} users, {known['n_items']:,} items"}
+    if isinstance(network, ScaledSASRec):
+        lines = _model_lines(config, network, known) | _data_lines(prepared, known) | _cost_lines(prepared, network)
+    else:
+        lines["parameters"] = f"{known['n_parameters']:,}"
+    title = f"{config['model']} on {config['dataset']}"
+    return "\n".join([title, *(f"  {name:<11}{text}" for name, text in lines.items())])
+
+
+def _model_lines(config: Any, network: Any, known: dict[str, Any]) -> dict[str, str]:
+    shape, rates = network.shape, dropout_rates(config)
+    size = f"{known['size'] or 'own shape'}: {shape.n_layers} layers x {shape.d_model}, {shape.n_heads} heads"
+    groups = f"N {_short(known['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
+    groups += f", items {known['n_item_embedding']:,}, positions {known['n_positions']:,}"
+    falling = f"{rates[0]:g} (bottom) to {rates[-1]:g} (top)"
+    return {
+        "size": f"{size}, length {shape.max_length}",
+        "parameters": f"{groups}; all {total_parameters(shape):,}",
+        "dropout": falling if rates[0] != rates[-1] else f"{rates[0]:g}",
+    }
+
+
+def _data_lines(prepared: Any, known: dict[str, Any]) -> dict[str, str]:
+    loader, config = prepared.train_data, prepared.config
+    valid, test = (len(part.dataset) for part in (prepared.valid_data, prepared.test_data))
+    data = f"{known['n_users']:,} users, {known['n_items']:,} items, {loader.n_targets:,} training targets"
+    windows = f"{len(loader.windows):,} of up to {loader.max_length}, stride {loader.stride}"
+    steps = f"{len(loader):,} an epoch of up to {loader.token_budget:,} targets, {config['epochs']} epochs"
+    return {
+        "data": f"{data}, {valid:,} valid, {test:,} test",
+        "windows": f"{windows}, {100 * loader.padding:.1f} % padding",
+        "steps": f"{steps}, {len(loader) * config['epochs']:,} in all",
+    }
+
+
+def _cost_lines(prepared: Any, network: Any) -> dict[str, str]:
     loader, shape = prepared.train_data, network.shape
-    rates = dropout_rates(config)
-    batch = int(config["train_batch_size"])
-    memory = memory_plan(shape, batch, network.softmax_chunk, max(rates) > 0)
-    steps = len(loader)
-    flops = known["flops_per_interaction"]
-    lines += [
-        _line("size", f"{known['size'] or 'own shape'}: {shape.n_layers} layers x {shape.d_model}, {shape.n_heads} heads, "
-              f"length {shape.max_length}"),
-        _line("parameters", f"N {_short(known['n_blocks'])} (blocks exact {known['n_blocks_exact']:,}), items "
-              f"{known['n_item_embedding']:,}, positions {known['n_positions']:,}; all {total_parameters(shape):,}"),
-        _line("dropout", f"{rates[0]:g} (bottom) to {rates[-1]:g} (top)" if rates[0] != rates[-1] else f"{rates[0]:g}"),
-        _line("data", f"{data}, {loader.n_targets:,} training targets, "
-              f"{len(prepared.valid_data.dataset):,} valid, {len(prepared.test_data.dataset):,} test"),
-        _line("windows", f"{len(loader.windows):,} of up to {loader.max_length}, stride {loader.stride}, "
-              f"{100 * loader.padding:.1f} % padding"),
-        _line("steps", f"{steps:,} an epoch of up to {batch:,} targets, {config['epochs']} epochs, "
-              f"{steps * config['epochs']:,} in all"),
-        _line("compute", f"{_short(flops)}FLOP a target, {_short(flops * loader.n_targets)}FLOP an epoch, softmax included"),
-        _line("memory", f"{sum(memory.values()) / 2**20:,.0f} MiB at the peak of a step: "
-              + ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items())),
-    ]  # fmt: skip
-    return "\n".join(lines)
-
-
-def _line(name: str, text: str) -> str:
-    return f"  {name:<11}{text}"
+    dropout = max(dropout_rates(prepared.config)) > 0
+    memory = memory_plan(shape, loader.token_budget, network.softmax_chunk, dropout)
+    flops = flops_per_interaction(shape)
+    parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items())
+    return {
+        "compute": f"{_short(flops)}FLOP a target, {_short(flops * loader.n_targets)}FLOP an epoch, softmax included",
+        "memory": f"{sum(memory.values()) / 2**20:,.0f} MiB estimated at the peak of a step: {parts}",
+    }
 
 
 def _short(value: float) -> str:

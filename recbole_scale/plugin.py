@@ -253,7 +253,7 @@ def _final_settings(self: Any) -> dict[str, Any]:
     final: dict[str, Any] = _ORIGINAL["_get_final_config_dict"](self)
     chosen = "load_col" in self.external_config_dict or _has_own_properties(self.dataset)
     if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and not chosen:
-        extra = [name for name in (final.get("val_interval") or {})]
+        extra = list(final.get("val_interval") or {})
         names = [final["USER_ID_FIELD"], final["ITEM_ID_FIELD"], final["TIME_FIELD"], *extra]
         final["load_col"] = {"inter": list(dict.fromkeys(names))}
     torch.autograd.set_detect_anomaly(bool(final["detect_anomaly"]))

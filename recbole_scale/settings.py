@@ -31,7 +31,7 @@ SettingsLoader.add_implicit_resolver(
 
 
 def parse_value(text: str) -> Any:
-    """Read one value as YAML; what is no YAML, or a date, stays the string it is. ``None`` means empty, as in RecBole."""
+    """Read one value as YAML; what is no YAML, or a date, stays a string. ``None`` means empty, as in RecBole."""
     if text.strip() == "None":
         return None
     try:

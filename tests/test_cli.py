@@ -84,17 +84,18 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(walk, monkeypatch, capsys, ar
     assert "Traceback" not in err and not (walk / "results").exists()
 
 
+HEAD = "user_id:token\titem_id:token\ttimestamp:float\n"
 BAD_FILES = [
-    ("user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\t1\nu1\ti2\n", "line 3: 2 columns where the header has 3"),
-    ("user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\t1\nu1\ti2\tsoon\n", "line 3, column 3 (timestamp): 'soon' is not a number"),
-    ("user_id:token\titem_id:token\ttimestamp:float\nu1\ti1\tnan\n", "line 2, column 3 (timestamp): 'nan' is not a finite"),
-    ("user_id:token\titem_id:token\ttimestamp:float\n\ti1\t1\n", "line 2, column 1 (user_id): the value is empty"),
-    ("user_id:token\titem_id:token\ttimestamp:float\n", "a header and no rows"),
+    (HEAD + "u1\ti1\t1\nu1\ti2\n", "line 3: 2 columns where the header has 3"),
+    (HEAD + "u1\ti1\t1\nu1\ti2\tsoon\n", "line 3, column 3 (timestamp): 'soon' is not a number"),
+    (HEAD + "u1\ti1\tnan\n", "line 2, column 3 (timestamp): 'nan' is not a finite"),
+    (HEAD + "\ti1\t1\n", "line 2, column 1 (user_id): the value is empty"),
+    (HEAD + "", "a header and no rows"),
     ("user_id:token\titem:token\ttimestamp:float\nu1\ti1\t1\n", "no column 'item_id'"),
     ("user_id,item_id,timestamp\nu1,i1,1\n", "field_separator"),
     ("user_id:tokn\titem_id:token\ttimestamp:float\nu1\ti1\t1\n", "line 1, column 1: type 'tokn'"),
     ("", "line 1: the header is missing"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("text, says", BAD_FILES, ids=[m[1][:40] for m in BAD_FILES])

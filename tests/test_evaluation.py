@@ -30,8 +30,8 @@ def test_held_out_nll_is_the_cross_entropy_over_real_items():
 
 def evaluated(model_name, **settings):
     """A model with its first weights, the metrics of our path, and its raw scores and targets."""
-    config = make_config(model_name, "walk", config_dict={**QUICK, "train_neg_sample_args": None, "metrics": METRICS,
-                                                          "topk": [5, 10], "metric_decimal_place": 6, **settings})  # fmt: skip
+    fixed = {**QUICK, "train_neg_sample_args": None, "metrics": METRICS, "topk": [5, 10], "metric_decimal_place": 6}
+    config = make_config(model_name, "walk", config_dict={**fixed, "valid_metric": "NLL", **settings})
     prepared = prepare(config)
     network = build_model(prepared)
     from recbole.utils import get_trainer
@@ -119,8 +119,8 @@ print(json.dumps([dict(trainer.evaluate(part, load_best_model=False)) for part i
 
 
 def test_sasrec_through_our_path_equals_stock_recbole_on_the_same_weights(walk):
-    settings = {**QUICK, "train_neg_sample_args": None, "topk": [5, 10], "metrics": ["Recall", "NDCG", "MRR", "Precision"],
-                "valid_metric": "MRR@10", "metric_decimal_place": 8,
+    settings = {**QUICK, "train_neg_sample_args": None, "topk": [5, 10],
+                "metrics": ["Recall", "NDCG", "MRR", "Precision"], "valid_metric": "MRR@10", "metric_decimal_place": 8,
                 "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}  # fmt: skip
     config = make_config("SASRec", "walk", config_dict=settings)
     prepared = prepare(config)

@@ -109,7 +109,7 @@ def prepared(model: str, dataset: str, **settings):
 def test_rows_equal_recboles_own_dataset(folder, split, monkeypatch):
     """SASRec takes RecBole's SequentialDataset, ScaledSASRec ours: the same rows in all three parts."""
     monkeypatch.setattr("sys.argv", ["test"])
-    write_inter(folder / "dataset" / "walk" / "walk.inter", walk_rows() + [("two", "i1", 1), ("two", "i2", 2)])
+    write_inter(folder / "dataset" / "walk" / "walk.inter", [*walk_rows(), ("two", "i1", 1), ("two", "i2", 2)])
     args = {"split": split, "order": "TO", "mode": "full", "group_by": "user"}
     both = {m: prepared(m, "walk", eval_args=args, MAX_ITEM_LIST_LENGTH=10) for m in ("SASRec", "ScaledSASRec")}
     assert isinstance(both["ScaledSASRec"][1], HistoryDataset) and not isinstance(both["SASRec"][1], HistoryDataset)
@@ -144,7 +144,7 @@ def test_every_ml_100k_user_is_tested_on_the_latest_interaction(folder, monkeypa
 
 def test_mask_history_leaves_out_every_earlier_item_but_the_target(walk, monkeypatch):
     monkeypatch.setattr("sys.argv", ["test"])
-    config, data, (_, _, test) = prepared("ScaledSASRec", "walk", mask_history=True, **QUICK)
+    _, data, (_, _, test) = prepared("ScaledSASRec", "walk", mask_history=True, **QUICK)
     histories = data.histories
     for interaction, (rows, items), _, targets in test:
         for row in range(len(targets)):

@@ -18,7 +18,8 @@ from recbole_scale.errors import UserError
 from recbole_scale.training.checkpoint import load_checkpoint, save_checkpoint
 
 ARGUMENTS = ["--model=ScaledSASRec", "--dataset=walk", "--epochs=6", "--hidden_size=32", "--inner_size=128",
-             "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=64", "--show_progress=False", "--save_step=7", "--topk=[5,10]"]  # fmt: skip
+             "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=64", "--show_progress=False", "--save_step=7",
+             "--topk=[5,10]"]  # fmt: skip
 
 
 def command(*more):
@@ -132,7 +133,7 @@ def test_checkpoints_load_without_unpickling_and_build_the_same_model(walk):
 def test_wrong_checkpoints_are_one_sentence(walk):
     result = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
     best, last = result["checkpoint"], result["checkpoint"].replace(".best.", ".last.")
-    (walk / "cut.pth").write_bytes(open(last, "rb").read()[:5000])
+    (walk / "cut.pth").write_bytes((walk / last).read_bytes()[:5000])
     (walk / "text.pth").write_text("no checkpoint at all")
     torch.save({"state_dict": {}, "config": UserError("pickled")}, walk / "pickled.pth")
     for path, says in (

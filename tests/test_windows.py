@@ -48,7 +48,7 @@ def test_each_target_once_with_the_right_inputs(count, max_length, data, seed, b
 @given(counts, st.integers(2, 12), st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
 def test_no_window_crosses_users(count, max_length, seed):
-    start, count, windows = cut(count, max_length, max_length, seed)
+    _, count, windows = cut(count, max_length, max_length, seed)
     owner_of = np.repeat(np.arange(len(count)), count)
     first, last = owner_of[windows.start], owner_of[windows.start + windows.length]
     assert (first == last).all()

@@ -100,6 +100,7 @@ class HistoryDataset(SequentialDataset):
     histories: Histories
     split: Split
     phase: str
+    inter_feat: Any  # a DataFrame until ``build``, HistoryRows after
 
     def build(self) -> list[HistoryDataset]:
         """Sort by exact time, split each user's history, and return the train, valid and test views."""
@@ -121,8 +122,8 @@ class HistoryDataset(SequentialDataset):
     def _check_time(self) -> None:
         if self.time_field is None or self.time_field not in self.inter_feat:
             raise UserError(
-                f"data set '{self.dataset_name}' has no time column: TIME_FIELD is '{self.time_field}', the columns read "
-                f"are {', '.join(self.inter_feat)}{nearest(str(self.time_field), self.inter_feat)}"
+                f"data set '{self.dataset_name}' has no time column: TIME_FIELD is '{self.time_field}', the columns "
+                f"read are {', '.join(self.inter_feat)}{nearest(str(self.time_field), self.inter_feat)}"
             )
 
     def _aug_presets(self) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 
 from recbole_scale.data.histories import gather_padded, ragged_ranges
 
-
 TARGET_LIST = "target_list"  # name of a batch's targets: what each position must predict, 0 where no loss is counted
 
 

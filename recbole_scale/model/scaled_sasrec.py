@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_scale.data.windows import TARGET_LIST
-from recbole_scale.errors import UserError, nearest
+from recbole_scale.errors import UserError, check_choice
 from recbole_scale.model.layers import ACTIVATIONS, DecoderBlock, init_weights, item_cross_entropy, layer_rates
 from recbole_scale.model.sizes import Shape, softmax_chunk
 
@@ -31,15 +31,8 @@ class ScaledSASRec(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.shape = shape = Shape.from_config(config, self.n_items - 1)
-        if config["hidden_act"] not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise UserError(
-                f"hidden_act '{config['hidden_act']}' is none of {known}{nearest(str(config['hidden_act']), ACTIVATIONS)}"
-            )
-        if config["loss_type"] != "CE":
-            raise UserError(
-                f"loss_type '{config['loss_type']}' is not taken; ScaledSASRec trains with CE, the full softmax"
-            )
+        check_choice("hidden_act", config["hidden_act"], ACTIVATIONS)
+        check_choice("loss_type", config["loss_type"], ["CE"])
         self.softmax_chunk = config["softmax_chunk"] or softmax_chunk(shape)
         rates = dropout_rates(config)
         attn_rates = (
@@ -117,7 +110,7 @@ class ScaledSASRec(SequentialRecommender):
 
 
 def dropout_rates(config: Any) -> list[float]:
-    """Dropout rate of each layer: ``hidden_dropout_prob`` everywhere if set, else ``dropout_bottom`` to ``dropout_top``."""
+    """Dropout rate of each layer: ``hidden_dropout_prob`` if set, else ``dropout_bottom`` to ``dropout_top``."""
     for key in ("hidden_dropout_prob", "attn_dropout_prob", "dropout_bottom", "dropout_top"):
         rate = config[key]
         if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < 1):

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from recbole_scale.errors import UserError, nearest
+from recbole_scale.errors import UserError, check_choice
 
 SIZE_NAMES = ("tiny", "small", "base", "medium", "large", "xlarge")
 
@@ -21,8 +21,7 @@ def load_size(name: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such size.
     """
-    if name not in SIZE_NAMES:
-        raise UserError(f"size '{name}' is none of {', '.join(SIZE_NAMES)}{nearest(str(name), SIZE_NAMES)}")
+    check_choice("size", name, SIZE_NAMES)
     text = files("recbole_scale").joinpath("properties", f"{name}.yaml").read_text("utf-8")
     settings: dict[str, Any] = yaml.safe_load(text)
     return {key: float(value) if key == "learning_rate" else value for key, value in settings.items()}

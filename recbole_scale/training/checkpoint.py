@@ -67,7 +67,7 @@ def _reason(failure: BaseException) -> str:
 
 def random_state() -> dict[str, Any]:
     """State of the random number generators that training draws from (Python, numpy, torch, each CUDA device)."""
-    _, numpy_key, position, has_gauss, gauss = np.random.get_state()  # type: ignore[misc]
+    _, numpy_key, position, has_gauss, gauss = np.random.get_state()
     version, python_key, python_gauss = random.getstate()
     return {
         "python": [version, list(python_key), python_gauss],

@@ -54,6 +54,9 @@ def held_out_nll(scores: Tensor, row: Tensor, item: Tensor) -> Tensor:
 class ScaleCollector(Collector):
     """RecBole's collector with NLL, and with the top-k lists found once instead of once per metric."""
 
+    register: Any
+    data_struct: Any
+
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._without_lists = copy.copy(self.register)
@@ -102,7 +105,7 @@ class ScaleCollector(Collector):
 
 
 def rank_batch(self: Any, batched_data: Any) -> Any:
-    """RecBole's ``Trainer._full_sort_batch_eval`` that takes the NLL before earlier items are left out of the ranking."""
+    """RecBole's ``Trainer._full_sort_batch_eval`` that takes the NLL before earlier items leave the ranking."""
     interaction, history_index, positive_u, positive_i = batched_data
     interaction, scores, positive_u, positive_i = self._scale_original_rank((interaction, None, positive_u, positive_i))
     self.eval_collector.collect_nll(scores, positive_u, positive_i)

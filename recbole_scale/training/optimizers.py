@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_scale.errors import UserError, nearest
+from recbole_scale.errors import UserError, check_choice
 
 LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
 SCHEDULES = ("cosine", "constant")
@@ -21,8 +21,7 @@ def build_optimizer(model: nn.Module, learner: str, learning_rate: float, weight
         UserError: an unknown name or a learning rate that is not positive.
     """
     learner = str(learner).lower()
-    if learner not in LEARNERS:
-        raise UserError(f"learner '{learner}' is none of {', '.join(LEARNERS)}{nearest(learner, LEARNERS)}")
+    check_choice("learner", learner, LEARNERS)
     if not isinstance(learning_rate, int | float) or not 0 < learning_rate < math.inf:
         raise UserError(f"learning_rate is {learning_rate!r}, but must be a number above 0")
     groups = parameter_groups_by_decay(model, weight_decay)
@@ -45,18 +44,10 @@ def parameter_groups_by_decay(model: nn.Module, weight_decay: float) -> list[dic
 
 
 def learning_rate_factor(step: int, warmup: int, total: int, schedule: str, min_ratio: float) -> float:
-    """Share of the peak learning rate at ``step`` (0-based): linear warmup, then cosine to ``min_ratio`` or constant."""
+    """Share of the peak rate at ``step`` (0-based): linear warmup, then cosine to ``min_ratio`` or constant."""
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":
         return 1.0
     done = min(1.0, (step - warmup) / max(1, total - warmup))
     return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def check_schedule(schedule: str) -> None:
-    """Refuse an unknown schedule by name."""
-    if schedule not in SCHEDULES:
-        raise UserError(
-            f"lr_schedule '{schedule}' is none of {', '.join(SCHEDULES)}{nearest(str(schedule), SCHEDULES)}"
-        )

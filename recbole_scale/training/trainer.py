@@ -15,10 +15,10 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_scale.compat import plain_config
-from recbole_scale.errors import UserError
+from recbole_scale.errors import UserError, check_choice
 from recbole_scale.scaling.records import data_fingerprint, run_id
 from recbole_scale.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
-from recbole_scale.training.optimizers import build_optimizer, check_schedule, learning_rate_factor
+from recbole_scale.training.optimizers import SCHEDULES, build_optimizer, learning_rate_factor
 
 
 class ScaledSASRecTrainer(Trainer):
@@ -27,9 +27,13 @@ class ScaledSASRecTrainer(Trainer):
     A run is a function of its settings: stopped at any step and resumed, it ends with the same numbers.
     """
 
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    cur_step: int
+
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
-        check_schedule(config["lr_schedule"])
+        check_choice("lr_schedule", config["lr_schedule"], SCHEDULES)
         name = f"{config['model']}-{config['dataset']}-{run_id(config)}"
         self.saved_model_file = os.path.join(self.checkpoint_dir, f"{name}.best.pth")
         self.last_file = os.path.join(self.checkpoint_dir, f"{name}.last.pth")
@@ -48,7 +52,7 @@ class ScaledSASRecTrainer(Trainer):
         config = self.config
         return build_optimizer(self.model, config["learner"], config["learning_rate"], config["weight_decay"])
 
-    # Training ---------------------------------------------------------------------------------------------------------
+    # Training ------------------------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -136,12 +140,12 @@ class ScaledSASRecTrainer(Trainer):
         loss = self.epoch_loss.item() / max(self.epoch_targets, 1)
         if not np.isfinite(loss):
             raise UserError(
-                f"the training loss is {loss} in epoch {epoch} at or shortly before step {step}; "
-                f"a lower learning_rate (now {self.learning_rate}) is the first thing to try, the last checkpoint is good"
+                f"the training loss is {loss} in epoch {epoch} at or shortly before step {step}; try a lower "
+                f"learning_rate (now {self.learning_rate}) first, the last checkpoint is good"
             )
         return loss
 
-    # Evaluation, early stopping, report -------------------------------------------------------------------------------
+    # Evaluation, early stopping, report ----------------------------------------------------------------------------
 
     def _evaluate_epoch(self, valid_data: Any, epoch: int, show_progress: bool, saved: bool) -> dict[str, float]:
         started = perf_counter()
@@ -195,7 +199,7 @@ class ScaledSASRecTrainer(Trainer):
             self.logger.debug(f"loaded {path}")
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
-    # Checkpoints --------------------------------------------------------------------------------------------------------
+    # Checkpoints ---------------------------------------------------------------------------------------------------
 
     def _check_data(self, train_data: Any) -> None:
         """Refuse to go on with a checkpoint that was trained on other data."""
