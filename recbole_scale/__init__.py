@@ -4,7 +4,14 @@ Importing this package makes RecBole run on today's stack and adds ``ScaledSASRe
 that ``recbole.quick_start.run_recbole(model="ScaledSASRec", ...)`` works too.
 """
 
-from recbole_scale import compat
+import os
+
+# GNU OpenMP spins for milliseconds at every barrier, so that one busy neighbour costs a factor of 5 to 20 in small steps
+# like ours; a short spin costs nothing on an idle machine. Read when torch is first loaded; a user's choice stands.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+from recbole_scale import compat  # noqa: E402
 
 compat.apply()
 
@@ -14,5 +21,6 @@ plugin.register()
 
 from recbole_scale.errors import UserError  # noqa: E402
 from recbole_scale.run import run  # noqa: E402
+from recbole_scale.scaling.laws import fit_joint_law, fit_power_law  # noqa: E402
 
-__all__ = ["UserError", "run"]
+__all__ = ["UserError", "fit_joint_law", "fit_power_law", "run"]

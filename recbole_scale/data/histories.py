@@ -6,6 +6,7 @@ A *position* is an index into the flat item array. Plain numpy; nothing here kno
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,20 @@ class Histories:
 
 def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Stable order [R] by (user, time): equal times keep the order of the file."""
+    user, time = np.asarray(user), np.asarray(time)
+    if len(user) and np.isfinite(low := time.min()) and np.isfinite(high := time.max()):
+        span, users = int(high) - int(low) + 1, int(user.max()) - int(user.min()) + 1
+        if span * users < 2**62 and (time == np.floor(time)).all():
+            # whole numbers in one key of 8 bytes sort in half the time of two keys
+            key = (user.astype(np.int64) - int(user.min())) * span + (time - low).astype(np.int64)
+            return np.argsort(key, kind="stable")
     return np.lexsort((time, user))
+
+
+def in_time_order(user: np.ndarray, time: np.ndarray) -> bool:
+    """Whether rows [R] are sorted by user and, within a user, by time, as many published logs are."""
+    step = np.diff(user)
+    return bool((step >= 0).all() and ((time[1:] >= time[:-1]) | (step > 0)).all())
 
 
 def gather_padded(flat: np.ndarray, start: np.ndarray, length: np.ndarray, width: int) -> np.ndarray:
@@ -68,6 +82,43 @@ def gather_padded(flat: np.ndarray, start: np.ndarray, length: np.ndarray, width
     column = np.arange(width)
     index = np.minimum(start[:, None] + column, len(flat) - 1)  # the overrun is masked below
     return np.where(column < length[:, None], flat[index], 0).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Ascending positions, a range for each user: memory is O(users), not O(positions).
+
+    Attributes:
+        start: first position of each user's range, int64 [U].
+        ends: positions in this user's range and all before it, int64 [U].
+    """
+
+    start: np.ndarray
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Positions of each user, int64 [U]."""
+        return np.diff(self.ends, prepend=0)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Positions by their number: an int, a slice, a mask or an index array, as numpy takes them."""
+        if isinstance(index, slice) and index == slice(None):
+            return ragged_ranges(self.start, self.counts)
+        number = np.arange(len(self), dtype=np.int64)[index] if _needs_all(index) else np.asarray(index, dtype=np.int64)
+        owner = np.searchsorted(self.ends, number, side="right")
+        return self.start[owner] + number - (self.ends[owner] - self.counts[owner])
+
+
+def _needs_all(index: Any) -> bool:
+    """Slices, masks and numbers from the end count what is there."""
+    if isinstance(index, slice):
+        return True
+    index = np.asarray(index)
+    return index.dtype.kind != "i" or bool((index < 0).any())
 
 
 @dataclass(frozen=True)
@@ -80,15 +131,21 @@ class Split:
     train_end: np.ndarray
     valid_end: np.ndarray
 
-    def targets(self, histories: Histories, phase: str) -> np.ndarray:
-        """Positions [n] that are targets in ``phase`` ("train", "valid" or "test"), ascending."""
-        first = np.minimum(1, histories.lengths)
+    def ranges(self, histories: Histories, phase: str) -> Positions:
+        """Positions that are targets in ``phase`` ("train", "valid", "test" or "all"), ascending."""
+        lengths = histories.lengths
+        first = np.minimum(1, lengths)
         begin, end = {
             "train": (first, self.train_end),
             "valid": (self.train_end, self.valid_end),
-            "test": (self.valid_end, histories.lengths),
+            "test": (self.valid_end, lengths),
+            "all": (first, lengths),
         }[phase]
-        return ragged_ranges(histories.offsets[:-1] + begin, end - begin)
+        return Positions(histories.offsets[:-1] + begin, np.cumsum(end - begin))
+
+    def targets(self, histories: Histories, phase: str) -> np.ndarray:
+        """As :meth:`ranges`, every position written out, int64 [n]."""
+        return self.ranges(histories, phase)[:]
 
 
 def ragged_ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:

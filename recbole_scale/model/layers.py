@@ -149,7 +149,7 @@ def item_cross_entropy(hidden: Tensor, item_weight: Tensor, target: Tensor, chun
         chunk: positions per chunk.
     """
     weight, index = item_weight[1:], target - 1
-    if hasattr(F, "linear_cross_entropy") and not (torch.compiler.is_compiling() or hidden.is_meta):
+    if hasattr(nn, "LinearCrossEntropyOptions") and not (torch.compiler.is_compiling() or hidden.is_meta):
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(chunk, len(hidden)))
         return F.linear_cross_entropy(hidden, weight, index, options=options)
     return _checkpointed_cross_entropy(hidden, weight, index, chunk)

@@ -33,7 +33,7 @@ class ScaledSASRec(SequentialRecommender):
         self.shape = shape = Shape.from_config(config, self.n_items - 1)
         check_choice("hidden_act", config["hidden_act"], ACTIVATIONS)
         check_choice("loss_type", config["loss_type"], ["CE"])
-        self.softmax_chunk = config["softmax_chunk"] or softmax_chunk(shape)
+        self.softmax_chunk = config["softmax_chunk"] or softmax_chunk(shape, config["device"].type)
         rates = dropout_rates(config)
         attn_rates = (
             [config["attn_dropout_prob"]] * shape.n_layers if config["attn_dropout_prob"] is not None else rates

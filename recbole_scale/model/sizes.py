@@ -99,8 +99,9 @@ def flops_per_interaction(shape: Shape) -> int:
     return 6 * n_blocks + attention + 6 * shape.d_model * shape.n_items
 
 
-def softmax_chunk(shape: Shape, logits_bytes: int = 8 << 20) -> int:
-    """Positions per chunk so that their float32 logits take about ``logits_bytes``; at least 64."""
+def softmax_chunk(shape: Shape, device: str = "cpu") -> int:
+    """Positions per chunk: their float32 logits take about 8 MB on a CPU (its cache), 256 MB elsewhere; at least 64."""
+    logits_bytes = (8 if device == "cpu" else 256) << 20
     return max(64, logits_bytes // (4 * shape.n_items))
 
 

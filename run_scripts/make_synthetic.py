@@ -1,0 +1,9 @@
+"""Generate a data set with a known answer; ``make_synthetic.py --help`` shows an example."""
+
+import sys
+
+from recbole_scale.data.synthetic import main
+from recbole_scale.errors import exit_code
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

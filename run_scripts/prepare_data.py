@@ -1,0 +1,9 @@
+"""Turn published raw files, or your own log, into a RecBole atomic file: ``prepare_data.py --help`` shows examples."""
+
+import sys
+
+from recbole_scale.data.prepare import main
+from recbole_scale.errors import exit_code
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

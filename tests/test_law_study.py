@@ -1,0 +1,217 @@
+"""The command that fits a law to rows: what it picks, what it writes, and what it says to a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_scale.errors import UserError, exit_code
+from recbole_scale.scaling.study import answer, estimate_flops
+from recbole_scale.scaling.study_command import main
+from recbole_scale.scaling.study_rows import Question, choose, parse_count, show_count
+
+SCRIPT = Path(__file__).parents[1] / "run_scripts" / "fit_power_law.py"
+LADDER = (("a", 1, 20), ("b", 1, 32), ("c", 2, 32), ("d", 2, 64), ("e", 4, 64), (None, 4, 128), ("large", 8, 128))
+TRUTH = {"E": 5.0, "n0": 900.0, "alpha": 0.25, "d0": 3000.0, "beta": 0.3}
+ITEMS, LENGTH = 3706, 50
+
+
+def make_row(size, layers, width, seed, interactions, rng, noise):
+    n = 12 * layers * width**2
+    cost = 6 * n + 12 * layers * LENGTH * width + 6 * width * ITEMS
+    nll = TRUTH["E"] + (TRUTH["n0"] / n) ** TRUTH["alpha"] + (TRUTH["d0"] / interactions) ** TRUTH["beta"]
+    nll *= np.exp(noise * rng.standard_normal())
+    return {
+        "status": "ok",
+        "dataset": "ml-1m",
+        "model": "ScaledSASRec",
+        "size": size,
+        "n_layers": layers,
+        "d_model": width,
+        "n_blocks": n,
+        "n_blocks_exact": n + 13 * layers * width,
+        "seed": seed,
+        "interactions_seen": 20 * interactions,
+        "unique_interactions": interactions,
+        "flops_per_interaction": cost,
+        "flops_total": cost * 20 * interactions,
+        "best_valid_nll": nll - 0.05,
+        "test_nll": nll,
+        "test_metrics": {"ndcg@10": 0.25 / (1 + (9e3 / n) ** 0.5), "itemcoverage@10": 0.5},
+    }
+
+
+def make_rows(noise=0.001, fractions=(1.0, 0.5, 0.25, 0.1)):
+    rng = np.random.default_rng(0)
+    rows = [
+        make_row(*rung, seed, int(570_000 * fraction), rng, noise)
+        for fraction in fractions
+        for rung in LADDER
+        for seed in range(3 if fraction == 1.0 else 1)
+    ]
+    return [*rows, {"status": "failed", "dataset": "ml-1m", "model": "ScaledSASRec", "error": "out of memory"}]
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "runs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in make_rows()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(rows_file, tmp_path_factory):
+    """One full run of the command: its folder and its law.json."""
+    out = tmp_path_factory.mktemp("out")
+    asked = ["--holdout", "1.57M,786K", "--predict", "829M", "--joint", "--resamples", "200", "--out", str(out)]
+    assert main(["--rows", str(rows_file), *asked]) == 0
+    return out, json.loads((out / "law.json").read_text())
+
+
+def test_held_out_sizes_are_not_fitted_and_are_judged(written):
+    _, law = written
+    assert len(law["fitted_rows"]) == 15 and max(row["x"] for row in law["fitted_rows"]) == 196_608
+    assert [judged["x"] for judged in law["held_out"]] == [786_432, 1_572_864]
+    for judged in law["held_out"]:
+        assert judged["runs"] == 3 and judged["largest_fitted"] == 196_608
+        assert judged["signed_error"] == pytest.approx(judged["predicted"] / judged["observed"] - 1)
+        assert abs(judged["signed_error"]) < 0.01
+        assert judged["covered"] == (judged["lower"] <= judged["observed"] <= judged["upper"])
+    assert [judged["sizes_fitted"] for judged in law["rollout"]] == [3] * 4 + [4] * 3 + [5] * 2 + [6]
+    assert not any("host" in key or "path" in key for key in law)
+
+
+def test_the_prediction_has_bands_metrics_and_a_cost(written):
+    _, law = written
+    (prediction,) = law["predictions"]
+    truth = TRUTH["E"] + (TRUTH["n0"] / 8.29e8) ** TRUTH["alpha"] + (TRUTH["d0"] / 570_000) ** TRUTH["beta"]
+    value, lower, upper = prediction["loss"]
+    assert lower < value < upper and lower < truth < upper
+    assert prediction["metrics"]["ndcg@10"][0] == pytest.approx(0.25 / (1 + (9e3 / 8.29e8) ** 0.5), rel=1e-3)
+    assert set(law["metric_laws"]) == {"ndcg@10"}  # coverage is no ranking metric
+    assert prediction["flops"] == pytest.approx(6 * 8.29e8 * 20 * 570_000, rel=0.15)
+
+
+def test_the_joint_law_uses_every_row(written):
+    _, law = written
+    for name, (lower, upper) in law["joint"]["bands_95"].items():
+        assert lower <= TRUTH[name] <= upper, name
+    budgets = law["joint"]["budgets"]
+    assert [row["n"] for row in budgets] == sorted(row["n"] for row in budgets)
+    assert budgets[-1]["extrapolates"]
+
+
+def test_figures_are_written(written):
+    out, _ = written
+    for name in ("law", "metrics"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert not list(out.glob("*.partial"))
+
+
+def test_the_table_names_what_it_shows(rows_file, tmp_path, capsys):
+    main(["--rows", str(rows_file), "--holdout", "large", "--resamples", "100", "--out", str(tmp_path)])
+    text, written_to = capsys.readouterr().out.split("\nwritten to")
+    assert "law.json" in written_to
+    assert "test_nll against n_blocks, 18 runs of 6 sizes" in text
+    assert "unique_interactions is held at 570,000, one of 4 values" in text
+    assert "held out" in text and "1.57M" in text and "rollout" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_law_in_data_holds_one_size():
+    found = answer(
+        make_rows(), Question(x="unique_interactions", where={"size": "e"}, resamples=100, predict=("5.7M",))
+    )
+    assert {row["size"] for row in found.choice.fitted} == {"e"}
+    assert len({row["unique_interactions"] for row in found.choice.fitted}) == 4
+    cost = found.choice.fitted[0]["flops_per_interaction"]
+    assert found.predictions[0].flops == pytest.approx(cost * 5.7e6 * 20, rel=1e-6)
+    automatic = choose(make_rows(), Question(x="unique_interactions"))
+    assert {row["n_blocks"] for row in automatic.fitted} == {12 * 8 * 128**2}
+    assert "n_blocks is held at 1,572,864" in automatic.notes[0]
+
+
+def test_sizes_off_the_law_are_noticed_and_widen_the_band():
+    rng = np.random.default_rng(5)
+    rows = make_rows(fractions=(1.0,))[:-1]
+    off = {rung[1:]: np.exp(0.005 * rng.standard_normal()) for rung in LADDER}
+    tilted = [{**row, "test_nll": row["test_nll"] * off[row["n_layers"], row["d_model"]]} for row in rows]
+    plain, found = answer(rows, Question(resamples=200)), answer(tilted, Question(resamples=200))
+    assert plain.resampled_by == "run" and found.resampled_by == "size"
+    assert any("unequal tuning" in note for note in found.notes)
+
+
+def test_costs_are_exact_at_the_rows_and_absent_without_flops():
+    rows = make_rows(fractions=(1.0,))[:-1]
+    at_largest = estimate_flops(rows, "n_blocks", 12 * 8 * 128**2)
+    assert at_largest == pytest.approx(max(row["flops_total"] for row in rows))
+    assert estimate_flops([{"n_blocks": 1e4}], "n_blocks", 1e5) is None
+
+
+def test_a_metric_that_cannot_be_fitted_is_a_note():
+    rows = [{**row, "test_metrics": {"ndcg@10": 0.0}} for row in make_rows(fractions=(1.0,))[:-1]]
+    found = answer(rows, Question(resamples=100))
+    assert not found.metric_laws and any("no law for ndcg@10" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("829M", 829e6), ("98.3K", 98300), ("1.57m", 1.57e6), ("0.8B", 8e8), ("1e6", 1e6), ("5", 5)]
+)
+def test_counts_are_read(text, value):
+    assert parse_count(text) == pytest.approx(value)
+
+
+def test_counts_are_written_and_words_are_no_counts():
+    assert [show_count(value) for value in (829_440_000, 98_304, 999_999, 12.0, 3e40)] == [
+        "829M",
+        "98.3K",
+        "1M",
+        "12",
+        "3e+40",
+    ]
+    assert [parse_count(text) for text in ("large", "", "-3", "1e999", "M")] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--dataset", "ml-1"], "no row has dataset 'ml-1', only ml-1m; did you mean 'ml-1m'?"),
+        (["--model", "GRU4Rec"], "no row has model 'GRU4Rec', only ScaledSASRec"),
+        (["--x", "n_block"], "--x n_block is none of"),
+        (["--loss", "nll"], "--loss nll is none of"),
+        (["--holdout", "xlarge"], "--holdout xlarge matches no row; there are a (4.8K)"),
+        (["--holdout", "a,b,c,d,e"], "at least 3 different sizes, but x holds only 786432, 1.57286e+06"),
+        (["--predict", "huge"], "--predict huge is neither a count such as 829M nor one size"),
+        (["--where", "sise=a"], "--where names the column 'sise', which no row has; did you mean 'size'?"),
+        (["--where", "size"], "--where size is not of the form COLUMN=VALUE"),
+        (["--resamples", "5"], "at least 80 resamples"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(rows_file, tmp_path, capsys, arguments, says):
+    command = ["--rows", str(rows_file), "--out", str(tmp_path / "out"), *arguments]
+    assert exit_code(lambda: main(command)) == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_data_sets_must_be_told_apart():
+    rows = make_rows()
+    with pytest.raises(UserError, match="several kinds of dataset"):
+        choose([*rows, {**rows[0], "dataset": "beauty"}], Question())
+    with pytest.raises(UserError, match="none of the 1 rows is a finished run"):
+        choose(rows[-1:], Question())
+
+
+def test_the_script_runs_and_shows_an_example(tmp_path):
+    shown = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True)
+    assert "example:" in shown.stdout and "--holdout large,xlarge --predict 829M" in shown.stdout
+    missing = [sys.executable, str(SCRIPT), "--rows", "none.jsonl"]
+    failed = subprocess.run(missing, capture_output=True, text=True, cwd=tmp_path)
+    assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "none.jsonl" in failed.stderr
