@@ -6,12 +6,12 @@ that ``recbole.quick_start.run_recbole(model="ScaledSASRec", ...)`` works too.
 
 import os
 
-# GNU OpenMP spins for milliseconds at every barrier, so that one busy neighbour costs a factor of 5 to 20 in small steps
-# like ours; a short spin costs nothing on an idle machine. Read when torch is first loaded; a user's choice stands.
+# GNU OpenMP spins for milliseconds at every barrier, so that one busy neighbour slows small steps like ours down 5 to
+# 20 times; a short spin costs nothing on an idle machine. Read when torch is first loaded; a user's choice stands.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from recbole_scale import compat  # noqa: E402
+from recbole_scale import compat
 
 compat.apply()
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+from typing import Any
+
+import torch
 
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.settings import parse_arguments
+from recbole_scale.training import parallel
 
 _EXAMPLES = """examples:
   run_recbole --model=ScaledSASRec --dataset=ml-100k
   run_recbole --model=ScaledSASRec --config_files=properties/large.yaml --dataset=ml-20m --dry_run
-  run_recbole --model=GRU4Rec --dataset=ml-100k --train_neg_sample_args=None --epochs=20
+  run_recbole --model=GRU4Rec --dataset=ml-100k --epochs=20
   run_recbole --model=ScaledSASRec --dataset=my-log --hidden_size=32 --inner_size=128 --resume auto
 """
 
@@ -47,20 +52,45 @@ def run_recbole_command() -> None:
 def _run_recbole() -> None:
     arguments, rest = _parser().parse_known_args()
     settings = parse_arguments(rest)
-    if arguments.nproc != 1 or arguments.world_size > 1:
-        raise UserError("training on several processes is not in this release; leave out --nproc and --world_size")
+    call = {
+        "model": arguments.model,
+        "dataset": arguments.dataset,
+        "config_file_list": arguments.config_files.split() if arguments.config_files else None,
+        "config_dict": settings,
+        "resume": arguments.resume,
+        "dry_run": arguments.dry_run,
+    }
+    world_size = max(arguments.world_size, arguments.nproc)
+    if world_size <= 1 or arguments.dry_run:
+        _run_one(0, call, parallel.torchrun_settings())
+        return
+    group = {
+        "nproc": arguments.nproc,
+        "world_size": world_size,
+        "ip": arguments.ip,
+        "port": arguments.port,
+        "offset": arguments.group_offset,
+    }
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one sentence says it all
+    try:
+        torch.multiprocessing.spawn(_run_one, (call, group), nprocs=arguments.nproc)
+    except torch.multiprocessing.ProcessRaisedException as failure:  # the other ranks have been ended by now
+        kind, _, sentence = str(failure).strip().splitlines()[-1].partition(": ")
+        if not kind.endswith(UserError.__name__):
+            raise
+        raise UserError(sentence) from failure
+
+
+def _run_one(local_rank: int, call: dict[str, Any], group: dict[str, Any]) -> None:
+    """One process of a run: alone when ``group`` is empty, else rank ``offset + local_rank`` of it."""
     import recbole_scale
 
-    result = recbole_scale.run(
-        model=arguments.model,
-        dataset=arguments.dataset,
-        config_file_list=arguments.config_files.split() if arguments.config_files else None,
-        config_dict=settings,
-        resume=arguments.resume,
-        dry_run=arguments.dry_run,
-    )
-    if not arguments.dry_run:
+    if group:
+        call["config_dict"] = {"local_rank": local_rank, **call["config_dict"], **group}
+    result = recbole_scale.run(**call)
+    if not call["dry_run"] and parallel.rank() == 0:
         print(f"checkpoint  {result['checkpoint']}\nrow         {result['results_file']}, run_id {result['run_id']}")
+    parallel.leave()
 
 
 def run_hyper_command() -> None:

@@ -9,18 +9,18 @@ import os
 import sys
 from functools import cache
 from importlib.resources import files
-from logging import getLogger
 from typing import Any
 
 import torch
 from recbole.config import Config
 from recbole.evaluator import metric_types, smaller_metrics
 from recbole.evaluator import register as metric_register
-from recbole.utils import FeatureSource, ModelType
+from recbole.utils import FeatureSource, ModelType, ensure_dir
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.model.sizes import load_size
 from recbole_scale.settings import SettingsLoader, load_settings_file, parse_value
+from recbole_scale.training import parallel
 
 OWN_MODELS = {"ScaledSASRec": "recbole_scale.model.scaled_sasrec"}
 _ORIGINAL: dict[str, Any] = {}
@@ -30,6 +30,8 @@ def register() -> None:
     """Add our names to RecBole's look-ups; calling it again changes nothing."""
     if _ORIGINAL:
         return
+    _ORIGINAL["ensure_dir"] = ensure_dir
+    _replace("ensure_dir", lambda path: os.makedirs(path, exist_ok=True))  # RecBole's fails when two processes race
     _register_models()
     _register_data()
     _register_metrics()
@@ -249,8 +251,11 @@ def _load_defaults(self: Any, model: str, model_class: Any, dataset: str) -> Non
 
 
 def _final_settings(self: Any) -> dict[str, Any]:
-    """Sequential models need times: read user, item and time where nobody chose the columns."""
+    """What a sequential model cannot do without, where the user has not chosen: times, and no negatives for CE."""
     final: dict[str, Any] = _ORIGINAL["_get_final_config_dict"](self)
+    full_softmax = final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE"
+    if full_softmax and "train_neg_sample_args" not in self.external_config_dict:
+        final["train_neg_sample_args"] = None
     chosen = "load_col" in self.external_config_dict or _has_own_properties(self.dataset)
     if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and not chosen:
         extra = list(final.get("val_interval") or {})
@@ -282,8 +287,14 @@ def _init_device(self: Any) -> None:
     final["gpu_id"] = ",".join(map(str, gpu_id)) if isinstance(gpu_id, list | tuple) else str(gpu_id)
     if "gpu_id" in self.external_config_dict:
         os.environ["CUDA_VISIBLE_DEVICES"] = final["gpu_id"]
-    if "local_rank" in final:
-        raise UserError("training on several processes is not in this release; leave out --nproc and --world_size")
-    use_gpu = final["use_gpu"] and final["gpu_id"] != "" and torch.cuda.is_available()
-    final.update(single_spec=True, local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
-    getLogger(__name__).debug("device %s", final["device"])
+    use_gpu = bool(final["use_gpu"] and final["gpu_id"] != "" and torch.cuda.is_available())
+    # single_spec keeps RecBole's own distributed hooks out: dummy forward passes, nccl only, metrics weighted wrongly
+    final["single_spec"] = True
+    if "local_rank" not in final:
+        final.update(local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
+        return
+    if self.model not in OWN_MODELS:
+        raise UserError(f"{self.model} trains in one process here; only {', '.join(OWN_MODELS)} takes --nproc")
+    final["device"] = parallel.join(final, use_gpu)
+    if parallel.rank() != 0:
+        final.update(state="error", show_progress=False, log_wandb=False)

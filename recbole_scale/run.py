@@ -24,6 +24,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.plugin import OWN_MODELS, find_model
 from recbole_scale.scaling import records
 from recbole_scale.settings import check_keys, find_settings_file, load_settings_file
+from recbole_scale.training import parallel
 
 
 @dataclass
@@ -94,7 +95,7 @@ def run(
         "started": started.isoformat(timespec="seconds"),
         "seconds_total": round(perf_counter() - clock, 2),
     }
-    if config["results_file"]:
+    if config["results_file"] and parallel.rank() == 0:
         records.append_row(config["results_file"], row)
     _to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
     logger.info(plan.results_table(best_result, test_result))
@@ -184,7 +185,7 @@ def _histories(dataset: Any) -> Histories | None:
 def build_model(prepared: Prepared) -> Any:
     """The model of a prepared run, initialised from its seed, on its device."""
     config = prepared.config
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    init_seed(config["seed"] + parallel.rank(), config["reproducibility"])
     build = find_model(config["model"])
     return translate_errors(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
 
@@ -241,6 +242,7 @@ def _row(prepared: Prepared, network: Any, trainer: Any, result: dict[str, Any])
         "peak_memory_mb": peak_memory_mb(config["device"]),
         "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        "processes": parallel.world_size(),
         "versions": records.versions(),
         "commit": records.commit(),
         "settings": {k: v for k, v in config.external_config_dict.items() if k not in ("data_path", "checkpoint_dir")},

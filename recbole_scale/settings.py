@@ -127,7 +127,8 @@ def known_keys() -> frozenset[str]:
 
             for name in ("general", "training", "evaluation", "dataset"):
                 keys.update(getattr(argument_list, f"{name}_arguments"))
-    return frozenset(keys | {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "group_offset"})
+    keys |= {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "group_offset", "offset"}
+    return frozenset(keys)
 
 
 def _yaml_keys(path: Path) -> Iterable[str]:

@@ -13,10 +13,10 @@ import recbole_scale
 
 SMALL = {**QUICK, "epochs": 1, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
 MODELS = {
-    "SASRec": {"train_neg_sample_args": None},
-    "GRU4Rec": {"train_neg_sample_args": None},
-    "Caser": {"train_neg_sample_args": None},
-    "BERT4Rec": {"train_neg_sample_args": None},
+    "SASRec": {},
+    "GRU4Rec": {},
+    "Caser": {},
+    "BERT4Rec": {},
     "BPR": {"load_col": {"inter": ["user_id", "item_id"]}},
     "Pop": {"load_col": {"inter": ["user_id", "item_id"]}},
     "ItemKNN": {"load_col": {"inter": ["user_id", "item_id"]}},

@@ -18,7 +18,9 @@ from recbole_scale.data.columns import Coded
 from recbole_scale.errors import UserError, nearest
 
 TYPES = ("token", "float", "token_seq", "float_seq")
-BLOCK_BYTES = 8 << 20  # each block has a dictionary of its own: small blocks repeat it, large ones hold much text at once
+BLOCK_BYTES = (
+    8 << 20
+)  # each block has a dictionary of its own: small blocks repeat it, large ones hold much text at once
 
 
 def read_header(path: str | os.PathLike[str], separator: str = "\t") -> dict[str, str]:
@@ -101,9 +103,7 @@ def read_coded(
     return coded
 
 
-def _read_table(
-    path: str | os.PathLike[str], fields: dict[str, str], columns: list[str], separator: str
-) -> pa.Table:
+def _read_table(path: str | os.PathLike[str], fields: dict[str, str], columns: list[str], separator: str) -> pa.Table:
     texts = pa.dictionary(pa.int32(), pa.string())
     types = {
         f"{name}:{kind}": pa.float64() if kind == "float" and name in columns else texts

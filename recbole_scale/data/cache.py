@@ -72,9 +72,9 @@ def _pieces(key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterato
     header += b" " * (-(len(MAGIC) + 8 + len(header)) % ALIGNMENT)
     yield MAGIC + struct.pack("<Q", len(header)) + header
     for array in arrays.values():
-        data = memoryview(np.ascontiguousarray(array)).cast("B")
+        data = np.ascontiguousarray(array).view(np.uint8)
         for start in range(0, len(data), CHUNK_BYTES):
-            yield bytes(data[start : start + CHUNK_BYTES])
+            yield data[start : start + CHUNK_BYTES].tobytes()
         yield bytes(-len(data) % ALIGNMENT)
 
 
@@ -86,7 +86,7 @@ def _drop_stale(path: Path) -> None:
                 temporary.unlink()
 
 
-def read_cache(path: Path, dtypes: Mapping[str, np.dtype]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+def read_cache(path: Path, dtypes: Mapping[str, np.dtype[Any]]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
     """Key and arrays of a cache, or None when there is none that can be trusted.
 
     Every byte is hashed before any is believed. Arrays are mapped, not copied: processes share them, and what is never
@@ -139,5 +139,3 @@ def _whole(file: BinaryIO, size: int) -> bool:
         digest.update(data)
         left -= len(data)
     return left == 0 and file.read() == digest.digest()
-
-

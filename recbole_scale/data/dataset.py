@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from copy import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,10 @@ from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_scale.data.atomic import read_atomic, read_header
+from recbole_scale.data.filtering import Interval, LogFilters
 from recbole_scale.data.histories import Histories, Split, split_histories
+from recbole_scale.data.loading import Log, Recipe, load_log
+from recbole_scale.data.rows import HistoryRows
 from recbole_scale.data.windows import (
     TARGET_LIST,
     Windows,
@@ -26,81 +32,110 @@ from recbole_scale.data.windows import (
 )
 from recbole_scale.errors import UserError, nearest
 
-
-class HistoryRows:
-    """RecBole's interaction table (user, target, items before it, their number), made when it is indexed."""
-
-    def __init__(self, dataset: HistoryDataset, positions: np.ndarray) -> None:
-        self._histories = dataset.histories
-        self._positions = positions
-        self._max_length = dataset.max_item_list_len
-        self._user, self._item = dataset.uid_field, dataset.iid_field
-        self._list = dataset.iid_field + dataset.config["LIST_SUFFIX"]
-        self._length = dataset.item_list_length_field
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def __contains__(self, field: str) -> bool:
-        return field in self.columns
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the fields of a row."""
-        return [self._user, self._item, self._list, self._length]
-
-    def sort(self, by: Any, ascending: bool = True) -> None:
-        """RecBole's sampled evaluation sorts rows by user; they are in that order from the start."""
-        if by != self._user or not ascending:
-            raise UserError(f"rows are kept in the order of users and time, and cannot be sorted by {by}")
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, str):
-            return self._column(index)
-        if isinstance(index, torch.Tensor):
-            index = index.numpy()
-        positions = np.atleast_1d(self._positions[index])
-        rows, length = self._histories.inputs_before(positions, self._max_length)
-        return Interaction(
-            {
-                self._user: torch.from_numpy(self._users(positions)),
-                self._item: torch.from_numpy(self._histories.items[positions].astype(np.int64)),
-                self._list: torch.from_numpy(rows),
-                self._length: torch.from_numpy(length),
-            }
-        )
-
-    def _column(self, field: str) -> torch.Tensor:
-        if field not in (self._user, self._item):
-            raise KeyError(field)
-        values = self._users(self._positions) if field == self._user else self._histories.items[self._positions]
-        return torch.from_numpy(values.astype(np.int64))
-
-    def _users(self, positions: np.ndarray) -> np.ndarray:
-        return self._histories.users[self._histories.owner(positions)].astype(np.int64)
-
-    def seen_before(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every earlier item of the rows' users but the target itself: (row number, item id), each [n]."""
-        positions = self._positions[index]
-        start = self._histories.offsets[self._histories.owner(positions)]
-        pairs = [(row, self._histories.items[s:p]) for row, (s, p) in enumerate(zip(start, positions, strict=True))]
-        target = self._histories.items[positions]
-        pairs = [(row, items[items != target[row]]) for row, items in pairs]
-        rows = np.concatenate([np.full(len(items), row, dtype=np.int64) for row, items in pairs])
-        return torch.from_numpy(rows), torch.from_numpy(np.concatenate([i for _, i in pairs]).astype(np.int64))
+# settings of RecBole's that our own reading leaves to RecBole's
+RECBOLE_ONLY = (
+    "benchmark_filename", "additional_feat_suffix", "alias_of_user_id", "alias_of_item_id", "threshold",
+    "normalize_field", "normalize_all", "discretization", "numerical_features", "preload_weight",
+)  # fmt: skip
 
 
 class HistoryDataset(SequentialDataset):
     """A RecBole sequential dataset of ids only, kept as histories; rows equal RecBole's, but exist only when asked for.
 
-    Reading, filtering and remapping are RecBole's. ``build`` returns train, valid and test views of one set of
-    histories, so that memory is O(interactions).
+    Reading, filtering and remapping give what RecBole's own give: they are ours where the settings allow it
+    (:meth:`recipe`), RecBole's elsewhere. ``build`` returns train, valid and test views of one set of histories, so
+    that memory is O(interactions).
     """
 
     histories: Histories
+    times: np.ndarray  # exact time of each of the histories' items, float64 [R]; only where our own reading was used
     split: Split
     phase: str
-    inter_feat: Any  # a DataFrame until ``build``, HistoryRows after
+    _rows: Any = None
+
+    @property
+    def inter_feat(self) -> Any:
+        """A DataFrame until ``build``, HistoryRows after. Ours is made when asked for, sorted by user and time."""
+        if self._rows is None and "histories" in vars(self):
+            users = np.repeat(self.histories.users, self.histories.lengths).astype(np.int64)
+            items = self.histories.items.astype(np.int64)
+            columns = {self.uid_field: users, self.iid_field: items, self.time_field: self.times}
+            self._rows = pd.DataFrame(columns, copy=True)
+        return self._rows
+
+    @inter_feat.setter
+    def inter_feat(self, rows: Any) -> None:
+        self._rows = rows
+
+    def _from_scratch(self) -> None:
+        self._get_preset()
+        self._get_field_from_config()
+        recipe = self.recipe()
+        if recipe is None:
+            super()._from_scratch()
+        else:
+            self._adopt(load_log(recipe, bool(self.config["data_cache"])), recipe)
+
+    def recipe(self) -> Recipe | None:
+        """What our own reading needs to know, or None where the settings ask for more than it can do."""
+        path = Path(self.dataset_path, f"{self.dataset_name}.inter")
+        if any(self.config[key] for key in RECBOLE_ONLY) or not path.is_file() or self._has_features():
+            return None
+        hooks = ("_load_data", "_data_processing", "_data_filtering", "_remap_ID_all", "_load_feat", "_load_inter_feat")
+        if any(getattr(type(self), name) is not getattr(SequentialDataset, name) for name in hooks):
+            return None  # somebody's subclass filters in its own way
+        kinds = read_header(path, self.config["field_separator"])
+        columns = self._chosen(kinds)
+        ours = {self.uid_field: "token", self.iid_field: "token", self.time_field: "float"}
+        if len(ours) < 3 or any(name not in columns or kinds[name] != kind for name, kind in ours.items()):
+            return None
+        if any(kinds[name] != "float" for name in columns if name not in ours):
+            return None
+        filters = self._filters({name for name in columns if kinds[name] == "float"})
+        if filters is None:
+            return None
+        return Recipe(path, self.uid_field, self.iid_field, self.time_field, self.config["field_separator"], filters)
+
+    def _has_features(self) -> bool:
+        """Whether RecBole would read a file of user or item features."""
+        wanted = self.config["load_col"]
+        sources = [source for source in ("user", "item") if wanted is None or wanted.get(source)]
+        return any(os.path.isfile(os.path.join(self.dataset_path, f"{self.dataset_name}.{s}")) for s in sources)
+
+    def _chosen(self, fields: dict[str, str]) -> list[str]:
+        wanted, unwanted = self._get_load_and_unload_col(FeatureSource.INTERACTION)
+        return [name for name in fields if (wanted is None or name in wanted) and name not in (unwanted or ())]
+
+    def _filters(self, floats: set[str]) -> LogFilters | None:
+        """RecBole's filter settings, or None where ours would not do the same."""
+        keep, ranges = self.config["rm_dup_inter"], self.config["val_interval"] or {}
+        if keep not in (None, "first", "last") or any(name not in floats for name in ranges):
+            return None
+        values = tuple((name, tuple(self._parse_intervals_str(text))) for name, text in ranges.items())
+        if not all(intervals for _, intervals in values):
+            return None
+        return LogFilters(
+            keep, values, self._counts("user_inter_num_interval"), self._counts("item_inter_num_interval")
+        )
+
+    def _counts(self, key: str) -> tuple[Interval, ...]:
+        intervals = tuple(self._parse_intervals_str(self.config[key]) or ())
+        return () if intervals == (("[", 0.0, float("inf"), ")"),) else intervals  # RecBole's default: no limit
+
+    def _adopt(self, log: Log, recipe: Recipe) -> None:
+        """Leave everything as RecBole's reading, filtering and remapping leave it, the rows themselves apart."""
+        fields = read_header(recipe.path, recipe.separator)
+        note_fields(self, {name: fields[name] for name in self._chosen(fields)}, FeatureSource.INTERACTION)
+        self.field2source[self.uid_field] = FeatureSource.USER_ID
+        self.field2source[self.iid_field] = FeatureSource.ITEM_ID
+        self.user_feat = self.item_feat = None
+        self._init_alias()
+        self.feat_name_list = ["inter_feat"]
+        for name, texts in ((self.uid_field, log.users), (self.iid_field, log.items)):
+            tokens = np.array(["[PAD]", *texts.to_pylist()])
+            self.field2id_token[name] = tokens
+            self.field2token_id[name] = {token: number for number, token in enumerate(tokens.tolist())}
+        self.histories, self.times = log.histories, log.times
 
     def build(self) -> list[HistoryDataset]:
         """Sort by exact time, split each user's history, and return the train, valid and test views."""
@@ -108,15 +143,13 @@ class HistoryDataset(SequentialDataset):
             raise UserError("ScaledSASRec reads one .inter file and splits it itself; benchmark_filename is not taken")
         if self.config["eval_args"]["order"] != "TO":
             raise UserError("a sequential model needs eval_args.order: TO (time order)")
-        self._check_time()
-        frame = self.inter_feat
-        self.histories = Histories.from_columns(
-            frame[self.uid_field].to_numpy(), frame[self.iid_field].to_numpy(), frame[self.time_field].to_numpy()
-        )
+        if isinstance(self._rows, pd.DataFrame):  # RecBole's own, or ours after somebody asked for it and changed it
+            self._check_time()
+            columns = (self._rows[name] for name in (self.uid_field, self.iid_field, self.time_field))
+            self.histories = Histories.from_columns(*(column.to_numpy() for column in columns))
         self.split = split_histories(self.histories.lengths, self.config["eval_args"]["split"])
         self._aug_presets()
-        everything = np.concatenate([self.split.targets(self.histories, p) for p in ("train", "valid", "test")])
-        self.inter_feat = HistoryRows(self, np.sort(everything))
+        self.inter_feat = HistoryRows(self, self.split.ranges(self.histories, "all"))
         return [self._view(phase) for phase in ("train", "valid", "test")]
 
     def _check_time(self) -> None:
@@ -132,26 +165,40 @@ class HistoryDataset(SequentialDataset):
         self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
     def _view(self, phase: str) -> HistoryDataset:
-        view: HistoryDataset = self.copy(HistoryRows(self, self.split.targets(self.histories, phase)))
+        view: HistoryDataset = self.copy(HistoryRows(self, self.split.ranges(self.histories, phase)))
         view.phase = phase
         return view
 
+    def __len__(self) -> int:
+        """Interactions before ``build``, rows after."""
+        return len(self.histories.items) if self._rows is None else len(self._rows)
+
+    @property
+    def inter_num(self) -> int:
+        """Interactions before ``build``, rows after."""
+        return len(self)
+
     def counter(self, field: str) -> Counter:
         """How often each id of ``field`` occurs, as RecBole counts: over the rows' targets."""
-        values = self.inter_feat[field]
-        values = values.to_numpy() if isinstance(values, pd.Series) else values.numpy()
-        ids, counts = np.unique(values, return_counts=True)
-        return Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
+        if field not in (self.uid_field, self.iid_field):
+            raise UserError(f"only users and items are counted, not '{field}'")
+        if self._rows is None:
+            counts = np.r_[0, self.histories.lengths] if field == self.uid_field else np.bincount(self.histories.items)
+        else:
+            rows = self._rows
+            counts = np.bincount(rows[field]) if isinstance(rows, pd.DataFrame) else rows.counts(field)
+        ids = np.flatnonzero(counts)
+        return Counter(dict(zip(ids.tolist(), counts[ids].tolist(), strict=True)))
 
     @property
     def avg_actions_of_users(self) -> float:
         """Mean number of interactions (rows, after ``build``) per user."""
-        return len(self.inter_feat) / max(len(self.user_counter), 1)
+        return len(self) / max(len(self.user_counter), 1)
 
     @property
     def avg_actions_of_items(self) -> float:
         """Mean number of interactions (rows, after ``build``) per item."""
-        return len(self.inter_feat) / max(len(self.item_counter), 1)
+        return len(self) / max(len(self.item_counter), 1)
 
 
 class WindowDataLoader:
@@ -215,12 +262,27 @@ class WindowDataLoader:
 class HistoryEvalDataLoader(FullSortEvalDataLoader):
     """RecBole's full-ranking loader; with ``mask_history: True`` it also hands out the items to leave out."""
 
+    _first, _every = 0, 1  # batches of this process: all
+
     def collate_fn(self, index: Any) -> Any:
         """One batch of rows, as RecBole's, with (row, item) pairs of the whole history when it is masked."""
         interaction, _, positive_u, positive_i = super().collate_fn(index)
         if not self.config["mask_history"]:
             return interaction, None, positive_u, positive_i
         return interaction, self._dataset.inter_feat.seen_before(np.asarray(index)), positive_u, positive_i
+
+    def shard(self, rank: int, world_size: int) -> HistoryEvalDataLoader:
+        """A loader of every ``world_size``-th batch from batch ``rank`` on; each batch holds the same rows as here."""
+        part = copy(self)
+        part._first, part._every = rank, world_size
+        return part
+
+    def __len__(self) -> int:
+        return len(range(self._first * self.step, self.sample_size, self._every * self.step))
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(self._first * self.step, self.sample_size, self._every * self.step):
+            yield self.collate_fn(np.arange(start, min(start + self.step, self.sample_size)))
 
 
 def load_interactions(dataset: Any, path: str, source: Any, columns: list[str]) -> pd.DataFrame:
@@ -232,11 +294,16 @@ def load_interactions(dataset: Any, path: str, source: Any, columns: list[str]) 
     fields = read_header(path, separator)
     required = tuple(f for f in (dataset.uid_field, dataset.iid_field, dataset.time_field) if f in columns)
     frame = read_atomic(path, columns, separator, required)
-    for name in columns:
-        kind = FeatureType(fields[name])
+    note_fields(dataset, {name: fields[name] for name in columns}, source)
+    return frame
+
+
+def note_fields(dataset: Any, kinds: dict[str, str], source: Any) -> None:
+    """Tell a RecBole dataset the type and source of the fields that were read."""
+    for name, text in kinds.items():
+        kind = FeatureType(text)
         dataset.field2source[name] = source
         dataset.field2type[name] = kind
         dataset.field2seqlen[name] = 1
         if kind == FeatureType.FLOAT:
             dataset.field2bucketnum[name] = 2
-    return frame

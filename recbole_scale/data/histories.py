@@ -110,7 +110,8 @@ class Positions:
             return ragged_ranges(self.start, self.counts)
         number = np.arange(len(self), dtype=np.int64)[index] if _needs_all(index) else np.asarray(index, dtype=np.int64)
         owner = np.searchsorted(self.ends, number, side="right")
-        return self.start[owner] + number - (self.ends[owner] - self.counts[owner])
+        before = np.where(owner > 0, self.ends[owner - 1], 0)
+        return self.start[owner] + number - before
 
 
 def _needs_all(index: Any) -> bool:

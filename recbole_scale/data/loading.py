@@ -23,7 +23,7 @@ from recbole_scale.data.filtering import LogFilters, kept_rows
 from recbole_scale.data.histories import Histories, in_time_order, time_order
 from recbole_scale.errors import UserError
 
-DTYPES = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "items": np.dtype("<i4"),
     "times": np.dtype("<f8"),
     "offsets": np.dtype("<i8"),
@@ -108,7 +108,9 @@ def read_log(recipe: Recipe) -> Log:
         user, item, time = user.take(rows), item.take(rows), time[rows]
         del rows
         if len(time) == 0:
-            raise UserError(f"{recipe.path}: the filters leave nothing, the data is empty; {_described(recipe.filters)}")
+            raise UserError(
+                f"{recipe.path}: the filters leave nothing, the data is empty; {_described(recipe.filters)}"
+            )
     users, items = _by_first_appearance(user), _by_first_appearance(item)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(users.codes))])
     item_ids = items.codes + np.int32(1)
@@ -169,7 +171,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> Log | None:
         and offsets[0] == 0
         and bool((np.diff(offsets) > 0).all())
         and offsets[-1] == len(items) == len(arrays["times"])
-        and 1 <= items.min()
+        and items.min() >= 1
         and items.max() == len(names)
     )
     if not agree:

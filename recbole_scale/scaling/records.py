@@ -56,7 +56,8 @@ COLUMNS: dict[str, str] = {
     "seconds_total": "time of the whole run, s",
     "peak_memory_mb": "largest resident memory of the process so far, MB (device memory on a GPU)",
     "device": "what it ran on",
-    "threads": "CPU threads of torch",
+    "threads": "CPU threads of torch, in each process",
+    "processes": "processes that trained together",
     "versions": "recbole_scale, recbole, torch, numpy, python",
     "commit": "commit of the recbole_scale checkout, null when installed without one",
     "started": "start of the run, UTC",
@@ -67,7 +68,7 @@ COLUMNS: dict[str, str] = {
 _ENVIRONMENT = {
     "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "log_wandb", "wandb_project", "worker",
     "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
-    "local_rank", "single_spec", "config_files", "results_file", "save_step", "resume", "MODEL_TYPE",
+    "data_cache", "local_rank", "single_spec", "config_files", "results_file", "save_step", "resume", "MODEL_TYPE",
     "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset", "group_offset", "world_size", "dry_run",
 }  # fmt: skip
 

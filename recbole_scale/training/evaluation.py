@@ -13,6 +13,9 @@ from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_scale.errors import UserError
+from recbole_scale.training import parallel
+
+PER_ROW = ("rec.", "data.label")  # entries of RecBole's data struct that hold one row per ranked user
 
 
 class NLL(AbstractMetric):
@@ -95,13 +98,24 @@ class ScaleCollector(Collector):
 
         RecBole's own calls ``.cpu()`` on counts too, so that ItemCoverage and its kin never worked in 1.2.1.
         """
-        gathered = self.data_struct
+        gathered = self._from_all_processes(self.data_struct)
         self.data_struct = DataStruct()
         for key, value in gathered._data_dict.items():
             gathered.set(key, value.cpu() if isinstance(value, Tensor) else value)
-            if key.startswith("data.") and key != "data.label":
+            if not key.startswith(PER_ROW):
                 self.data_struct.set(key, value)
         return gathered
+
+    def _from_all_processes(self, struct: Any) -> Any:
+        """What all processes gathered, row by row in the order that one process would have seen."""
+        if parallel.world_size() == 1:
+            return struct
+        mine = {key: value.cpu() for key, value in struct._data_dict.items() if key.startswith(PER_ROW)}
+        parts = parallel.gather(mine)
+        for key in {key for part in parts for key in part}:
+            rows = [part[key] for part in parts if key in part]
+            struct.set(key, parallel.interleave(rows, self.config["eval_batch_size"]))
+        return struct
 
 
 def rank_batch(self: Any, batched_data: Any) -> Any:

@@ -15,8 +15,11 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_scale.compat import plain_config
+from recbole_scale.data.dataset import HistoryEvalDataLoader
+from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.scaling.records import data_fingerprint, run_id
+from recbole_scale.training import parallel
 from recbole_scale.training.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
 from recbole_scale.training.optimizers import SCHEDULES, build_optimizer, learning_rate_factor
 
@@ -33,6 +36,7 @@ class ScaledSASRecTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
+        self.loss = parallel.data_parallel(model)
         check_choice("lr_schedule", config["lr_schedule"], SCHEDULES)
         name = f"{config['model']}-{config['dataset']}-{run_id(config)}"
         self.saved_model_file = os.path.join(self.checkpoint_dir, f"{name}.best.pth")
@@ -103,7 +107,7 @@ class ScaledSASRecTrainer(Trainer):
                    desc=set_color(f"Train {epoch_idx:>5}", "pink"), leave=False)  # fmt: skip
         started, save_step, already = perf_counter(), int(self.config["save_step"] or 0), self.epoch_targets
         for step in bar:
-            self._train_step(train_data.batch(step).to(self.device), train_data.count(step))
+            self._train_step(train_data.batch(step), train_data.count(step))
             if self.global_step % 50 == 0 or step + 1 == len(train_data):
                 loss = self._check_finite(epoch_idx, step)
                 bar.set_postfix_str(f"nll {loss:.4f}", refresh=False)
@@ -125,19 +129,20 @@ class ScaledSASRecTrainer(Trainer):
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * factor
         self.optimizer.zero_grad(set_to_none=True)
+        mine, weight = parallel.share(batch, TARGET_LIST)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.enable_amp)):
-            loss = self.model.calculate_loss(batch)
+            loss = self.loss(mine.to(self.device)) * weight
         loss.backward()
         if self.clip_grad_norm:
             clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
         self.optimizer.step()
-        self.epoch_loss += loss.detach().double() * n_targets
+        self.epoch_loss += loss.detach().double() * n_targets / parallel.world_size()
         self.epoch_targets += n_targets
         self.targets_seen += n_targets
         self.global_step += 1
 
     def _check_finite(self, epoch: int, step: int) -> float:
-        loss = self.epoch_loss.item() / max(self.epoch_targets, 1)
+        loss = parallel.total(self.epoch_loss.clone()).item() / max(self.epoch_targets, 1)
         if not np.isfinite(loss):
             raise UserError(
                 f"the training loss is {loss} in epoch {epoch} at or shortly before step {step}; try a lower "
@@ -197,6 +202,10 @@ class ScaledSASRecTrainer(Trainer):
             path = model_file or self.saved_model_file
             self.model.load_state_dict(load_checkpoint(path, self.device)["state_dict"])
             self.logger.debug(f"loaded {path}")
+        if eval_data and parallel.world_size() > 1:
+            if not isinstance(eval_data, HistoryEvalDataLoader):
+                raise UserError("sampled evaluation runs in one process; several need eval_args.mode: full")
+            eval_data = eval_data.shard(parallel.rank(), parallel.world_size())
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     # Checkpoints ---------------------------------------------------------------------------------------------------
@@ -212,6 +221,8 @@ class ScaledSASRecTrainer(Trainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write the model as it is, for evaluation and :func:`load_data_and_model`."""
+        if parallel.rank() != 0:
+            return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         save_checkpoint({**self._model_state(), "epoch": epoch, "best_valid_result": self.best_valid_result}, path)
         if verbose:
@@ -227,11 +238,15 @@ class ScaledSASRecTrainer(Trainer):
 
     def _save_last(self, epoch: int, step: int) -> None:
         """Write everything that continuing from the start of ``step`` of ``epoch`` needs."""
+        epoch_loss = parallel.total(self.epoch_loss.clone()).item()
+        states = parallel.gather(random_state())  # also makes every process wait until the best model is written
+        if parallel.rank() != 0:
+            return
         progress = {
             "epoch": epoch,
             "step": step,
             "global_step": self.global_step,
-            "epoch_loss": self.epoch_loss.item(),
+            "epoch_loss": epoch_loss,
             "epoch_targets": self.epoch_targets,
             "targets_seen": self.targets_seen,
             "seconds_train": self.seconds_train,
@@ -242,7 +257,7 @@ class ScaledSASRecTrainer(Trainer):
             "stopped": self.stopped,
             "evaluations": self.evaluations,
         }
-        state = {**self._model_state(), "optimizer": self.optimizer.state_dict(), "random": random_state()}
+        state = {**self._model_state(), "optimizer": self.optimizer.state_dict(), "random": states}
         save_checkpoint({**state, "progress": progress}, self.last_file)
 
     def resume_checkpoint(self, resume_file: str) -> None:
@@ -264,14 +279,15 @@ class ScaledSASRecTrainer(Trainer):
         progress = state["progress"]
         self.start_epoch, self.start_step = progress["epoch"], progress["step"]
         self.global_step, self.seconds_train = progress["global_step"], progress["seconds_train"]
-        self.epoch_loss.fill_(progress["epoch_loss"])
+        self.epoch_loss.fill_(progress["epoch_loss"] / parallel.world_size())
         self.epoch_targets, self.targets_seen = progress["epoch_targets"], progress["targets_seen"]
         self.cur_step, self.stopped = progress["cur_step"], progress["stopped"]
         self.best_valid_score, self.best_valid_result = progress["best_valid_score"], progress["best_valid_result"]
         self.best_epoch, self.evaluations = progress["best_epoch"], progress["evaluations"]
         self.data_id = state["data"]
         self._adopt_best(resume_file)
-        set_random_state(state["random"])
+        if parallel.rank() < len(state["random"]):  # more processes than before: the others keep their fresh seeds
+            set_random_state(state["random"][parallel.rank()])
         self.logger.info(f"resumed {resume_file} at epoch {self.start_epoch}, step {self.start_step}")
 
     def _adopt_best(self, resume_file: str) -> None:

@@ -1,0 +1,89 @@
+"""The interaction table that RecBole's loaders and samplers ask for, over histories: rows exist only when indexed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_scale.data.histories import Positions
+from recbole_scale.errors import UserError
+
+if TYPE_CHECKING:
+    from recbole_scale.data.dataset import HistoryDataset
+
+
+class HistoryRows:
+    """RecBole's interaction table (user, target, items before it, their number), made when it is indexed."""
+
+    def __init__(self, dataset: HistoryDataset, positions: Positions) -> None:
+        self._histories = dataset.histories
+        self._positions = positions
+        self._max_length = dataset.max_item_list_len
+        self._user, self._item = dataset.uid_field, dataset.iid_field
+        self._list = dataset.iid_field + dataset.config["LIST_SUFFIX"]
+        self._length = dataset.item_list_length_field
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __contains__(self, field: str) -> bool:
+        return field in self.columns
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the fields of a row."""
+        return [self._user, self._item, self._list, self._length]
+
+    def sort(self, by: Any, ascending: bool = True) -> None:
+        """RecBole's sampled evaluation sorts rows by user; they are in that order from the start."""
+        if by != self._user or not ascending:
+            raise UserError(f"rows are kept in the order of users and time, and cannot be sorted by {by}")
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            return self._column(index)
+        if isinstance(index, torch.Tensor):
+            index = index.numpy()
+        positions = np.atleast_1d(self._positions[index])
+        rows, length = self._histories.inputs_before(positions, self._max_length)
+        return Interaction(
+            {
+                self._user: torch.from_numpy(self._users(positions)),
+                self._item: torch.from_numpy(self._histories.items[positions].astype(np.int64)),
+                self._list: torch.from_numpy(rows),
+                self._length: torch.from_numpy(length),
+            }
+        )
+
+    def _column(self, field: str) -> torch.Tensor:
+        if field not in (self._user, self._item):
+            raise KeyError(field)
+        if field == self._user:
+            values = np.repeat(self._histories.users, self._positions.counts)
+        else:
+            values = self._histories.items[self._positions[:]]
+        return torch.from_numpy(values.astype(np.int64))
+
+    def counts(self, field: str) -> np.ndarray:
+        """How many rows have each id (0, 1, ...) of the user or item field."""
+        if field == self._user:
+            counts = np.zeros(int(self._histories.users.max(initial=0)) + 1, dtype=np.int64)
+            counts[self._histories.users] = self._positions.counts
+            return counts
+        return np.bincount(self._histories.items[self._positions[:]])
+
+    def _users(self, positions: np.ndarray) -> np.ndarray:
+        return self._histories.users[self._histories.owner(positions)].astype(np.int64)
+
+    def seen_before(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every earlier item of the rows' users but the target itself: (row number, item id), each [n]."""
+        positions = self._positions[index]
+        start = self._histories.offsets[self._histories.owner(positions)]
+        pairs = [(row, self._histories.items[s:p]) for row, (s, p) in enumerate(zip(start, positions, strict=True))]
+        target = self._histories.items[positions]
+        pairs = [(row, items[items != target[row]]) for row, items in pairs]
+        rows = np.concatenate([np.full(len(items), row, dtype=np.int64) for row, items in pairs])
+        return torch.from_numpy(rows), torch.from_numpy(np.concatenate([i for _, i in pairs]).astype(np.int64))
