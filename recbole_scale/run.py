@@ -159,9 +159,8 @@ def translate_errors(build: Callable[[], Any]) -> Any:
 def prepare(config: Any) -> Prepared:
     """Read, filter, remap and split the data set of ``config``."""
     init_seed(config["seed"], config["reproducibility"])
-    init_logger(config)
-    logger = getLogger()
-    _to_file_only(logger, str(config))
+    _open_log(config)
+    _to_file_only(getLogger(), str(config))
     dataset = translate_errors(lambda: create_dataset(config))
     if max(config["topk"]) >= dataset.item_num:
         raise UserError(
@@ -172,6 +171,23 @@ def prepare(config: Any) -> Prepared:
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
     fingerprint = records.data_fingerprint(dataset) if dataset.histories is not None else None
     return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint)
+
+
+def _open_log(config: Any) -> None:
+    """RecBole's log file and terminal output for this run; those of an earlier run in this process are closed.
+
+    RecBole configures the root logger only while it has no handler, so that a second run would have an empty file.
+    """
+    root = getLogger()
+    others = [handler for handler in root.handlers if not getattr(handler, "of_a_run", False)]
+    for handler in root.handlers:
+        if handler not in others:
+            handler.close()
+    root.handlers = []
+    init_logger(config)
+    for handler in root.handlers:
+        handler.of_a_run = True  # type: ignore[attr-defined]
+    root.handlers = others + root.handlers
 
 
 def _histories(dataset: Any) -> Histories | None:
