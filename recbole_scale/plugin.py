@@ -112,7 +112,8 @@ def _register_data() -> None:
     from recbole.data.dataset import Dataset, SequentialDataset
     from recbole.data.utils import get_dataloader
 
-    from recbole_scale.data.dataset import HistoryDataset, HistoryEvalDataLoader, WindowDataLoader
+    from recbole_scale.data.dataset import HistoryDataset
+    from recbole_scale.data.loaders import HistoryEvalDataLoader, WindowDataLoader
 
     recbole.data.dataset.ScaledSASRecDataset = HistoryDataset  # found by name in recbole.data.create_dataset
     _ORIGINAL["get_dataloader"] = get_dataloader

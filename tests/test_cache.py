@@ -35,7 +35,7 @@ def no_arguments(monkeypatch):
 
 
 def config_for(dataset: str, **more):
-    return Config("ScaledSASRec", dataset, config_dict=more)
+    return Config("ScaledSASRec", dataset, config_dict={"data_cache": True, **more})
 
 
 def assert_as_recbole(config) -> None:
@@ -383,3 +383,13 @@ def test_two_processes_at_once_end_right_and_a_killed_one_leaves_no_half_cache(r
     assert not was_read(recipe, monkeypatch)
     assert not place(other).exists() and list(other.path.parent.glob(f".{place(other).name}.*.tmp"))
     assert was_read(other, monkeypatch) and not was_read(other, monkeypatch)
+
+
+def test_auto_leaves_small_files_without_a_cache(walk, monkeypatch):
+    import recbole_scale.data.dataset as module
+
+    create_dataset(config_for("walk", data_cache="auto"))
+    assert not list((walk / "dataset" / "walk").glob("*.cache"))
+    monkeypatch.setattr(module, "CACHE_FROM_BYTES", 1)
+    create_dataset(config_for("walk", data_cache="auto"))
+    assert len(list((walk / "dataset" / "walk").glob("*.cache"))) == 1

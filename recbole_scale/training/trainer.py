@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_scale.compat import plain_config
-from recbole_scale.data.dataset import HistoryEvalDataLoader
+from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.scaling.records import data_fingerprint, run_id
