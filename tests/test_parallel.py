@@ -162,3 +162,13 @@ def test_spawned_processes_know_our_names(walk):
     )
     done = subprocess.run([sys.executable, "spawn.py"], cwd=walk, capture_output=True, text=True)
     assert done.returncode == 0 and "nll" in done.stdout, done.stderr[-2000:]
+
+
+def test_torchrun_starts_the_same_command(folders):
+    one, _ = folders
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    done = subprocess.run(
+        [*command, "-m", "recbole_scale", *SETTINGS], cwd=one, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert last_row(one)["processes"] == 2
