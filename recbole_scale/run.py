@@ -261,7 +261,11 @@ def _row(prepared: Prepared, network: Any, trainer: Any, result: dict[str, Any])
         "processes": parallel.world_size(),
         "versions": records.versions(),
         "commit": records.commit(),
-        "settings": {k: v for k, v in config.external_config_dict.items() if k not in ("data_path", "checkpoint_dir", "results_file")},
+        "settings": {
+            k: v
+            for k, v in config.external_config_dict.items()
+            if k not in ("data_path", "checkpoint_dir", "results_file")
+        },
     }
 
 
