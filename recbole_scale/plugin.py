@@ -32,10 +32,8 @@ def register() -> None:
         return
     _ORIGINAL["ensure_dir"] = ensure_dir
     _replace("ensure_dir", lambda path: os.makedirs(path, exist_ok=True))  # RecBole's fails when two processes race
-    _register_models()
-    _register_data()
-    _register_metrics()
-    _patch_config()
+    for part in (_register_models, _register_data, _register_metrics, _patch_config):
+        part()
 
 
 def _replace(name: str, replacement: Any) -> None:

@@ -178,7 +178,7 @@ class ScaledSASRecTrainer(Trainer):
         if result is not None:
             shown = {k: v for k, v in result.items() if k in ("nll", "ndcg@10", self.valid_metric)}
             line += "".join(f"  valid {k} {v:.4f}" for k, v in shown.items())
-            line += "  *" if self.best_epoch == epoch else f"  ({self.cur_step}/{self.stopping_step})"
+            line += "  *" if self.best_epoch == epoch else f"  no gain: {self.cur_step}"
         line += f"  lr {self.optimizer.param_groups[0]['lr']:.1e}  {self.epoch_seconds:.1f}s"
         line += f" + {self.eval_seconds:.1f}s" if result is not None else ""
         line += f"  {self.speed / 1e3:.1f}K targets/s"
