@@ -79,7 +79,9 @@ def _data_lines(prepared: Any, known: dict[str, Any]) -> dict[str, str]:
 def _cost_lines(prepared: Any, network: Any) -> dict[str, str]:
     loader, shape = prepared.train_data, network.shape
     dropout = max(dropout_rates(prepared.config)) > 0
-    memory = memory_plan(shape, loader.token_budget, network.softmax_chunk, dropout)
+    attn_rate = prepared.config["attn_dropout_prob"]
+    attn_dropout = dropout if attn_rate is None else attn_rate > 0
+    memory = memory_plan(shape, loader.token_budget, network.softmax_chunk, dropout, attn_dropout)
     flops = flops_per_interaction(shape)
     parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items())
     return {

@@ -105,21 +105,24 @@ def softmax_chunk(shape: Shape, device: str = "cpu") -> int:
     return max(64, logits_bytes // (4 * shape.n_items))
 
 
-def memory_plan(shape: Shape, tokens: int, chunk: int, dropout: bool = True) -> dict[str, int]:
+def memory_plan(
+    shape: Shape, tokens: int, chunk: int, dropout: bool = True, attn_dropout: bool = True
+) -> dict[str, int]:
     """Estimated peak bytes of one float32 training step with AdamW on one device, by group.
 
     Args:
         shape: the model.
         tokens: positions per step.
         chunk: positions whose logits exist at once.
-        dropout: whether masks are kept for the backward pass.
+        dropout: whether masks of the residual branches are kept for the backward pass.
+        attn_dropout: whether attention weights are dropped, which keeps T x T of them; without, none are kept.
     """
     d, inner = shape.d_model, shape.inner_size
     weights = 4 * total_parameters(shape)
     # kept for backward per position and layer: two LayerNorm inputs and outputs, q k v, attention output,
     # feed-forward before and after the activation, and, with dropout, the masks and results of two residual branches
     per_layer = 4 * d + 3 * d + 2 * d + 2 * inner + (4 * d if dropout else 0)
-    scores = shape.n_heads * shape.max_length * (4 if dropout else 2)
+    scores = 4 * shape.n_heads * shape.max_length if attn_dropout else 0
     return {
         "weights": weights,
         "gradients": weights,
