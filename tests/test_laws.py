@@ -159,9 +159,11 @@ def test_units_do_not_matter(seed, x_unit, loss_unit):
     x, loss, _ = small_study(seed)
     law = fit_power_law(x, loss, resamples=0)
     other = fit_power_law(x * x_unit, loss * loss_unit, resamples=0)
-    assert other.predict(x * x_unit * 3) == pytest.approx(law.predict(x * 3) * loss_unit, rel=1e-6)
-    assert other.E / loss_unit == pytest.approx(law.E, rel=1e-4, abs=1e-4)
-    assert other.alpha == pytest.approx(law.alpha, rel=1e-4)
+    assert other.fit.huber == pytest.approx(law.fit.huber, rel=1e-9)
+    # Beyond delta Huber's loss is an absolute value, and with evenly many rows its minimum can be a flat stretch: one
+    # fit in some 70 here. Every point of it is optimal, and rounding chooses; the stretch is narrower than the noise.
+    assert other.predict(x * x_unit * 3) == pytest.approx(law.predict(x * 3) * loss_unit, rel=5e-3)
+    assert other.alpha == pytest.approx(law.alpha, rel=0.15)
 
 
 def test_the_same_seed_gives_the_same_band_and_another_seed_another():

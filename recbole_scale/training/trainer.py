@@ -108,10 +108,12 @@ class ScaledSASRecTrainer(Trainer):
         started, save_step, already = perf_counter(), int(self.config["save_step"] or 0), self.epoch_targets
         for step in bar:
             self._train_step(train_data.batch(step), train_data.count(step))
-            if self.global_step % 50 == 0 or step + 1 == len(train_data):
+            last = step + 1 == len(train_data)
+            save = saved and save_step and (step + 1) % save_step == 0 and not last
+            if self.global_step % 50 == 0 or save or last:  # a look costs a wait for the device
                 loss = self._check_finite(epoch_idx, step)
                 bar.set_postfix_str(f"nll {loss:.4f}", refresh=False)
-            if saved and save_step and (step + 1) % save_step == 0 and step + 1 < len(train_data):
+            if save:
                 self._save_last(epoch_idx, step + 1)
         self.epoch_seconds = perf_counter() - started
         self.seconds_train += self.epoch_seconds
