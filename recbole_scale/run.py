@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import resource
 import sys
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from logging import getLogger
 from time import perf_counter
 from typing import Any
 
-import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_trainer, init_logger, init_seed
+from recbole.utils.argument_list import dataset_arguments
 
 from recbole_scale import plan
 from recbole_scale.data.histories import Histories
 from recbole_scale.errors import UserError
-from recbole_scale.plugin import OWN_MODELS, find_model
+from recbole_scale.plugin import find_model
+from recbole_scale.row import run_row
 from recbole_scale.scaling import records
 from recbole_scale.settings import check_keys, find_settings_file, load_settings_file
 from recbole_scale.training import parallel
@@ -66,15 +68,30 @@ def run(
     Raises:
         UserError: a mistake in settings or data, in one sentence.
     """
-    started, clock = datetime.now(timezone.utc), perf_counter()
     config = make_config(model, dataset, config_file_list, config_dict)
-    prepared = prepare(config)
+    if dry_run:
+        prepared = prepare(config)
+        described = plan.describe(prepared, build_model(prepared))
+        getLogger().info("\n" + described)
+        return {"plan": described, "run_id": records.run_id(config)}
+    result, row = train_and_test(config, saved=saved, resume=resume)
+    if config["results_file"] and parallel.rank() == 0:
+        records.append_row(config["results_file"], row)
+    return result
+
+
+def train_and_test(
+    config: Any, saved: bool = True, resume: str | None = None, loaded: LoadedData | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train and test as ``config`` says; returns :func:`run`'s result and the run's row, which is written nowhere.
+
+    ``loaded`` keeps the data set for the next run of this process that reads the same.
+    """
+    started, clock = datetime.now(timezone.utc), perf_counter()
+    prepared = prepare(config, loaded)
     network = build_model(prepared)
     logger = getLogger()
-    described = plan.describe(prepared, network)
-    logger.info("\n" + described)
-    if dry_run:
-        return {"plan": described, "run_id": records.run_id(config)}
+    logger.info("\n" + plan.describe(prepared, network))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     _resume(trainer, config, resume)
     best_score, best_result = trainer.fit(
@@ -91,15 +108,13 @@ def run(
         "results_file": config["results_file"],
         "run_id": records.run_id(config),
     }
-    row = _row(prepared, network, trainer, result) | {
+    row = run_row(prepared, network, trainer, result) | {
         "started": started.isoformat(timespec="seconds"),
         "seconds_total": round(perf_counter() - clock, 2),
     }
-    if config["results_file"] and parallel.rank() == 0:
-        records.append_row(config["results_file"], row)
     _to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
     logger.info(plan.results_table(best_result, test_result))
-    return result
+    return result, row
 
 
 def make_config(
@@ -156,12 +171,33 @@ def translate_errors(build: Callable[[], Any]) -> Any:
         raise UserError(f"RecBole refuses these settings or this data: {text[:400]}") from failure
 
 
-def prepare(config: Any) -> Prepared:
-    """Read, filter, remap and split the data set of ``config``."""
+class LoadedData:
+    """The data set that this process read last, before its split, for the next run that reads the same."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._dataset: Any = None
+
+    def dataset(self, config: Any) -> Any:
+        """The data set of ``config``: read, or the one at hand when nothing that reading depends on has changed."""
+        path = os.path.join(config["data_path"], f"{config['dataset']}.inter")
+        stamp = (os.stat(path).st_mtime_ns, os.stat(path).st_size) if os.path.isfile(path) else None
+        settings = {name: config[name] for name in (*dataset_arguments, "data_path", "model", "dataset")}
+        key = json.dumps([settings, stamp], sort_keys=True, default=str)
+        if key != self._key:
+            self._dataset, self._key = create_dataset(config), key
+        dataset = copy(self._dataset)  # the split is set on the copy
+        dataset.config = config
+        return dataset
+
+
+def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
+    """Read, filter, remap and split the data set of ``config``; ``loaded`` may have read it before."""
     init_seed(config["seed"], config["reproducibility"])
     _open_log(config)
     _to_file_only(getLogger(), str(config))
-    dataset = translate_errors(lambda: create_dataset(config))
+    read = create_dataset if loaded is None else loaded.dataset
+    dataset = translate_errors(lambda: read(config))
     if max(config["topk"]) >= dataset.item_num:
         raise UserError(
             f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
@@ -225,53 +261,3 @@ def _to_file_only(logger: logging.Logger, text: str) -> None:
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler) and handler.filter(record):
             handler.emit(record)
-
-
-def _row(prepared: Prepared, network: Any, trainer: Any, result: dict[str, Any]) -> dict[str, Any]:
-    """The run's row; columns are documented in :mod:`recbole_scale.scaling.records`."""
-    config = prepared.config
-    ours = config["model"] in OWN_MODELS
-    seen = getattr(trainer, "targets_seen", None)
-    costs = plan.costs(prepared, network)
-    test, best = result["test_result"] or {}, result["best_valid_result"] or {}
-    return {
-        "run_id": result["run_id"],
-        "status": "ok",
-        "error": None,
-        "dataset": config["dataset"],
-        "data_fingerprint": prepared.fingerprint,
-        "split": config["eval_args"]["split"],
-        "model": config["model"],
-        **costs,
-        "flops_total": seen * costs["flops_per_interaction"] if ours else None,
-        "interactions_seen": seen,
-        "epochs": len(trainer.train_loss_dict) or len(getattr(trainer, "evaluations", ())),
-        "best_epoch": getattr(trainer, "best_epoch", None),
-        "seed": config["seed"],
-        "evaluations": getattr(trainer, "evaluations", None),
-        "best_valid_metrics": best,
-        "best_valid_nll": best.get("nll"),
-        "test_metrics": test,
-        "test_nll": test.get("nll"),
-        "test_nll_se": test.get("nll_se"),
-        "seconds_train": round(trainer.seconds_train, 2) if ours else None,
-        "peak_memory_mb": peak_memory_mb(config["device"]),
-        "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "processes": parallel.world_size(),
-        "versions": records.versions(),
-        "commit": records.commit(),
-        "settings": {
-            k: v
-            for k, v in config.external_config_dict.items()
-            if k not in ("data_path", "checkpoint_dir", "results_file")
-        },
-    }
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Largest memory used so far, MB: resident memory of the process, or allocated memory of the GPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

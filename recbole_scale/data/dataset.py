@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_scale.data.atomic import read_atomic, read_header
 from recbole_scale.data.filtering import Interval, LogFilters
-from recbole_scale.data.histories import Histories, Split, split_histories
+from recbole_scale.data.histories import Histories, Split, share_of_user, split_histories
 from recbole_scale.data.loading import Log, Recipe, load_log
 from recbole_scale.data.rows import HistoryRows
 from recbole_scale.errors import UserError, nearest
@@ -141,10 +142,24 @@ class HistoryDataset(SequentialDataset):
             self._check_time()
             columns = (self._rows[name] for name in (self.uid_field, self.iid_field, self.time_field))
             self.histories = Histories.from_columns(*(column.to_numpy() for column in columns))
-        self.split = split_histories(self.histories.lengths, self.config["eval_args"]["split"])
+        self.split = replace(
+            split_histories(self.histories.lengths, self.config["eval_args"]["split"]), trains=self._training_users()
+        )
         self._aug_presets()
         self.inter_feat = HistoryRows(self, self.split.ranges(self.histories, "all"))
         return [self._view(phase) for phase in ("train", "valid", "test")]
+
+    def _training_users(self) -> np.ndarray | None:
+        """Mask [U] of the users that ``data_fraction`` leaves in training; None when it is 1."""
+        fraction = self.config["data_fraction"]
+        if fraction is None or fraction == 1:
+            return None
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+            raise UserError(f"data_fraction is {fraction!r}, but must lie in 0..1 (0 excluded)")
+        kept = share_of_user(self.field2id_token[self.uid_field][self.histories.users]) < fraction
+        if not kept.any():
+            raise UserError(f"data_fraction {fraction} leaves none of the {len(kept)} users for training")
+        return kept
 
     def _check_time(self) -> None:
         if self.time_field is None or self.time_field not in self.inter_feat:

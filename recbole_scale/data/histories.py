@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recbole_scale.errors import UserError
 
@@ -104,6 +105,10 @@ class Positions:
         """Positions of each user, int64 [U]."""
         return np.diff(self.ends, prepend=0)
 
+    def in_order(self, order: np.ndarray) -> Positions:
+        """The same ranges, those of user ``order[0]`` first, and so on; no longer ascending."""
+        return Positions(self.start[order], np.cumsum(self.counts[order]))
+
     def __getitem__(self, index: Any) -> np.ndarray:
         """Positions by their number: an int, a slice, a mask or an index array, as numpy takes them."""
         if isinstance(index, slice) and index == slice(None):
@@ -126,18 +131,25 @@ def _needs_all(index: Any) -> bool:
 class Split:
     """Where each user's history is cut: train up to ``train_end``, then valid up to ``valid_end``, then test.
 
-    Counts are per user, int64 [U]. A user's first interaction is in train and is no target.
+    Counts are per user, int64 [U]. A user's first interaction is in train and is no target. Users outside ``trains``
+    (a mask [U]; None: all) are evaluated but not trained on.
     """
 
     train_end: np.ndarray
     valid_end: np.ndarray
+    trains: np.ndarray | None = None
+
+    @property
+    def train_counts(self) -> np.ndarray:
+        """Interactions of each user that training sees, int64 [U]: 0 for users it leaves out."""
+        return self.train_end if self.trains is None else np.where(self.trains, self.train_end, 0)
 
     def ranges(self, histories: Histories, phase: str) -> Positions:
         """Positions that are targets in ``phase`` ("train", "valid", "test" or "all"), ascending."""
         lengths = histories.lengths
         first = np.minimum(1, lengths)
         begin, end = {
-            "train": (first, self.train_end),
+            "train": (first, np.maximum(self.train_counts, first)),
             "valid": (self.train_end, self.valid_end),
             "test": (self.valid_end, lengths),
             "all": (first, lengths),
@@ -147,6 +159,15 @@ class Split:
     def targets(self, histories: Histories, phase: str) -> np.ndarray:
         """As :meth:`ranges`, every position written out, int64 [n]."""
         return self.ranges(histories, phase)[:]
+
+
+def share_of_user(tokens: np.ndarray) -> np.ndarray:
+    """A number in [0, 1) for each user's token, float64 [U]: a hash, the same in every run, split and process.
+
+    Users below a fraction f are a fraction f of all, and belong to every larger fraction too.
+    """
+    hashed = pd.util.hash_array(np.asarray(tokens, dtype=object), categorize=False)
+    return (hashed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def ragged_ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -53,7 +53,9 @@ class WindowDataLoader:
         self.epoch = epoch
         histories, split = self._dataset.histories, self._dataset.split
         rng = np.random.default_rng([int(self.config["seed"]), epoch]) if self.shuffle else None
-        self.windows: Windows = cut_windows(histories.offsets[:-1], split.train_end, self.max_length, self.stride, rng)
+        self.windows: Windows = cut_windows(
+            histories.offsets[:-1], split.train_counts, self.max_length, self.stride, rng
+        )
         self.batches = batch_windows(self.windows, self.token_budget, rng)
 
     def __len__(self) -> int:

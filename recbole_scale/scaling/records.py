@@ -43,6 +43,7 @@ COLUMNS: dict[str, str] = {
     "flops_total": "flops_per_interaction * interactions_seen",
     "interactions_seen": "training targets, repeats counted",
     "unique_interactions": "training targets of one epoch",
+    "data_fraction": "share of users that train; all are evaluated",
     "epochs": "epochs trained",
     "best_epoch": "epoch (from 0) of the best valid metric",
     "seed": "random seed",
@@ -68,8 +69,8 @@ COLUMNS: dict[str, str] = {
 _ENVIRONMENT = {
     "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "log_wandb", "wandb_project", "worker",
     "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
-    "data_cache", "local_rank", "single_spec", "config_files", "results_file", "save_step", "resume", "MODEL_TYPE",
-    "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset", "group_offset", "world_size", "dry_run",
+    "data_cache", "rows_on_demand", "local_rank", "single_spec", "config_files", "results_file", "save_step", "resume",
+    "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset", "group_offset", "world_size", "dry_run",
 }  # fmt: skip
 
 
