@@ -3,7 +3,8 @@
     python benchmarks/scaled_sasrec.py --data ml-1m.inter --seconds 60 [--size tiny] [key=value ...]
 
 One JSON line on stdout, everything else on stderr. The package's own data path, trainer and evaluation do the work;
-a clock sits around the training step and ends the run after `--seconds` of training.
+a clock sits around the training step and ends the run after `--seconds` of training. Between steps a float32 matrix
+product of 1,024 x 1,024 is timed, the machine's peak under the same load; its time is no part of the training's.
 """
 
 from __future__ import annotations
@@ -34,6 +35,20 @@ def peak_mb() -> float:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
+def matmul_gflops(device: Any, seconds: float = 0.1, size: int = 1024) -> tuple[float, float]:
+    """Float32 products of two square matrices: (GFLOP done, seconds taken)."""
+    import torch
+
+    a, b = torch.randn(2, size, size, device=device)
+    out, done, began = torch.empty_like(a), 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        torch.mm(a, b, out=out)
+        done += 1
+        if a.is_cuda:
+            torch.cuda.synchronize()
+    return done * 2 * size**3 / 1e9, time.perf_counter() - began
+
+
 def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train for `seconds`, rank all users once, and return the figures."""
     from recbole_scale.model.sizes import flops_per_interaction, parameter_groups
@@ -42,6 +57,9 @@ def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> 
 
     imported = time.perf_counter()
     clock: dict[str, float] = {"first": 0.0, "age": 0.0, "targets": 0.0, "seconds": 0.0}
+    products: list[tuple[float, float]] = []
+    pairs: list[tuple[float, float]] = []  # targets per second of a stretch of steps, GFLOP/s of the product after it
+    since = [0.0, 0.0]  # targets and seconds since the last product
 
     class TimedTrainer(ScaledSASRecTrainer):
         def _train_step(self, batch: Any, n_targets: int) -> None:
@@ -51,8 +69,13 @@ def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> 
             if not clock["first"]:  # the first step warms up; it counts for the start, not for the rate
                 clock.update(first=now - imported, age=process_age())
                 return
-            clock["targets"] += n_targets
-            clock["seconds"] += now - start
+            for key, more in (("targets", n_targets), ("seconds", now - start)):
+                clock[key] += more
+            since[:] = [since[0] + n_targets, since[1] + now - start]
+            if since[1] >= 0.5:  # a fifth of the time goes to the peak, spread over the run
+                products.append(matmul_gflops(self.device))
+                pairs.append((since[0] / since[1], products[-1][0] / products[-1][1]))
+                since[:] = [0.0, 0.0]
             if clock["seconds"] >= seconds:
                 raise TimeIsUp
 
@@ -72,6 +95,10 @@ def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> 
     flops = flops_per_interaction(network.shape)
     import torch
 
+    products = products or [matmul_gflops(config["device"])]
+    pairs = pairs or [(rate, products[0][0] / products[0][1])]
+    product_rate = sum(done for done, _ in products) / sum(spent for _, spent in products)
+    shares = sorted(speed * flops / 1e9 / product for speed, product in pairs)
     from recbole_scale.scaling.records import commit, versions
 
     return {
@@ -87,6 +114,9 @@ def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> 
         "test_nll": result["nll"],
         "n_blocks": parameter_groups(network.shape)["n_blocks"],
         "gflops_per_second": rate * flops / 1e9,
+        "matmul_gflops_per_second": product_rate,
+        "share_of_matmul": shares[len(shares) // 2],  # median over stretches, each against the product next to it
+        "share_of_matmul_mean": rate * flops / 1e9 / product_rate,
         "training_seconds": clock["seconds"],
         "threads": torch.get_num_threads(),
         "versions": versions(),

@@ -1,9 +1,11 @@
 """Targets per second, start, memory and ranking time of ScaledSASRec and of its peers, side by side in one run.
 
     python benchmarks/throughput.py --data dataset/ml-1m/ml-1m.inter --seconds 60 --peers replay recbole
+    python benchmarks/throughput.py --data dataset/ml-1m/ml-1m.inter --sizes tiny small base medium large
 
 Every system runs in a process (and the peers in an environment) of its own, one after the other, `--repeats` times
 round; the table shows each system's best rate, since a shared machine only ever takes away. Peers are optional.
+"share of matmul": training GFLOP/s (item softmax included) over those of a float32 matrix product timed between steps.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 COLUMNS = {
     "targets_per_second": ("targets/s", "{:,.0f}"),
+    "gflops_per_second": ("GFLOP/s", "{:.1f}"),
+    "matmul_gflops_per_second": ("matmul GFLOP/s", "{:.1f}"),
+    "share_of_matmul": ("share of matmul", "{:.0%}"),
     "seconds_to_first_step": ("start s", "{:.1f}"),
     "seconds_full_ranking": ("ranking s", "{:.2f}"),
     "training_peak_mb": ("train MB", "{:,.0f}"),
@@ -27,7 +32,7 @@ COLUMNS = {
 }
 
 
-def command(system: str, data: Path, seconds: float, size: str) -> list[str]:
+def command(system: str, data: Path, seconds: float, size: str, settings: list[str]) -> list[str]:
     """Command line that measures one system."""
     if system == "scaled_sasrec":
         script = [sys.executable, str(HERE / "scaled_sasrec.py"), "--size", size]
@@ -36,16 +41,17 @@ def command(system: str, data: Path, seconds: float, size: str) -> list[str]:
         from environments import ensure_environment
 
         script = [str(ensure_environment(system)), str(HERE / "peers" / f"{system}_sasrec.py")]
-    return [*script, "--data", str(data), "--seconds", str(seconds)]
+    more = settings if system == "scaled_sasrec" else []
+    return [*script, "--data", str(data), "--seconds", str(seconds), *more]
 
 
-def measure(system: str, data: Path, seconds: float, size: str) -> dict[str, Any]:
+def measure(system: str, data: Path, seconds: float, size: str, settings: list[str]) -> dict[str, Any]:
     """Run one measurement and return its figures."""
-    done = subprocess.run(command(system, data, seconds, size), capture_output=True, text=True)
+    done = subprocess.run(command(system, data, seconds, size, settings), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{system} failed:\n{done.stderr[-3000:]}")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**figures, "data": data.stem, "seconds": seconds}
+    return {**figures, "data": data.stem, "seconds": seconds, "settings": settings}
 
 
 def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -75,6 +81,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["tiny"], help="sizes of ScaledSASRec")
     parser.add_argument("--peers", nargs="*", default=[], choices=["replay", "recbole"])
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], help="more settings of ScaledSASRec, key=value")
     parser.add_argument("--out", type=Path, help="also append the rows to this JSON-lines file")
     arguments = parser.parse_args()
     systems = [("scaled_sasrec", size) for size in arguments.sizes] + [(peer, "") for peer in arguments.peers]
@@ -82,7 +89,8 @@ def main() -> None:
     for number in range(arguments.repeats):
         for system in systems:
             print(f"round {number + 1} of {arguments.repeats}: {' '.join(system)} ...", file=sys.stderr)
-            found[system].append(measure(system[0], arguments.data.resolve(), arguments.seconds, system[1]))
+            row = measure(system[0], arguments.data.resolve(), arguments.seconds, system[1], arguments.set)
+            found[system].append(row)
     rows = [best(found[system]) for system in systems]
     print(table(rows))
     if arguments.out:

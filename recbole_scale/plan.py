@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
-from recbole_scale.model.scaled_sasrec import ScaledSASRec, dropout_rates
+import torch
+
+from recbole_scale.model.memory import MIB, Setup, evaluation_peak, memory_plan, ways_to_fit
+from recbole_scale.model.scaled_sasrec import ScaledSASRec, attention_rates, dropout_rates
 from recbole_scale.model.sizes import (
     flops_per_interaction,
     load_size,
-    memory_plan,
     parameter_groups,
     total_parameters,
 )
+from recbole_scale.training import parallel
+from recbole_scale.training.accumulation import check_steps
 
 
 def costs(prepared: Any, network: Any) -> dict[str, Any]:
@@ -56,10 +62,20 @@ def _model_lines(config: Any, network: Any, known: dict[str, Any]) -> dict[str, 
     groups = f"N {_short(known['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
     groups += f", items {known['n_item_embedding']:,}, positions {known['n_positions']:,}"
     falling = f"{rates[0]:g} (bottom) to {rates[-1]:g} (top)"
+    if config["dropout_rates"] is not None and config["hidden_dropout_prob"] is None:
+        falling = ", ".join(f"{rate:g}" for rate in rates) + " (bottom to top)"
+    loss = f"exact softmax over {shape.n_items:,} items"
+    if network.sampled is not None:
+        loss = (
+            f"sampled softmax, {network.sampled.n_samples:,} of {shape.n_items:,} items, power {config['sce_power']:g}"
+        )
+    switches = [name for name in ("activation_checkpointing", "compile") if config[name]]
     return {
         "size": f"{size}, length {shape.max_length}",
         "parameters": f"{groups}; all {total_parameters(shape):,}",
-        "dropout": falling if rates[0] != rates[-1] else f"{rates[0]:g}",
+        "dropout": falling if len(set(rates)) > 1 else f"{rates[0]:g}",
+        "loss": loss,
+        "precision": ", ".join([network.precision, *switches]),
     }
 
 
@@ -78,16 +94,68 @@ def _data_lines(prepared: Any, known: dict[str, Any]) -> dict[str, str]:
 
 def _cost_lines(prepared: Any, network: Any) -> dict[str, str]:
     loader, shape = prepared.train_data, network.shape
-    dropout = max(dropout_rates(prepared.config)) > 0
-    attn_rate = prepared.config["attn_dropout_prob"]
-    attn_dropout = dropout if attn_rate is None else attn_rate > 0
-    memory = memory_plan(shape, loader.token_budget, network.softmax_chunk, dropout, attn_dropout)
     flops = flops_per_interaction(shape)
-    parts = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in memory.items())
-    return {
-        "compute": f"{_short(flops)}FLOP a target, {_short(flops * loader.n_targets)}FLOP an epoch, softmax included",
-        "memory": f"{sum(memory.values()) / 2**20:,.0f} MiB estimated at the peak of a step: {parts}",
-    }
+    compute = f"{_short(flops)}FLOP a target, {_short(flops * loader.n_targets)}FLOP an epoch, softmax included"
+    return {"compute": compute, **_memory_lines(prepared, network)}
+
+
+def training_setup(config: Any, network: Any, tokens: int) -> Setup:
+    """What the memory of a run depends on besides the model's shape; ``tokens`` are those of an optimizer step."""
+    device = config["device"]
+    return Setup(
+        tokens=tokens,
+        candidates=network.shape.n_items if network.sampled is None else network.sampled.n_samples,
+        chunk=network.softmax_chunk,
+        dropout=max(dropout_rates(config)) > 0,
+        attn_dropout=max(attention_rates(config)) > 0,
+        precision=network.precision,
+        activation_checkpointing=network.activation_checkpointing,
+        accumulation_steps=check_steps(config["accumulation_steps"]),
+        optimizer_states={"adamw": 2, "adam": 2}.get(str(config["learner"]).lower(), 1),
+        parallel=parallel.choose_mode(config["parallel"], network, device),
+        devices=parallel.world_size(),
+        device=device.type,
+    )
+
+
+def _memory_lines(prepared: Any, network: Any) -> dict[str, str]:
+    config, shape = prepared.config, network.shape
+    setup = training_setup(config, network, prepared.train_data.token_budget)
+    plan = memory_plan(shape, setup)
+    parts = ", ".join(f"{name} {_mib(size)}" for name, size in plan.groups.items())
+    free = available_memory(config["device"], sum(p.numel() * p.element_size() for p in network.parameters()))
+    place = "of this GPU" if setup.device == "cuda" else "free here for each process"
+    ranking = evaluation_peak(shape, int(config["eval_batch_size"]), plan)
+    found = f"about {_mib(plan.peak)} MiB on each device at the peak of a step ({parts})"
+    fits = f"fits into the {_mib(free)} MiB {place}" if plan.peak <= free else _advice(shape, setup, free, place)
+    lines = {"memory": found, "": fits}
+    if ranking > free:
+        lines["ranking"] = (
+            f"{_mib(ranking)} MiB, more than there is; lower eval_batch_size ({config['eval_batch_size']})"
+        )
+    return lines
+
+
+def _advice(shape: Any, setup: Setup, free: int, place: str) -> str:
+    ways = ways_to_fit(shape, setup, free)
+    steps = "; then ".join(f"{text} (about {_mib(peak)} MiB)" for text, peak in ways)
+    end = "" if ways and ways[-1][1] <= free else ", and that is not enough: take a smaller size or a larger device"
+    return f"does NOT fit into the {_mib(free)} MiB {place}; turn on, cheapest first: {steps or 'nothing left'}{end}"
+
+
+def available_memory(device: torch.device, already: int = 0) -> int:
+    """Bytes this process can have: a GPU's memory, or its share of what the machine has free, ``already`` included."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError):  # no Linux
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free // parallel.world_size() + already
+
+
+def _mib(size: float) -> str:
+    return f"{size / MIB:,.0f}"
 
 
 def _short(value: float) -> str:

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
 from recbole_scale.model import layers
+from recbole_scale.model.item_softmax import ChunkedCrossEntropy, item_cross_entropy
+from recbole_scale.model.precision import resolve_precision
 from recbole_scale.model.scaled_sasrec import ScaledSASRec, dropout_rates
 from recbole_scale.model.sizes import (
     SIZE_NAMES,
@@ -41,6 +43,7 @@ def make_config(**changes):
         "ITEM_LIST_LENGTH_FIELD": "item_length",
         "NEG_PREFIX": "neg_",
         "device": torch.device("cpu"),
+        "enable_amp": False,
     }
     return config | changes
 
@@ -164,8 +167,8 @@ def test_loss_and_gradients_equal_plain_cross_entropy(dtype, tolerance, chunk):
     results = []
     for loss in (
         lambda h, w: F.cross_entropy(h @ w[1:].T, target - 1),
-        lambda h, w: layers.item_cross_entropy(h, w, target, chunk),
-        lambda h, w: layers._checkpointed_cross_entropy(h, w[1:], target - 1, chunk),
+        lambda h, w: item_cross_entropy(h, w, target, chunk),
+        lambda h, w: ChunkedCrossEntropy.apply(h, w[1:], target - 1, chunk),
     ):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         value = loss(h, w)
@@ -233,3 +236,205 @@ def test_a_wrong_shape_is_one_sentence(changes, says):
 def test_shape_counts_real_items():
     assert Shape.from_config(make_config(), n_items=30).n_items == 30
     assert make_model(n_items=30).shape.n_items == 30
+
+
+# Dropout, precision, checkpointing, compiling ------------------------------------------------------------------------
+
+
+def test_listed_rates_reach_attention_residual_and_embedding_of_every_layer():
+    rates = [0.5, 0.3, 0.05]
+    model = make_model(n_layers=3, dropout_rates=rates, attn_dropout_prob=None)
+    assert model.embedding_dropout == 0.5
+    assert [block.dropout for block in model.blocks] == rates
+    assert [block.attn.dropout for block in model.blocks] == rates
+    own = make_model(n_layers=3, dropout_rates=rates, attn_dropout_prob=0.2)
+    assert [block.attn.dropout for block in own.blocks] == [0.2] * 3
+    assert [block.dropout for block in own.blocks] == rates
+    assert dropout_rates(make_config(n_layers=3, dropout_bottom=0.2, dropout_top=0.2)) == [0.2] * 3
+
+
+def test_rates_are_those_of_the_masks_drawn(monkeypatch):
+    """What is dropped, counted where it happens: the embedding, and each layer's attention and two residuals."""
+    rates, seen = [0.6, 0.4, 0.2], []
+    model = make_model(n_layers=3, dropout_rates=rates, attn_dropout_prob=None).train()
+    drop = layers.ByteDropout.apply
+
+    def counted(x, rate):
+        out = drop(torch.ones_like(x), rate)
+        seen.append((x.shape[-1], (out == 0).float().mean().item()))
+        return x * out
+
+    monkeypatch.setattr(layers.ByteDropout, "apply", counted)
+    model(torch.randint(1, 31, (16, 50)))
+    attention = [share for width, share in seen if width == 50]  # T x T weights
+    assert attention == pytest.approx(rates, abs=0.02)
+    stream = [share for width, share in seen if width == 64]
+    assert stream == pytest.approx([0.6, 0.6, 0.6, 0.4, 0.4, 0.2, 0.2], abs=0.02)
+    assert len(seen) == 10
+    seen.clear()
+    model.eval()(torch.randint(1, 31, (2, 50)))
+    assert not seen
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9])
+def test_our_dropout_drops_its_share_keeps_the_mean_and_its_gradient_is_its_mask(rate):
+    torch.manual_seed(0)
+    x = torch.ones(1001, 999, requires_grad=True)
+    out = layers.dropout(x, rate, True)
+    out.sum().backward()
+    n = x.numel()
+    assert abs((out == 0).sum().item() - n * rate) < 5 * (n * rate * (1 - rate)) ** 0.5
+    assert torch.equal(x.grad, out.detach()) and out.max().item() == pytest.approx(1 / (1 - rate))
+    for flat in (out.detach().flatten() != 0, (out.detach() != 0).T.flatten()):  # neighbours are independent
+        both = (flat[1:] & flat[:-1]).float().mean().item()
+        assert both == pytest.approx((1 - rate) ** 2, abs=0.003)
+    assert layers.dropout(x, rate, False) is x and layers.dropout(x, 0.0, True) is x
+
+
+def test_attention_with_dropout_is_softmax_with_a_mask_on_its_weights(monkeypatch):
+    """With a mask of ones it is torch's own attention; a dropped weight then scales what is left."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 7, 5, requires_grad=True)
+    mask = (torch.rand(2, 4, 7, 7) > 0.3) / 0.7
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    scores = (q @ k.transpose(2, 3) / 5**0.5).masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf)
+    masked = (scores.softmax(-1) * mask) @ v
+    for drop, reference in ((lambda w, r, t: w, expected), (lambda w, r, t: w * mask.view_as(w), masked)):
+        monkeypatch.setattr(layers, "dropout", drop)
+        found = layers.causal_attention(q, k, v, 0.3)
+        torch.testing.assert_close(found, reference, atol=1e-6, rtol=1e-5)
+        sums = (found.pow(2).sum(), reference.pow(2).sum())
+        ours, theirs = (torch.autograd.grad(value, (q, k, v), retain_graph=True) for value in sums)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "rates, says",
+    [
+        ([0.1], "has 1 rates, but must list one for each of the 2 layers"),
+        (0.1, "is 0.1, but must list"),
+        ([0.1, 1.0], "a rate in dropout_rates is 1.0"),
+        ([0.1, "x"], "a rate in dropout_rates is 'x'"),
+        ([True, 0.1], "a rate in dropout_rates is True"),
+    ],
+)
+def test_wrong_rates_are_one_sentence(rates, says):
+    with pytest.raises(UserError, match=says):
+        make_model(dropout_rates=rates)
+
+
+def window_batch(n_items: int = 30, rows: int = 6, length: int = 20) -> Interaction:
+    items = torch.randint(1, n_items + 1, (rows, length), generator=torch.Generator().manual_seed(5))
+    return Interaction({"item_id_list": items, TARGET_LIST: items.roll(-1, 1)})
+
+
+def gradients(model: ScaledSASRec, seed: int = 7) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    torch.manual_seed(seed)
+    model.zero_grad()
+    loss = model.train().calculate_loss(window_batch())
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def test_checkpointed_blocks_give_exactly_the_same_gradients_with_dropout():
+    settings = {"n_layers": 3, "dropout_bottom": 0.4, "dropout_top": 0.1, "attn_dropout_prob": None}
+    loss, expected = gradients(make_model(**settings))
+    again, found = gradients(make_model(**settings, activation_checkpointing=True))
+    assert torch.equal(loss, again)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    other, _ = gradients(make_model(**settings), seed=8)
+    assert not torch.equal(loss, other)  # dropout was at work
+
+
+def test_precision_is_resolved_by_device_and_setting(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert resolve_precision("auto", cpu) == "float32"
+    assert resolve_precision("auto", cpu, enable_amp=True) == "bf16"
+    assert resolve_precision("float32", cpu, enable_amp=True) == "float32"
+    for has, expected in ((True, "bf16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+        assert resolve_precision("auto", gpu) == expected
+    with pytest.raises(UserError, match="did you mean 'bf16'"):
+        make_model(precision="bf1")
+
+
+def test_bf16_multiplies_in_bfloat16_and_keeps_the_rest_in_float32():
+    settings = {"n_layers": 2, "hidden_dropout_prob": 0.0, "initializer_range": 0.2}
+    seen = {}
+    model = make_model(**settings, precision="bf16")
+    model.blocks[0].ffn.up.register_forward_hook(lambda module, args, out: seen.update(up=out.dtype))
+    model.blocks[1].register_forward_hook(lambda module, args, out: seen.update(stream=out.dtype))
+    loss, found = gradients(model)
+    assert seen == {"up": torch.bfloat16, "stream": torch.float32} and loss.dtype == torch.float32
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+    exact, expected = gradients(make_model(**settings))
+    assert 0 < abs(loss - exact) < 0.02 * exact
+    flat, flat_expected = (torch.cat([g[n].flatten() for n in expected]) for g in (found, expected))
+    assert F.cosine_similarity(flat, flat_expected, dim=0) > 0.99
+    rows = Interaction({"item_id_list": torch.tensor([[1, 2]]), "item_length": torch.tensor([2])})
+    assert model.eval().full_sort_predict(rows).dtype == torch.float32
+
+
+def test_bf16_weights_take_an_adamw_step_with_a_float32_loss():
+    from recbole_scale.training.optimizers import build_optimizer
+
+    model = make_model(precision="bf16_weights", hidden_dropout_prob=0.0)
+    optimizer = build_optimizer(model, "adamw", 1e-2, 0.01)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = model.calculate_loss(window_batch())
+        assert loss.dtype == torch.float32
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+    assert all(s.dtype == torch.bfloat16 for state in optimizer.state.values() for s in state.values() if s.dim())
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_a_loss_in_bfloat16_sums_in_float32():
+    """10,000 equal targets: a sum in bfloat16 would stand still at 256 times one of them."""
+    hidden, weight = torch.zeros(10_000, 4, dtype=torch.bfloat16), torch.zeros(8, 4, dtype=torch.bfloat16)
+    loss = item_cross_entropy(hidden, weight, torch.ones(10_000, dtype=torch.long), 16)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(torch.tensor(7.0).log().item(), rel=1e-4)
+
+
+def test_compiled_blocks_give_the_same_loss_gradients_and_names():
+    import shutil
+
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile on a CPU needs a C++ compiler")
+    settings = {"n_layers": 2, "hidden_size": 16, "inner_size": 32, "hidden_dropout_prob": 0.0}
+    loss, expected = gradients(make_model(**settings))
+    model = make_model(**settings, compile=True)
+    assert model.state_dict().keys() == expected.keys()
+    found_loss, found = gradients(model)
+    assert found_loss.item() == pytest.approx(loss.item(), abs=1e-5)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_compiler_compile_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(UserError, match=r"compile: True needs a C\+\+ compiler"):
+        make_model(compile=True)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"n_layers": 2, "hidden_size": 1200, "inner_size": 4800, "n_heads": 24},
+        {"size": "large", "dropout_bottom": 0.1, "dropout_top": 0.1},
+    ],
+    ids=["wide", "24 layers without LAD"],
+)
+def test_the_papers_negative_results_run_from_config_alone(walk, shape):
+    import recbole_scale
+
+    settings = {"topk": [5], "show_progress": False, "epochs": 1, "train_batch_size": 4096, "MAX_ITEM_LIST_LENGTH": 5}
+    told = recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, **shape}, dry_run=True)["plan"]
+    expected = ("own shape: 2 layers x 1200", "N 34.6M") if "hidden_size" in shape else ("24 layers x 512", "N 75.5M")
+    assert all(text in told for text in expected)
+    assert "dropout    0.1\n" in told

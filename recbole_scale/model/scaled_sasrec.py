@@ -5,18 +5,26 @@ Source: arXiv 2311.11351 (a GPT-2 style block on SASRec's task); our own choices
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError, check_choice
-from recbole_scale.model.layers import ACTIVATIONS, DecoderBlock, init_weights, item_cross_entropy, layer_rates
-from recbole_scale.model.sizes import Shape, softmax_chunk
+from recbole_scale.model.item_softmax import item_cross_entropy
+from recbole_scale.model.layers import ACTIVATIONS, DecoderBlock, dropout, init_weights, layer_rates
+from recbole_scale.model.memory import softmax_chunk
+from recbole_scale.model.precision import check_compiler, check_flag, resolve_precision
+from recbole_scale.model.sampled_softmax import SampledSoftmax, proposal, training_counts
+from recbole_scale.model.sizes import Shape
+
+LOSSES = ("CE", "SCE")
 
 
 class ScaledSASRec(SequentialRecommender):
@@ -32,12 +40,11 @@ class ScaledSASRec(SequentialRecommender):
         super().__init__(config, dataset)
         self.shape = shape = Shape.from_config(config, self.n_items - 1)
         check_choice("hidden_act", config["hidden_act"], ACTIVATIONS)
-        check_choice("loss_type", config["loss_type"], ["CE"])
-        self.softmax_chunk = config["softmax_chunk"] or softmax_chunk(shape, config["device"].type)
+        check_choice("loss_type", config["loss_type"], LOSSES)
+        device = config["device"]
+        self.precision = resolve_precision(config["precision"], device, bool(config["enable_amp"]))
+        self.activation_checkpointing = check_flag("activation_checkpointing", config["activation_checkpointing"])
         rates = dropout_rates(config)
-        attn_rates = (
-            [config["attn_dropout_prob"]] * shape.n_layers if config["attn_dropout_prob"] is not None else rates
-        )
         self.embedding_dropout = rates[0]
         self.item_embedding = nn.Embedding(self.n_items, shape.d_model, padding_idx=0)
         self.position_embedding = nn.Embedding(shape.max_length, shape.d_model)
@@ -51,33 +58,59 @@ class ScaledSASRec(SequentialRecommender):
                 dropout=rate,
                 attn_dropout=attn_rate,
             )
-            for rate, attn_rate in zip(rates, attn_rates, strict=True)
+            for rate, attn_rate in zip(rates, attention_rates(config), strict=True)
         )
         self.final_norm = nn.LayerNorm(shape.d_model, eps=config["layer_norm_eps"])
         init_weights(self, list(self.blocks), config["initializer_range"])
+        self.sampled = sampled_softmax(config, dataset, shape.n_items) if config["loss_type"] == "SCE" else None
+        candidates = shape.n_items if self.sampled is None else min(self.sampled.n_samples, shape.n_items)
+        self.softmax_chunk = config["softmax_chunk"] or softmax_chunk(candidates, device)
+        if self.precision == "bf16_weights":
+            self.to(torch.bfloat16)
+        if check_flag("compile", config["compile"]):
+            check_compiler(device)
+            self.compile_blocks()
+
+    def compile_blocks(self) -> None:
+        """Compile each block in place: names in the checkpoint stay, and equal blocks share what is compiled."""
+        # every rate of a layer is a constant of its own to the compiler, so that each layer is a version of one code
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(self.blocks))
+        for block in self.blocks:
+            block.compile(dynamic=True)
+
+    def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
+        """Products in bfloat16 where ``precision`` is bf16; a context for what runs inside."""
+        device_type = self.item_embedding.weight.device.type
+        known = device_type if device_type in ("cpu", "cuda") else "cpu"
+        return torch.autocast(known, torch.bfloat16, enabled=enabled and self.precision == "bf16")
 
     def embed(self, item_seq: Tensor) -> Tensor:
         """Item ids [B, T] to the first block's input [B, T, D]."""
         x = self.item_embedding(item_seq) + self.position_embedding.weight[: item_seq.shape[1]]  # [B, T, D]
-        return F.dropout(x, self.embedding_dropout, self.training)
+        return dropout(x, self.embedding_dropout, self.training)
 
     def forward(self, item_seq: Tensor) -> Tensor:
         """Item ids [B, T], padded on the right, to hidden states [B, T, D]."""
-        x = self.embed(item_seq)
-        for block in self.blocks:
-            x = block(x)  # [B, T, D]
-        return self.final_norm(x)
+        with self.autocast():
+            x = self.embed(item_seq)
+            for block in self.blocks:
+                if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+                    x = checkpoint(block, x, use_reentrant=False)  # [B, T, D]
+                else:
+                    x = block(x)  # [B, T, D]
+            return self.final_norm(x)
 
     def encode_last(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """Hidden state of each history's last item, [B, D]; the last block is computed for that position only."""
         last = item_seq_len - 1  # [B]
-        x = self.embed(item_seq[:, : int(item_seq_len.max())])
-        for block in self.blocks[:-1]:
-            x = block(x)
-        return self.final_norm(self.blocks[-1](x, last)).squeeze(1)
+        with self.autocast():
+            x = self.embed(item_seq[:, : int(item_seq_len.max())])
+            for block in self.blocks[:-1]:
+                x = block(x)
+            return self.final_norm(self.blocks[-1](x, last)).squeeze(1)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Mean cross-entropy in nats over the batch's targets.
+        """Mean cross-entropy in nats over the batch's targets, exact or (``loss_type: SCE``) sampled.
 
         A batch of windows holds ``target_list`` [B, T] (0: no loss there); a batch of RecBole's rows holds one
         target per row.
@@ -92,7 +125,18 @@ class ScaledSASRec(SequentialRecommender):
                 self._training_last(item_seq, interaction[self.ITEM_SEQ_LEN]),
                 interaction[self.POS_ITEM_ID],
             )
-        return item_cross_entropy(hidden, self.item_embedding.weight, target, self.softmax_chunk)
+        with self.autocast(enabled=False):
+            return self._item_loss(hidden, target)
+
+    def _item_loss(self, hidden: Tensor, target: Tensor) -> Tensor:
+        """Loss of ``hidden`` [M, D] against items ``target`` [M]; logits in bfloat16 on a GPU only, sums in float32."""
+        weight = self.item_embedding.weight
+        if hidden.device.type == "cuda" and self.precision != "float32":
+            hidden, weight = hidden.bfloat16(), weight.bfloat16()
+        elif hidden.dtype == torch.bfloat16:  # a CPU's products in bfloat16 would sum in it too
+            hidden, weight = hidden.float(), weight.float()
+        loss = item_cross_entropy if self.sampled is None else self.sampled
+        return loss(hidden, weight, target, self.softmax_chunk)
 
     def _training_last(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         hidden = self.forward(item_seq)
@@ -101,20 +145,56 @@ class ScaledSASRec(SequentialRecommender):
     def predict(self, interaction: Any) -> Tensor:
         """Score of one given item per row, [B]."""
         hidden = self.encode_last(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return (hidden * self.item_embedding(interaction[self.ITEM_ID])).sum(-1)
+        return (hidden.float() * self.item_embedding(interaction[self.ITEM_ID]).float()).sum(-1)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
-        """Score (logit) of every item, [B, V + 1]; column 0 is padding."""
+        """Score (logit) of every item, [B, V + 1], float32; column 0 is padding."""
         hidden = self.encode_last(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return hidden @ self.item_embedding.weight.T
+        with self.autocast(enabled=False):
+            return hidden.float() @ self.item_embedding.weight.float().T
 
 
 def dropout_rates(config: Any) -> list[float]:
-    """Dropout rate of each layer: ``hidden_dropout_prob`` if set, else ``dropout_bottom`` to ``dropout_top``."""
+    """Dropout rate of each layer, bottom first; the embedding takes the first.
+
+    ``hidden_dropout_prob`` (one for all) wins over ``dropout_rates`` (a list), and that over ``dropout_bottom`` to
+    ``dropout_top``.
+
+    Raises:
+        UserError: a rate outside 0..1, or a list of another length than ``n_layers``.
+    """
     for key in ("hidden_dropout_prob", "attn_dropout_prob", "dropout_bottom", "dropout_top"):
-        rate = config[key]
-        if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < 1):
-            raise UserError(f"{key} is {rate!r}, but must lie in 0..1 (1 excluded)")
+        if config[key] is not None:
+            _check_rate(key, config[key])
+    n_layers, given = config["n_layers"], config["dropout_rates"]
     if config["hidden_dropout_prob"] is not None:
-        return [float(config["hidden_dropout_prob"])] * config["n_layers"]
-    return layer_rates(config["n_layers"], float(config["dropout_bottom"]), float(config["dropout_top"]))
+        return [float(config["hidden_dropout_prob"])] * n_layers
+    if given is None:
+        return layer_rates(n_layers, float(config["dropout_bottom"]), float(config["dropout_top"]))
+    if not isinstance(given, list | tuple) or len(given) != n_layers:
+        told = f"has {len(given)} rates" if isinstance(given, list | tuple) else f"is {given!r}"
+        raise UserError(f"dropout_rates {told}, but must list one for each of the {n_layers} layers, bottom first")
+    for rate in given:
+        _check_rate("a rate in dropout_rates", rate)
+    return [float(rate) for rate in given]
+
+
+def attention_rates(config: Any) -> list[float]:
+    """Dropout rate of each layer's attention weights: ``attn_dropout_prob`` if set, else the layer's own."""
+    rates = dropout_rates(config)
+    return rates if config["attn_dropout_prob"] is None else [float(config["attn_dropout_prob"])] * len(rates)
+
+
+def _check_rate(name: str, rate: Any) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise UserError(f"{name} is {rate!r}, but must lie in 0..1 (1 excluded)")
+
+
+def sampled_softmax(config: Any, dataset: Any, n_items: int) -> SampledSoftmax:
+    """The sampled loss of ``config``, with a proposal from the training part of ``dataset``."""
+    if config["sce_power"]:
+        histories, train_end = dataset.histories, dataset.split.train_counts
+        counts = training_counts(histories.items, histories.offsets[:-1], train_end, n_items)
+    else:
+        counts = np.zeros(n_items, dtype=np.int64)  # uniform, whatever they are
+    return SampledSoftmax(proposal(counts, config["sce_power"]), config["sce_samples"])

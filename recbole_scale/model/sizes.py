@@ -1,4 +1,4 @@
-"""The ladder of sizes, and what a size costs: parameters by group, FLOPs, memory. Arithmetic only, no tensors."""
+"""The ladder of sizes, and what a size costs: parameters by group and FLOPs. Arithmetic only, no tensors."""
 
 from __future__ import annotations
 
@@ -97,36 +97,3 @@ def flops_per_interaction(shape: Shape) -> int:
     n_blocks = parameter_groups(shape)["n_blocks"]
     attention = 12 * shape.n_layers * shape.max_length * shape.d_model
     return 6 * n_blocks + attention + 6 * shape.d_model * shape.n_items
-
-
-def softmax_chunk(shape: Shape, device: str = "cpu") -> int:
-    """Positions per chunk: their float32 logits take about 8 MB on a CPU (its cache), 256 MB elsewhere; at least 64."""
-    logits_bytes = (8 if device == "cpu" else 256) << 20
-    return max(64, logits_bytes // (4 * shape.n_items))
-
-
-def memory_plan(
-    shape: Shape, tokens: int, chunk: int, dropout: bool = True, attn_dropout: bool = True
-) -> dict[str, int]:
-    """Estimated peak bytes of one float32 training step with AdamW on one device, by group.
-
-    Args:
-        shape: the model.
-        tokens: positions per step.
-        chunk: positions whose logits exist at once.
-        dropout: whether masks of the residual branches are kept for the backward pass.
-        attn_dropout: whether attention weights are dropped, which keeps T x T of them; without, none are kept.
-    """
-    d, inner = shape.d_model, shape.inner_size
-    weights = 4 * total_parameters(shape)
-    # kept for backward per position and layer: two LayerNorm inputs and outputs, q k v, attention output,
-    # feed-forward before and after the activation, and, with dropout, the masks and results of two residual branches
-    per_layer = 4 * d + 3 * d + 2 * d + 2 * inner + (4 * d if dropout else 0)
-    scores = 4 * shape.n_heads * shape.max_length if attn_dropout else 0
-    return {
-        "weights": weights,
-        "gradients": weights,
-        "optimizer": 2 * weights,
-        "activations": 4 * tokens * (shape.n_layers * (per_layer + scores) + 4 * d),
-        "logits": 4 * min(chunk, tokens) * shape.n_items * 2 + 4 * shape.n_items * d,
-    }

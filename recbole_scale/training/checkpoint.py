@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from recbole_scale.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def save_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
@@ -37,26 +41,74 @@ def save_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> None
         raise UserError(f"the checkpoint {path} could not be written ({_reason(failure)})") from failure
 
 
-def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint with ``weights_only=True``.
+def load_checkpoint(
+    path: str | os.PathLike[str], map_location: Any = "cpu", mesh: DeviceMesh | None = None
+) -> dict[str, Any]:
+    """Read a checkpoint, a file or a sharded folder, with ``weights_only=True``.
+
+    Args:
+        path: the checkpoint.
+        map_location: device of whole tensors.
+        mesh: processes that cut the model among them; each gets its parts of the floating-point tensors.
 
     Raises:
-        UserError: the file is missing, cut short, damaged, or holds pickled Python objects.
+        UserError: the checkpoint is missing, cut short, damaged, or holds pickled Python objects.
     """
+    if os.path.isdir(path):
+        from recbole_scale.training.sharded_checkpoint import load_sharded
+
+        return _checked(load_sharded(path, mesh), path)
     if not os.path.isfile(path):
         raise UserError(f"there is no checkpoint {path}")
+    if mesh is None:
+        return _load_file(path, map_location)
+    from recbole_scale.training.sharding import cut
+
+    state: dict[str, Any] = cut(_load_file(path, "cpu", mmap=True), mesh)  # only this process's parts are read
+    return state
+
+
+def _load_file(path: str | os.PathLike[str], map_location: Any, mmap: bool = False) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
+        state = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as failure:
         raise UserError(
             f"the checkpoint {path} holds pickled Python objects or is damaged, and is not loaded; "
             "checkpoints written after 'import recbole_scale' hold tensors and plain data only"
         ) from failure
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as failure:
+    except (OSError, RuntimeError, EOFError, LookupError, ValueError) as failure:
         raise UserError(f"the checkpoint {path} is damaged ({_reason(failure)})") from failure
+    return _checked(state, path)
+
+
+def _checked(state: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(state, dict) or "state_dict" not in state:
         raise UserError(f"the file {path} is no checkpoint of a model: it has no 'state_dict'")
     return state
+
+
+def copy_checkpoint(path: str, copy: str) -> None:
+    """Copy a checkpoint, a file or a sharded folder; whatever is at ``copy`` is whole."""
+    temporary = f"{copy}.tmp"
+    if os.path.isdir(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(path, temporary)
+        shutil.rmtree(copy, ignore_errors=True)
+    else:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, copy)
+
+
+def last_checkpoint(last_file: str) -> str | None:
+    """The newer of a run's ``.last.pth`` (a file) and ``.last.dcp`` (a sharded folder), None when there is neither.
+
+    Args:
+        last_file: either name; a run that changes between sharded and whole training leaves both.
+    """
+    stem = os.path.splitext(last_file)[0]
+    found = {f"{stem}.pth": f"{stem}.pth", f"{stem}.dcp": os.path.join(f"{stem}.dcp", "index.json")}
+    present = [path for path, dated in found.items() if os.path.isfile(dated)]
+    return max(present, key=lambda path: os.stat(found[path]).st_mtime_ns, default=None)
 
 
 def _reason(failure: BaseException) -> str:

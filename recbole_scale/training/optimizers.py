@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from recbole_scale.errors import UserError, check_choice
 
@@ -14,8 +16,12 @@ LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
 SCHEDULES = ("cosine", "constant")
 
 
-def build_optimizer(model: nn.Module, learner: str, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, learner: str, learning_rate: float, weight_decay: float, momentum: float = 0.9
+) -> torch.optim.Optimizer:
     """Optimizer by RecBole's name; weight decay acts on weight matrices, not on biases, LayerNorms or embeddings.
+
+    One kernel updates many tensors: fused for Adam, AdamW and SGD, foreach for the others. ``momentum`` is SGD's.
 
     Raises:
         UserError: an unknown name or a learning rate that is not positive.
@@ -29,10 +35,55 @@ def build_optimizer(model: nn.Module, learner: str, learning_rate: float, weight
         kind = torch.optim.AdamW if learner == "adamw" else torch.optim.Adam
         return kind(groups, lr=learning_rate, fused=True)
     if learner == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9)
+        return _sgd(groups, learning_rate, momentum)
     kinds: dict[str, Any] = {"adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop}
-    optimizer: torch.optim.Optimizer = kinds[learner](groups, lr=learning_rate)
+    optimizer: torch.optim.Optimizer = kinds[learner](groups, lr=learning_rate, foreach=True)
     return optimizer
+
+
+def _sgd(groups: list[dict[str, Any]], learning_rate: float, momentum: float) -> torch.optim.Optimizer:
+    """SGD whose momentum starts as zeros: the same steps as torch's, and a first step may be left out."""
+    check_momentum(momentum)
+    whole = not any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
+    kernel: dict[str, Any] = {"fused": True} if whole else {"foreach": True}  # torch has no fused SGD for DTensor
+    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, **kernel)
+    if momentum:
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
+
+
+def check_momentum(momentum: Any) -> None:
+    """Refuse a momentum outside 0..1 (1 excluded) with a UserError."""
+    if not isinstance(momentum, int | float) or not 0 <= momentum < 1:
+        raise UserError(f"sgd_momentum is {momentum!r}, but must lie in 0..1 (1 excluded)")
+
+
+def guarded_step(optimizer: torch.optim.Optimizer, good: Tensor, wait: bool) -> None:
+    """Take the step if ``good`` (a boolean scalar on the device), else leave weights and state as they are.
+
+    Without ``wait`` a fused optimizer decides on the device, so that the host need not wait for a GPU.
+    """
+    if not wait and optimizer.defaults.get("fused"):
+        optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # what torch's GradScaler sets
+        optimizer.step()
+    elif bool(good):
+        optimizer.step()
+
+
+def clipped_norm(parameters: Iterable[Tensor], clip: Mapping[str, Any] | None, of_gradients: bool = True) -> Tensor:
+    """Norm of all gradients together, a scalar; they are clipped by ``clip``, the arguments of ``clip_grad_norm_``.
+
+    With ``of_gradients=False`` it is the norm of the parameters themselves.
+    """
+    parameters = list(parameters)
+    if clip and of_gradients:
+        norm = clip_grad_norm_(parameters, **clip)
+    else:
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None] if of_gradients else parameters)
+    whole: Any = getattr(norm, "full_tensor", None)  # a model cut over processes
+    return (whole() if whole is not None else norm).detach()
 
 
 def parameter_groups_by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

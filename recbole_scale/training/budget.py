@@ -1,0 +1,51 @@
+"""A limit on the seconds of training, and a schedule that follows it. Nothing here knows RecBole."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from recbole_scale.errors import UserError
+
+
+def check_seconds(seconds: object, world_size: int = 1) -> float | None:
+    """``train_budget_seconds`` as a number, or None for no limit.
+
+    Raises:
+        UserError: no number above 0, or several processes, whose clocks would not agree on the last step.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise UserError(f"train_budget_seconds is {seconds!r}, but must be a number of seconds above 0")
+    if world_size > 1:
+        raise UserError("train_budget_seconds is for one process; several are limited by epochs")
+    return float(seconds)
+
+
+class TimeBudget:
+    """Seconds of training steps; evaluation does not count, since the clock is started anew for each epoch."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.spent = False
+        self._origin = perf_counter()
+
+    def start(self, already: float) -> None:
+        """Go on counting from ``already`` seconds."""
+        self._origin = perf_counter() - already
+        self.look()
+
+    def look(self) -> bool:
+        """Whether the time is over, by the clock."""
+        self.spent = self.seconds is not None and perf_counter() - self._origin >= self.seconds
+        return self.spent
+
+    def total_steps(self, step: int, planned: int) -> int:
+        """Steps of the whole training, for a schedule at ``step``: planned, or as many as fit in at the pace so far.
+
+        With a limit the schedule follows the clock: it ends when the time does, however many steps fit in.
+        """
+        if self.seconds is None or step == 0:
+            return planned
+        elapsed = max(perf_counter() - self._origin, 1e-9)
+        return max(step + 1, round(step * self.seconds / elapsed))

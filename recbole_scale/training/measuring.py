@@ -1,0 +1,162 @@
+"""What RecBole's own trainers do not measure, so that their rows can stand beside ours, and a limit on training time.
+
+A trainer of RecBole's is measured from outside: its methods are wrapped, its arithmetic is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from recbole.utils import ModelType
+
+from recbole_scale.errors import UserError
+from recbole_scale.training.budget import check_seconds
+
+
+class BudgetSpent(Exception):
+    """Leaves RecBole's loop over epochs after the evaluation that followed the last second of training."""
+
+
+class Meter:
+    """Counts a RecBole trainer's targets, seconds and evaluations, and ends its training when ``limit`` is spent.
+
+    The trainer gets the attributes that ours has: ``seconds_train``, ``targets_seen``, ``evaluations``,
+    ``best_epoch``. Time is that of training steps and their batches; evaluation does not count.
+    """
+
+    def __init__(self, trainer: Any, limit: float | None) -> None:
+        self.trainer, self.limit = trainer, limit
+        self._train_epoch, self._valid_epoch = trainer._train_epoch, trainer._valid_epoch
+        trainer._train_epoch, trainer._valid_epoch = self.train_epoch, self.valid_epoch
+        trainer.seconds_train, trainer.targets_seen, trainer.evaluations, trainer.best_epoch = 0.0, 0, [], None
+
+    @property
+    def spent(self) -> bool:
+        """Whether the time for training is over."""
+        return self.limit is not None and self.trainer.seconds_train >= self.limit
+
+    def train_epoch(self, train_data: Any, epoch_idx: int, *arguments: Any, **named: Any) -> Any:
+        """As the trainer's; an epoch may end early, and one that comes after the end raises :class:`BudgetSpent`."""
+        if self.spent:
+            raise BudgetSpent
+        trainer = self.trainer
+        before, seconds = trainer.targets_seen, trainer.seconds_train
+        batches = _Timed(train_data, self)
+        loss = self._train_epoch(batches, epoch_idx, *arguments, **named)
+        batches.stop_clock()
+        speed = (trainer.targets_seen - before) / max(trainer.seconds_train - seconds, 1e-9)
+        total = sum(loss) if isinstance(loss, tuple) else loss
+        mean = None if total is None else float(total) / max(batches.count, 1)
+        trainer.evaluations.append({"epoch": epoch_idx, "train_loss": mean, "targets_per_second": round(speed, 1)})
+        if self.spent:
+            trainer.eval_step = min(trainer.eval_step, 1)  # what there is gets evaluated, unless nothing is to be
+        return loss
+
+    def valid_epoch(self, *arguments: Any, **named: Any) -> Any:
+        """As the trainer's, noting metrics and the best epoch so far."""
+        score, result = self._valid_epoch(*arguments, **named)
+        trainer = self.trainer
+        best = trainer.best_valid_score
+        if score >= best if trainer.valid_metric_bigger else score <= best:
+            trainer.best_epoch = trainer.evaluations[-1]["epoch"] if trainer.evaluations else 0
+        if trainer.evaluations:
+            trainer.evaluations[-1] |= {f"valid_{k}": float(v) for k, v in result.items()}
+        return score, result
+
+
+class _Timed:
+    """A training loader with a clock around its batches, which stops handing them out when the meter says so."""
+
+    def __init__(self, loader: Any, meter: Meter) -> None:
+        self._loader, self._meter = loader, meter
+        self._last: float | None = None
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        trainer = self._meter.trainer
+        self._last = perf_counter()
+        for batch in self._loader:
+            yield batch
+            self.count += 1
+            trainer.targets_seen += len(batch) // getattr(self._loader, "times", 1)
+            self.stop_clock()
+            self._last = perf_counter()
+            if self._meter.spent:
+                return
+
+    def stop_clock(self) -> None:
+        """Add the time since the last look to the trainer's."""
+        if self._last is not None:
+            self._meter.trainer.seconds_train += perf_counter() - self._last
+            self._last = None
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def measured_fit(trainer: Any, prepared: Any, **named: Any) -> tuple[Any, Any]:
+    """``trainer.fit`` with a :class:`Meter` where the trainer measures nothing itself; stops at the time budget.
+
+    Returns:
+        best valid score and the metrics of that evaluation, as RecBole's ``fit``.
+    """
+    limit = check_seconds(prepared.config["train_budget_seconds"])
+    if not hasattr(trainer, "seconds_train") and hasattr(trainer, "_train_epoch"):
+        Meter(trainer, limit)
+    try:
+        best: tuple[Any, Any] = trainer.fit(prepared.train_data, prepared.valid_data, **named)
+    except BudgetSpent:
+        best = trainer.best_valid_score, trainer.best_valid_result
+    return best
+
+
+# Per user -----------------------------------------------------------------------------------------------------------
+
+
+def measured_test(trainer: Any, prepared: Any, per_user_file: str | None, **named: Any) -> tuple[Any, float]:
+    """``trainer.evaluate`` on the test rows; returns its metrics and the seconds it took.
+
+    ``per_user_file``: also write an ``.npz`` of one entry a test row: ``user`` (raw id), ``rank`` of the held-out
+    item (1 is best, 0 beyond the longest top-k list), ``nll`` in nats where it was measured.
+    """
+    kept: list[Any] = []
+    if per_user_file:
+        evaluate = trainer.evaluator.evaluate
+
+        def keep(struct: Any) -> Any:
+            kept.append(struct)
+            return evaluate(struct)
+
+        trainer.evaluator.evaluate = keep
+    started = perf_counter()
+    result = trainer.evaluate(prepared.test_data, **named)
+    seconds = perf_counter() - started
+    if per_user_file:
+        trainer.evaluator.evaluate = evaluate
+        save_per_user(per_user_file, prepared, kept[-1])
+    return result, seconds
+
+
+def save_per_user(path: str, prepared: Any, struct: Any) -> None:
+    """Write what an evaluation gathered for each user (see :func:`measured_test`).
+
+    Raises:
+        UserError: the evaluation ranked no lists, or rows hold several held-out items.
+    """
+    dataset = prepared.test_data._dataset
+    if "rec.topk" not in struct or (struct.get("rec.topk")[:, -1] != 1).any():
+        raise UserError("per_user_file needs one held-out item a row, ranked in full (HR, NDCG or Recall in metrics)")
+    hits = struct.get("rec.topk")[:, :-1].numpy()
+    rank = np.where(hits.any(1), hits.argmax(1) + 1, 0)
+    sequential = prepared.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    ids = dataset.inter_feat[dataset.uid_field] if sequential else prepared.test_data.uid_list
+    user = dataset.field2id_token[dataset.uid_field][np.asarray(ids)].astype(str)
+    nll = struct.get("rec.nll").numpy() if "rec.nll" in struct else np.full(len(rank), np.nan)
+    with open(path, "wb") as file:
+        np.savez_compressed(file, user=user, rank=rank.astype(np.int32), nll=nll.astype(np.float32))

@@ -1,0 +1,91 @@
+"""When the first optimizer hands over to SGD: the switching optimizer of arXiv 2311.11351."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recbole_scale.errors import UserError
+from recbole_scale.training.optimizers import check_momentum
+
+ADAM = ("adam", "adamw")
+
+
+@dataclass(frozen=True)
+class Switch:
+    """The rule of the switch.
+
+    Attributes:
+        on: whether there is a second phase at all.
+        patience: evaluations without a better valid metric after which the first phase is over.
+        at_epoch: epoch (from 0) at whose start the switch is forced, or None; patience does not count then.
+        epochs: most epochs of the first phase.
+        sgd_epochs: most epochs of the second phase, counted apart.
+    """
+
+    on: bool
+    patience: int
+    at_epoch: int | None
+    epochs: int
+    sgd_epochs: int
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any] | Any) -> Switch:
+        """Read the settings; ``switch_at_epoch`` switches ``optimizer_switch`` on.
+
+        Raises:
+            UserError: a number out of its range.
+        """
+        epochs, at_epoch = int(config["epochs"]), config["switch_at_epoch"]
+        on = bool(config["optimizer_switch"]) or at_epoch is not None
+        patience, sgd_epochs = config["switch_patience"], config["sgd_epochs"]
+        if patience is None:  # where early stopping would end a run without the switch
+            patience = int(config["stopping_step"]) + 1
+        for name, value, top in (("switch_patience", patience, None), ("sgd_epochs", sgd_epochs, None),
+                                 ("switch_at_epoch", at_epoch, epochs)):  # fmt: skip
+            if on and value is not None and not (isinstance(value, int) and 1 <= value <= (top or value)):
+                raise UserError(
+                    f"{name} is {value!r}, but must be a whole number from 1" + (f" to epochs ({top})" if top else "")
+                )
+        rate = config["sgd_learning_rate"]
+        if on and not (isinstance(rate, int | float) and rate > 0):
+            raise UserError(f"sgd_learning_rate is {rate!r}, but must be a number above 0")
+        check_momentum(config["sgd_momentum"])
+        return cls(on, patience, at_epoch, epochs, sgd_epochs)
+
+    def reason(self, epoch: int, exhausted: bool, waited: int, best_epoch: int, metric: str) -> str | None:
+        """Why the first phase ends before ``epoch``, or None while it goes on.
+
+        Args:
+            epoch: the epoch that would come next.
+            exhausted: whether early stopping has ended the first phase.
+            waited: evaluations without a better ``metric``.
+            best_epoch: epoch of the best ``metric``.
+            metric: name of the valid metric.
+        """
+        if not self.on:
+            return None
+        if self.at_epoch is not None:
+            return f"switch_at_epoch {self.at_epoch}" if epoch >= self.at_epoch else None
+        if exhausted:
+            return f"no better {metric} for {waited} evaluation{'s' * (waited != 1)} since epoch {best_epoch}"
+        return "epochs of the first phase used up" if epoch >= self.epochs else None
+
+    def first_phase_steps(self, stopping_step: int) -> float:
+        """``max_step`` of RecBole's early stopping in the first phase: it stops when the counter exceeds it."""
+        if not self.on:
+            return stopping_step
+        return float("inf") if self.at_epoch is not None else self.patience - 1
+
+
+def phase(learner: str, learning_rate: float, first_epoch: int, reason: str) -> dict[str, Any]:
+    """An entry of the row's ``phases``; its best valid metric and epoch are filled in as it is evaluated."""
+    return {
+        "phase": "adam" if learner in ADAM else learner,
+        "optimizer": learner,
+        "learning_rate": learning_rate,
+        "first_epoch": first_epoch,
+        "reason": reason,
+        "best_epoch": None,
+    }

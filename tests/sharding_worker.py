@@ -1,0 +1,175 @@
+"""What each process of tests/test_sharding.py runs: ``python sharding_worker.py TASK FOLDER [MODE]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+
+from recbole_scale.model.layers import DecoderBlock, init_weights
+from recbole_scale.training import parallel
+from recbole_scale.training.checkpoint import load_checkpoint, save_checkpoint
+from recbole_scale.training.optimizers import build_optimizer
+from recbole_scale.training.sharded_checkpoint import save_sharded
+from recbole_scale.training.sharding import whole
+
+N_ITEMS, D, LENGTH = 31, 32, 7
+
+
+class Tied(nn.Module):
+    """The decoder without RecBole: item embedding used in the input and in the softmax."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.item_embedding = nn.Embedding(N_ITEMS + 1, D, padding_idx=0)
+        self.position_embedding = nn.Embedding(LENGTH, D)
+        self.blocks = nn.ModuleList(DecoderBlock(D, 2, 4 * D) for _ in range(3))
+        self.final_norm = nn.LayerNorm(D)
+        torch.manual_seed(seed)
+        init_weights(self, list(self.blocks), 0.2)
+
+    def scores(self, item_seq: torch.Tensor) -> torch.Tensor:
+        x = self.item_embedding(item_seq) + self.position_embedding.weight
+        for block in self.blocks:
+            x = block(x)
+        return self.final_norm(x)
+
+    def calculate_loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        counted = batch["target"] != 0
+        hidden = self.scores(batch["input"])[counted]
+        return F.cross_entropy(hidden @ self.item_embedding.weight[1:].T, batch["target"][counted] - 1)
+
+
+class Batch(dict):
+    """As RecBole's Interaction: a key gives a column, a slice gives rows."""
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return super().__getitem__(key)
+        return Batch({name: value[key] for name, value in self.items()})
+
+    def __len__(self) -> int:
+        return len(self["input"])
+
+
+def batch_of(step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    rows = 1 if step == 2 else 9 + step  # a step with fewer rows than processes, odd and even numbers of rows
+    items = torch.randint(1, N_ITEMS + 1, (rows, LENGTH + 1), generator=generator)
+    target = items[:, 1:].clone()
+    target[:, : int(step)] = 0
+    return Batch(input=items[:, :-1], target=target)
+
+
+class Run:
+    """Model, loss and optimizer of one process."""
+
+    def __init__(self, mode: str, bf16: bool = False) -> None:
+        self.model = Tied(seed=1 + parallel.rank())  # other first weights in each process: the first one's count
+        self.bf16 = bf16
+        self.loss = parallel.data_parallel(self.model, mode, bf16)
+        self.optimizer = build_optimizer(self.model, "adamw", 1e-2, 0.1)
+
+    def step(self, number: int) -> dict[str, Any]:
+        """One step; returns loss, norm and whole gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        mine, weight = parallel.share(batch_of(number), "target")
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss = self.loss(mine) * weight
+        loss.backward()
+        gradients = {name: whole(p.grad).clone() for name, p in self.model.named_parameters()}
+        norm = whole(clip_grad_norm_(self.model.parameters(), 0.5))
+        self.optimizer.step()
+        mean = parallel.total(loss.detach().clone()) / parallel.world_size()
+        return {"loss": mean, "norm": norm, "gradients": gradients}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in whole(self.model.state_dict()).items()}
+
+    def state(self) -> dict[str, Any]:
+        return {"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "note": [1, "a"]}
+
+    def load(self, path: Path) -> None:
+        state = load_checkpoint(path, mesh=parallel.mesh_of(self.loss))
+        assert state["note"] == [1, "a"]
+        self.model.load_state_dict(state["state_dict"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def gradients(folder: Path, mode: str) -> None:
+    run = Run("fsdp" if mode == "bf16" else mode, bf16=mode == "bf16")
+    found = [run.step(number) for number in range(5)]
+    keep(folder / "found.pt", {"steps": found, "weights": run.weights(), "mode": parallel.mode_of(run.loss)})
+
+
+def write(folder: Path, mode: str) -> None:
+    """Two steps, a checkpoint, three more steps."""
+    run = Run(mode)
+    for number in range(2):
+        run.step(number)
+    if parallel.mode_of(run.loss) == "fsdp":
+        save_sharded(run.state(), folder / "last")
+    elif parallel.rank() == 0:
+        save_checkpoint(run.state(), folder / "last")
+    for number in range(2, 5):
+        run.step(number)
+    keep(folder / "found.pt", {"weights": run.weights()})
+
+
+def resume(folder: Path, mode: str) -> None:
+    """The three steps after the checkpoint of ``write``."""
+    run = Run(mode)
+    run.load(folder / "last")
+    loaded = whole(run.state()["optimizer"])
+    for number in range(2, 5):
+        run.step(number)
+    keep(folder / "resumed.pt", {"weights": run.weights(), "optimizer": loaded})
+
+
+def evaluation(folder: Path, mode: str) -> None:
+    """Scores of the whole model, between two training steps, on as many batches as the process's rank."""
+    run = Run(mode)
+    run.step(0)
+    with torch.no_grad(), parallel.whole_model(run.loss) as model:
+        for number in range(parallel.rank() + 1):
+            scores = model.scores(batch_of(number)["input"])
+        first = model.scores(batch_of(0)["input"])
+    weights = run.weights()
+    run.step(1)
+    keep(folder / "found.pt", {"scores": first, "last": scores, "weights": weights})
+
+
+def full_disk(folder: Path, mode: str) -> None:
+    """A second save that does not fit must leave the first as it was."""
+    import resource
+    import signal
+
+    run = Run(mode)
+    save_sharded(run.state(), folder / "last")
+    run.step(0)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+    from recbole_scale.errors import exit_code
+
+    code = exit_code(lambda: save_sharded(run.state(), folder / "last"))
+    parallel.leave()
+    sys.exit(code)
+
+
+def keep(path: Path, found: Any) -> None:
+    if parallel.rank() == 0:
+        torch.save(found, path)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if settings := parallel.torchrun_settings():
+        parallel.join(settings, use_gpu=False)
+    task, target, *more = sys.argv[1:]
+    globals()[task](Path(target), *(more or ["fsdp"]))
+    parallel.leave()

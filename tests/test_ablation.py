@@ -1,0 +1,79 @@
+"""The ablation benchmark on small data: one training gives both rows of SO, finished trainings are passed over."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import ablation
+
+import recbole_scale
+from recbole_scale.errors import UserError
+
+QUICK = ["MAX_ITEM_LIST_LENGTH=10", "train_batch_size=256", "topk=[5,10]", "warmup_steps=5"]
+
+
+def test_shapes_are_the_ladders_or_take_the_rates_of_the_nearest_width():
+    assert ablation.shape_settings("12x256") == {"size": "medium"}
+    wide = ablation.shape_settings("2x1200")
+    assert (wide["n_layers"], wide["hidden_size"], wide["inner_size"]) == (2, 1200, 4800)
+    assert 1200 % wide["n_heads"] == 0 and wide["learning_rate"] == 0.0001
+    assert ablation.shape_settings("24x32")["n_heads"] == 1
+    for wrong in ("2", "x64", "0x64", "2x64x3", "axb"):
+        with pytest.raises(UserError, match="not of the form"):
+            ablation.shape_settings(wrong)
+
+
+def test_without_lad_all_layers_have_the_mean_rate():
+    arguments = argparse.Namespace(dropout=[0.3, 0.1], checkpoint_dir="c", data_path=Path("d"), settings=["epochs=3"])
+    on, off = (ablation.settings_of(arguments, "24x64", 1, lad) for lad in (True, False))
+    assert (on["dropout_bottom"], on["dropout_top"]) == (0.3, 0.1)
+    assert off["dropout_bottom"] == off["dropout_top"] == pytest.approx(0.2) and off["epochs"] == 3
+    assert {k for k in on if on[k] != off[k]} == {"dropout_bottom", "dropout_top"}
+
+
+def test_the_table_is_the_papers_and_effects_are_paired():
+    losses = {(True, True): 1.0, (False, True): 1.5, (True, False): 2.0, (False, False): 4.0}
+    rows = [
+        {"shape": "2x64", "n_blocks": 98304, "seed": s, "lad": a, "so": b, "test_nll": loss + s}
+        for (a, b), loss in losses.items()
+        for s in (1, 2, 3)
+    ]
+    text = ablation.tables(rows, "test_nll").splitlines()
+    assert text[0] == "| test_nll, mean ± sd over seeds | 2x64 (98,304) |"
+    assert text[2:6] == ["| LAD + SO | 3.0000 ± 1.0000 |", "| without LAD | 3.5000 ± 1.0000 |",
+                         "| without SO | 4.0000 ± 1.0000 |", "| neither | 6.0000 ± 1.0000 |"]  # fmt: skip
+    assert "| LAD, with SO | -0.5000 ± 0.0000 |" in text and "| both | -3.0000 ± 0.0000 |" in text
+
+
+def test_the_benchmark_runs_resumes_and_agrees_with_plain_runs(walk):
+    script = Path(ablation.__file__)
+    command = [sys.executable, str(script), "--dataset", "walk", "--shapes", "2x32", "3x16", "--seeds", "1",
+               "--epochs", "2", "--out", "out.jsonl", *QUICK, "sgd_epochs=1"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert first.returncode == 0, first.stderr[-2000:]
+    text = (walk / "out.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [(r["shape"], r["lad"], r["so"]) for r in rows] == [
+        (shape, lad, so) for shape in ("2x32", "3x16") for lad in (True, False) for so in (False, True)
+    ]
+    assert {r["epochs"] for r in rows if r["so"]} == {3} and {r["epochs"] for r in rows if not r["so"]} == {2}
+    assert first.stdout.startswith("| test_nll") and "| neither |" in first.stdout
+    assert not list((walk / "saved" / "ablation").glob("*.pth"))
+    (walk / "out.jsonl").write_text("".join(text.splitlines(keepends=True)[:6]) + '{"torn')  # killed while writing
+    second = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert second.returncode == 0 and second.stderr.count("done in") == 1
+    again = [json.loads(line) for line in (walk / "out.jsonl").read_text().splitlines()]
+    assert [r["test_nll"] for r in again] == [r["test_nll"] for r in rows]
+    assert second.stdout == first.stdout
+    settings = {**rows[0]["settings"], "checkpoint_dir": "plain", "optimizer_switch": False}
+    plain = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
+    assert plain["nll"] == rows[0]["test_nll"]  # the run without the switch, trained by itself

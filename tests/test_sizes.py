@@ -1,0 +1,77 @@
+"""The six shipped files: complete, known to the package, of the paper's shapes, and documented."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+import pytest
+from test_model import PAPER_N, make_config
+
+from recbole_scale.errors import UserError
+from recbole_scale.model.scaled_sasrec import attention_rates, dropout_rates
+from recbole_scale.model.sizes import SIZE_NAMES, Shape, load_size, parameter_groups
+from recbole_scale.settings import check_keys, load_settings_file
+
+PROPERTIES = files("recbole_scale").joinpath("properties")
+ALL_FILES = sorted(
+    str(path.relative_to(str(PROPERTIES))) for path in __import__("pathlib").Path(str(PROPERTIES)).rglob("*.yaml")
+)
+PAPER = {  # arXiv 2311.11351: layers, width, heads, epochs
+    "tiny": (2, 64, 2, 30),
+    "small": (4, 128, 4, 30),
+    "base": (8, 128, 4, 30),
+    "medium": (12, 256, 8, 27),
+    "large": (24, 512, 8, 12),
+    "xlarge": (48, 1200, 24, 12),
+}
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_every_shipped_file_is_yaml_of_known_keys(name):
+    settings = load_settings_file(str(PROPERTIES.joinpath(name)))
+    assert settings
+    check_keys(settings, f"in {name}")
+
+
+@pytest.mark.parametrize("size", SIZE_NAMES)
+def test_a_size_has_the_papers_shape_and_n(size):
+    rung = load_size(size)
+    assert (rung["n_layers"], rung["hidden_size"], rung["n_heads"], rung["epochs"]) == PAPER[size]
+    assert rung["size"] == size and rung["inner_size"] == 4 * rung["hidden_size"]
+    shape = Shape.from_config(make_config(**rung), 100)
+    assert parameter_groups(shape)["n_blocks"] == 12 * rung["n_layers"] * rung["hidden_size"] ** 2 == PAPER_N[size]
+
+
+@pytest.mark.parametrize("size", SIZE_NAMES)
+def test_a_size_has_rates_that_fall_with_depth_and_reach_attention(size):
+    config = make_config(attn_dropout_prob=None) | load_size(size)
+    rates = dropout_rates(config)
+    assert len(rates) == config["n_layers"] and rates == sorted(rates, reverse=True) and 0 < rates[-1] <= rates[0] < 0.5
+    assert attention_rates(config) == ([0.0] * 2 if size == "tiny" else rates)
+
+
+def test_learning_rates_fall_and_batches_grow_with_size():
+    rungs = [load_size(size) for size in SIZE_NAMES]
+    rates, batches = ([rung[key] for rung in rungs] for key in ("learning_rate", "train_batch_size"))
+    assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1] > 0
+    assert batches == sorted(batches) and batches[0] < batches[-1]
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_every_line_says_what_it_means(name):
+    """`key: value  # (type) meaning` on every line that sets something, keys inside a mapping apart."""
+    for line in PROPERTIES.joinpath(name).read_text("utf-8").splitlines():
+        if re.match(r"\w+: ", line) and name.startswith(SIZE_NAMES):
+            assert re.search(r"# \(\w+\) .{8,}", line), line
+
+
+@pytest.mark.parametrize("size", SIZE_NAMES)
+def test_a_file_says_why_its_dropout_is_what_it_is(size):
+    text = PROPERTIES.joinpath(f"{size}.yaml").read_text("utf-8")
+    assert re.search(r"^# Dropout: .+", text, re.MULTILINE) and re.search(r"^# Learning rate and batch: .+", text, re.M)
+
+
+def test_an_unknown_size_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'large'"):
+        load_size("larg")
