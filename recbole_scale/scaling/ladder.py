@@ -46,7 +46,8 @@ def shaped(text: str) -> Rung:
         raise UserError(f"the shape '{text}' has {d_model} dimensions, which {heads} heads do not divide")
     n_blocks = 12 * layers * d_model**2
     values = dict(zip(SHAPE_KEYS, (layers, d_model, heads, 4 * d_model), strict=True))
-    return Rung(f"{layers}x{d_model}", n_blocks, {"size": nearest_size(n_blocks), **values})
+    name = f"{layers}x{d_model}" + (f"x{heads}" if found[3] else "")
+    return Rung(name, n_blocks, {"size": nearest_size(n_blocks), **values})
 
 
 def nearest_size(n_blocks: int) -> str:

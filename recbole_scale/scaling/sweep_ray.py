@@ -32,7 +32,7 @@ def on_ray(address: str, cpus: float, gpus: float, keep: str = "best") -> Engine
 
         started_here = not ray.is_initialized()
         if started_here:
-            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         try:
             yield from _run_all(ray, points, {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 1}, keep)
         finally:

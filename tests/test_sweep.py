@@ -1,0 +1,175 @@
+"""Sweeps on real runs: rows, skipping, failures, kill -9, Ray, and one command's mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recbole_scale.data.histories import share_of_user
+from recbole_scale.errors import UserError
+from recbole_scale.run import make_config, prepare
+from recbole_scale.scaling import sweep as sweep_module
+from recbole_scale.scaling.records import read_rows
+from recbole_scale.scaling.study_rows import as_rows
+from recbole_scale.scaling.sweep_command import main
+
+SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "size_sweep.py"
+COMMON = ["--dataset", "walk", "--epochs", "2", "--rows", "rows.jsonl", "--train_batch_size=256", "--topk=[5,10]"]
+NUMBERS = ("run_id", "test_nll", "best_valid_nll", "interactions_seen", "n_blocks", "seed", "data_fraction")
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return as_rows(read_rows(folder / "rows.jsonl"))
+
+
+def numbers(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {row["run_id"]: [row[name] for name in NUMBERS] for row in rows}
+
+
+def test_a_grid_becomes_rows_and_finished_rows_are_skipped(
+    walk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    run_module = sys.modules["recbole_scale.run"]  # the package's attribute of this name is the function
+    original = run_module.create_dataset
+    monkeypatch.setattr(run_module, "create_dataset", lambda config: reads.append(1) or original(config))
+    arguments = [*COMMON, "--shapes", "1x8", "2x8", "--seeds", "1", "2", "--fractions", "0.5", "1"]
+    assert main(arguments) == 0
+    rows = rows_of(walk)
+    assert len(rows) == 8 and all(row["status"] == "ok" for row in rows)
+    assert {(r["n_blocks"], r["seed"], r["data_fraction"]) for r in rows} == {
+        (n, s, f) for n in (768, 1536) for s in (1, 2) for f in (0.5, 1.0)
+    }
+    assert len(reads) == 1, "the data set is read once for the plan and all runs"
+    assert all(row["epochs"] == 2 and len(row["evaluations"]) == 2 for row in rows)
+    assert not list(walk.glob("saved/*.last.pth")) and len(list(walk.glob("saved/*.best.pth"))) == 8
+    printed = capsys.readouterr().out
+    assert "8 runs, 0 of them finished" in printed and "test nll" in printed
+    assert main(arguments) == 0
+    assert len(rows_of(walk)) == 8
+    assert "8 runs, 8 of them finished" in capsys.readouterr().out
+
+
+def test_a_fraction_keeps_the_same_users_and_all_tests(walk: Path) -> None:
+    def prepared(**settings: Any) -> Any:
+        return prepare(make_config("ScaledSASRec", "walk", None, {"topk": [5], **settings}))
+
+    whole, half, other = prepared(), prepared(data_fraction=0.5), prepared(data_fraction=0.5, seed=9)
+    histories = whole.dataset.histories
+    tokens = whole.dataset.field2id_token["user_id"][histories.users]
+    kept = share_of_user(tokens) < 0.5
+    lengths = histories.lengths
+    trained = lengths - np.minimum(2, lengths - 2) - 1  # less the held-out ones and the first, which is no target
+    assert half.train_data.n_targets == trained[kept].sum() == other.train_data.n_targets
+    assert whole.train_data.n_targets == trained.sum()
+    assert len(half.test_data.dataset) == len(whole.test_data.dataset) == len(lengths)
+    assert half.fingerprint == whole.fingerprint
+    # an independent look at what the batches hold: no item sequence of a user who was left out
+    allowed = {tuple(histories.items[a : b - 2]) for a, b, k in
+               zip(histories.offsets[:-1], histories.offsets[1:], kept, strict=True) if k}  # fmt: skip
+    inputs = half.train_data.batch(0)["item_id_list"].numpy()
+    for row in inputs:
+        text = ",".join(map(str, row[row > 0]))
+        assert any(text in ",".join(map(str, history)) for history in allowed)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.5, "half", True])
+def test_a_wrong_fraction_is_told(walk: Path, fraction: object) -> None:
+    with pytest.raises(UserError, match="data_fraction"):
+        prepare(make_config("ScaledSASRec", "walk", None, {"topk": [5], "data_fraction": fraction}))
+
+
+def test_a_failed_run_is_a_row_and_is_tried_again(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = sweep_module.train_and_test
+
+    def fails_once(config: Any, **kwargs: Any) -> Any:
+        if config["seed"] == 1:
+            raise RuntimeError("out of\nmemory")
+        return original(config, **kwargs)
+
+    monkeypatch.setattr(sweep_module, "train_and_test", fails_once)
+    arguments = [*COMMON, "--shapes", "1x8", "--seeds", "1", "2"]
+    assert main(arguments) == 1
+    first, second = sorted(rows_of(walk), key=lambda row: row["seed"])
+    assert (first["status"], second["status"]) == ("failed", "ok")
+    assert first["error"] == "RuntimeError: out of memory" and first["settings"]["seed"] == 1
+    monkeypatch.setattr(sweep_module, "train_and_test", original)
+    assert main(arguments) == 0
+    assert [row["status"] for row in rows_of(walk)].count("ok") == 2
+
+
+def test_a_killed_sweep_goes_on_with_the_same_numbers(walk: Path) -> None:
+    arguments = [*COMMON, "--shapes", "1x8", "2x16", "--seeds", "1", "--epochs", "6", "--save_step=2"]
+    command = [sys.executable, str(SCRIPT), *arguments]
+    whole = walk / "whole"
+    whole.mkdir()
+    (whole / "dataset").symlink_to(walk / "dataset")
+    subprocess.run(command, cwd=whole, check=True, capture_output=True)
+    process = subprocess.Popen(command, cwd=walk, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:  # killed once the first row is there
+        if (walk / "rows.jsonl").is_file() and list(walk.glob("saved/*.last.pth")):
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command, cwd=walk, check=True, capture_output=True, text=True)
+    assert "2 runs finished" in done.stdout or "1 runs finished" in done.stdout or "2 of them finished" in done.stdout
+    assert numbers(rows_of(walk)) == numbers(rows_of(whole))
+
+
+def test_ray_gives_the_numbers_of_one_process(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    arguments = [*COMMON, "--shapes", "1x8", "2x8", "--seeds", "1"]
+    command = [sys.executable, str(SCRIPT), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*command, "--rows", "here.jsonl"], cwd=walk, check=True, capture_output=True, env=environment, timeout=600
+    )
+    done = subprocess.run(
+        [*command, "--ray_address", "local"], cwd=walk, capture_output=True, text=True, env=environment, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert numbers(rows_of(walk)) == numbers(as_rows(read_rows(walk / "here.jsonl")))
+
+
+def test_a_sweep_file_gives_the_same_plan(walk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"dataset": "walk", "shapes": ["1x8", "2x8"], "seeds": [1, 2], "epochs": 2,
+               "settings": {"train_batch_size": 256, "topk": [5, 10]}}  # fmt: skip
+    (walk / "sweep.yaml").write_text(json.dumps(content))
+    assert main(["--sweep", "sweep.yaml", "--rows", "rows.jsonl", "--dry_run"]) == 0
+    from_file = capsys.readouterr().out
+    assert main([*COMMON, "--shapes", "1x8", "2x8", "--seeds", "1", "2", "--dry_run"]) == 0
+    assert capsys.readouterr().out == from_file
+    assert not (walk / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--dataset", "walk"], "a sweep needs shapes"),
+        (["--shapes", "1x8"], "a sweep needs --dataset"),
+        (["--dataset", "walk", "--layers", "1"], "--layers and --d_model go together"),
+        (["--dataset", "walk", "--sizes", "tinny"], "did you mean 'tiny'"),
+        (["--dataset", "walk", "--equal_n", "many"], "--equal_n many"),
+        (["--dataset", "walk", "--shapes", "1x8", "--fractions", "2"], "data_fraction is 2"),
+        (["--dataset", "walk", "--shapes", "1x8", "--learning_rat=1"], "did you mean 'learning_rate'"),
+        (["--dataset", "wlk", "--shapes", "1x8"], "wlk"),
+        (["--dataset", "walk", "--shapes", "1x8", "1x8x2"], "are the same"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(walk: Path, arguments: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as told:
+        main([*arguments, "--topk=[5]"])
+    assert sentence in str(told.value)
+    assert not (walk / "results").exists()
