@@ -10,7 +10,7 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,19 @@ COLUMNS: dict[str, str] = {
     "epochs": "epochs trained",
     "best_epoch": "epoch (from 0) of the best valid metric",
     "seed": "random seed",
-    "evaluations": "list, one per epoch: epoch, train_nll, targets_per_second, valid_<metric>",
+    "evaluations": "list, one per epoch: epoch, phase, train_nll, targets_per_second, valid_<metric>",
+    "phases": "list, one per optimizer: phase, optimizer, learning_rate, first_epoch, reason, and the best epoch and "
+    "valid metrics at its end",
+    "skipped_steps": "steps left out since loss or gradient was not finite",
+    "spikes": "losses above spike_factor x the running median",
+    "rollbacks": "returns to the last good checkpoint after three skipped steps in a row",
     "best_valid_metrics": "metrics at the best epoch",
     "best_valid_nll": "valid NLL at the best epoch, nats per interaction",
     "test_metrics": "metrics of the best checkpoint on test",
     "test_nll": "test NLL, nats per held-out interaction",
     "test_nll_se": "standard error of test_nll over interactions",
     "seconds_train": "time in training steps, s",
+    "seconds_evaluate": "time of ranking the test rows once, s",
     "seconds_total": "time of the whole run, s",
     "peak_memory_mb": "largest resident memory of the process so far, MB (device memory on a GPU)",
     "device": "what it ran on",
@@ -69,8 +75,9 @@ COLUMNS: dict[str, str] = {
 _ENVIRONMENT = {
     "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "log_wandb", "wandb_project", "worker",
     "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
-    "data_cache", "rows_on_demand", "local_rank", "single_spec", "config_files", "results_file", "save_step", "resume",
-    "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset", "group_offset", "world_size", "dry_run",
+    "data_cache", "rows_on_demand", "per_user_file", "local_rank", "single_spec", "config_files", "results_file",
+    "save_step", "resume", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset",
+    "group_offset", "world_size", "dry_run", "parallel",
 }  # fmt: skip
 
 
@@ -95,20 +102,36 @@ def data_fingerprint(dataset: Any) -> str:
 
 
 def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
-    """Add one row to a JSON-lines file, safe against other writers and against being killed.
+    """Add the row of a run to a results file; see :func:`append_rows`.
 
-    The line goes out in one ``write`` under an exclusive lock and is synced; if an earlier writer was killed half way,
+    Raises:
+        UserError: a column is unknown, or the disk is full (the file is put back to what it was).
+    """
+    append_rows(path, [row], COLUMNS)
+
+
+def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:
+    """Add rows to a JSON-lines file, all or none, safe against other writers and against being killed.
+
+    The lines go out in one ``write`` under an exclusive lock and are synced; if an earlier writer was killed half way,
     its torn line is cut off first, so that a torn line can only be the last one and is never joined to a whole one.
+
+    Args:
+        path: the file; it and its folder are made where they are missing.
+        rows: values by column; a column a row lacks is null.
+        columns: all columns, in order.
 
     Raises:
         UserError: a column is unknown, or the disk is full (the file is put back to what it was).
     """
     import fcntl
 
-    unknown = [key for key in row if key not in COLUMNS]
+    columns = list(columns)
+    unknown = [key for row in rows for key in row if key not in columns]
     if unknown:
         raise UserError(f"a run's row has no column '{unknown[0]}'; columns are documented in scaling/records.py")
-    line = (json.dumps(_plain({k: row.get(k) for k in COLUMNS}), allow_nan=False) + "\n").encode()
+    text = [json.dumps(_plain({k: row.get(k) for k in columns}), allow_nan=False) for row in rows]
+    lines = "".join(line + "\n" for line in text).encode()
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +141,7 @@ def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
             end = _end_of_whole_lines(descriptor)
             os.ftruncate(descriptor, end)
             try:
-                if os.pwrite(descriptor, line, end) != len(line):
+                if os.pwrite(descriptor, lines, end) != len(lines):
                     raise OSError(28, "no space left on device")
                 os.fsync(descriptor)
             except OSError:

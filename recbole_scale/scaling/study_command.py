@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model=options.model,
         x=options.x,
         loss=options.loss,
-        holdout=_names(options.holdout),
-        predict=_names(options.predict),
-        where=dict(_pair(text) for text in options.where),
+        holdout=names_of(options.holdout),
+        predict=names_of(options.predict),
+        where=where_of(options.where),
         resamples=options.resamples,
         seed=options.seed,
     )
@@ -120,12 +120,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_of(text: str) -> tuple[str, ...]:
+    """The names in a list such as ``large,829M``."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _pair(text: str) -> tuple[str, str]:
-    column, equals, value = text.partition("=")
-    if not equals or not column:
-        raise UserError(f"--where {text} is not of the form COLUMN=VALUE")
-    return column, value
+def where_of(texts: Sequence[str]) -> dict[str, str]:
+    """Conditions of the form ``COLUMN=VALUE`` by column.
+
+    Raises:
+        UserError: another form.
+    """
+    conditions = {}
+    for text in texts:
+        column, equals, value = text.partition("=")
+        if not equals or not column:
+            raise UserError(f"--where {text} is not of the form COLUMN=VALUE")
+        conditions[column] = value
+    return conditions

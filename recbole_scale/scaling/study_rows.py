@@ -18,6 +18,7 @@ X_COLUMNS = ("n_blocks", "n_blocks_exact", "unique_interactions")
 LOSSES = ("test_nll", "best_valid_nll")
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _CLOSE = 0.01  # a count such as 75.5M names the size within 1 % of it
+SAME_SIZE = 0.02  # shapes whose N differs by less are one size in another shape
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,14 @@ class Choice:
 def as_rows(frame: pd.DataFrame) -> list[Row]:
     """Rows of :func:`recbole_scale.scaling.records.read_rows` as dicts, with None for what a row lacks."""
     records = frame.astype(object).to_dict("records")
-    return [{str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in records]
+    return [{str(name): _as_written(value) for name, value in row.items()} for row in records]
+
+
+def _as_written(value: Any) -> Any:
+    """A value as the file had it: where a row lacks a count, pandas makes nan of it and floats of all the others."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
 
 
 def choose(rows: Sequence[Row], question: Question, *, fix_other_axis: bool = True) -> Choice:
@@ -78,6 +86,9 @@ def choose(rows: Sequence[Row], question: Question, *, fix_other_axis: bool = Tr
     if fix_other_axis:
         kept = _fix_other_axis(kept, question.x, notes)
     kept = _measured(kept, question, notes)
+    kept = best_settings(kept, notes)
+    if question.x != "unique_interactions":
+        kept = _one_shape(kept, question.x, notes)
     out = {id(row) for name in question.holdout for row in _named(kept, question.x, name)}
     fitted = [row for row in kept if id(row) not in out]
     return Choice(dataset, model, fitted, [row for row in kept if id(row) in out], notes)
@@ -158,6 +169,60 @@ def _measured(rows: list[Row], question: Question, notes: list[str]) -> list[Row
     if len(kept) < len(rows):
         notes.append(f"{len(rows) - len(kept)} rows lack {question.x} or {question.loss} and are left out")
     return kept
+
+
+def best_settings(rows: Sequence[Row], notes: list[str]) -> list[Row]:
+    """One row for a shape, a seed and an amount of data: of several settings tried, the one of lowest valid loss."""
+    runs: dict[Any, list[Row]] = {}
+    for row in rows:
+        key = tuple(row.get(name) for name in ("n_layers", "d_model", "n_blocks", "unique_interactions", "seed"))
+        runs.setdefault(id(row) if row.get("seed") is None else key, []).append(row)
+    best = {id(min(tried, key=_valid_loss)) for tried in runs.values()}
+    if len(best) < len(rows):
+        notes.append(
+            f"{len(rows) - len(best)} runs repeat a shape and seed with other settings, such as epochs or dropout; of "
+            "each the run of lowest valid loss is taken"
+        )
+    return [row for row in rows if id(row) in best]
+
+
+def _one_shape(rows: list[Row], x: str, notes: list[str]) -> list[Row]:
+    """One shape for every size: a named one, else that of most runs, else that of lowest valid loss."""
+    kept: list[Row] = []
+    for group in same_size(rows, x):
+        shapes: dict[Any, list[Row]] = {}
+        for row in group:
+            shapes.setdefault((row.get("n_layers"), row.get("d_model")), []).append(row)
+        chosen = max(shapes.values(), key=_standing)
+        kept += chosen
+        if len(shapes) > 1:
+            notes.append(
+                f"of {len(shapes)} shapes near {show_count(chosen[0][x])} the law takes {chosen[0].get('n_layers')} x "
+                f"{chosen[0].get('d_model')}"
+            )
+    ids = {id(row) for row in kept}
+    return [row for row in rows if id(row) in ids]
+
+
+def same_size(rows: Iterable[Row], x: str = "n_blocks") -> list[list[Row]]:
+    """Rows grouped by size, smallest first; a group spans at most 2 % of column ``x``."""
+    groups: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: float(row[x])):
+        if groups and row[x] <= (1.0 + SAME_SIZE) * groups[-1][0][x]:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _valid_loss(row: Row) -> float:
+    value = row.get("best_valid_nll")
+    return float(value) if isinstance(value, int | float) else math.inf
+
+
+def _standing(runs: Sequence[Row]) -> tuple[bool, int, float]:
+    """How a shape ranks among those of its size."""
+    return any(row.get("size") for row in runs), len(runs), -sum(map(_valid_loss, runs)) / len(runs)
 
 
 def _named(rows: list[Row], x: str, name: str) -> list[Row]:

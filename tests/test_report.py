@@ -1,0 +1,395 @@
+"""The report says what the rows and a known law say, in two sentences; its page is whole, safe and needs no network."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study_rows_made import SHAPES, TRUTH, WHOLE, full_study, law_of, made_row, made_rows, ndcg_of
+
+from recbole_scale.challenges.table import COLUMNS as CHALLENGE_COLUMNS
+from recbole_scale.errors import UserError, exit_code
+from recbole_scale.scaling import report_next
+from recbole_scale.scaling.laws import fit_power_law
+from recbole_scale.scaling.report import Study, make_study
+from recbole_scale.scaling.report_challenges import challenges_section, read_challenges
+from recbole_scale.scaling.report_command import main
+from recbole_scale.scaling.report_findings import ends_of, headline, overfits_after, size_means, worth_up_to
+from recbole_scale.scaling.report_page import answer_text
+from recbole_scale.scaling.study_rows import Question, as_rows, choose
+
+SCRIPT = Path(__file__).parents[1] / "run_scripts" / "report.py"
+SMALL, LARGE = 12 * 16**2, 12 * 4 * 128**2
+QUICK = Question(resamples=100)
+HOSTILE = '<script>alert("x")</script>&\'$a$'
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text of a page, and whether every tag is closed."""
+
+    VOID = ("meta", "path", "use", "rect", "br")
+
+    def __init__(self, content):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], ""
+        self.feed(content)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def challenge_row(challenge, group, n, value, **columns):
+    """One row of challenge_tasks.py."""
+    known = {"challenge": challenge, "group": group, "metric": "ndcg@10", "value": value, "n": 50, "lower": 0.9 * value,
+             "upper": 1.1 * value, "dataset": "made", "model": "ScaledSASRec", "n_blocks": n, "n_parameters": n,
+             "run_id": str(n), "setting": "equal_items"}  # fmt: skip
+    return {**dict.fromkeys(CHALLENGE_COLUMNS), **known, **columns}
+
+
+@cache
+def exact():
+    """The study of rows that lie on the known law."""
+    return make_study(made_rows(), QUICK)
+
+
+@cache
+def noisy():
+    """The same with noise of 0.1 %."""
+    return make_study(made_rows(0.001), QUICK)
+
+
+@cache
+def full():
+    """A study with everything."""
+    return make_study(full_study(), QUICK)
+
+
+def sentences(rows):
+    study = rows if isinstance(rows, Study) else make_study(rows, QUICK)
+    return headline(study.choice, study.found, study.refusal, "test_nll", study.worth, study.metric)
+
+
+def test_the_first_sentence_states_what_the_known_law_gives():
+    first, _ = sentences(exact())
+    drop = law_of(SMALL) - law_of(LARGE)
+    assert first == (
+        f"On made, 256x more parameters (3.07K to 786K) lower the test loss by {drop:.3f} nats, from "
+        f"{law_of(SMALL):.3f} to {law_of(LARGE):.3f} (the law gives {drop:.3f}, 95 % band {drop:.3f} to {drop:.3f}), "
+        f"and take NDCG@10 from {ndcg_of(SMALL):.4f} to {ndcg_of(LARGE):.4f}."
+    )
+
+
+def test_the_second_sentence_solves_the_known_law_for_the_last_worthwhile_size():
+    alpha = TRUTH["alpha"]
+    limit = TRUTH["n0"] * (0.01 / (1 - 2**-alpha)) ** (-1 / alpha)  # a doubling of it is worth 0.01 nats
+    assert law_of(limit) - law_of(2 * limit) == pytest.approx(0.01)
+    _, second = sentences(exact())
+    gain = law_of(LARGE) - law_of(2 * LARGE)
+    assert f"a doubling of 786K is worth {gain:.3f} nats" in second and "extrapolated" in second
+    assert f"not beyond about {limit / 1e6:.3g}M parameters" in second
+    law = noisy().found.law
+    value, lower, upper = worth_up_to(law)
+    assert lower < limit < upper and lower < value < upper
+    study = replace(exact(), worth=0.05)
+    limit = TRUTH["n0"] * (0.05 / (1 - 2**-alpha)) ** (-1 / alpha)
+    assert f"It is not worth it beyond about {limit / 1e3:.3g}K parameters" in answer_text(study)
+
+
+def test_overfitting_at_the_top_is_said_with_its_epoch():
+    over = made_row((8, 128), epochs=12, overfit=0.15, test_nll=law_of(LARGE) + 0.04)
+    study = make_study([*made_rows(0.0005), over], QUICK)
+    first, second = sentences(study)
+    assert "256x more parameters (3.07K to 786K)" in first
+    assert second.startswith("It is not worth it beyond 786K on this data: at 1.57M the loss is 0.04")
+    assert "its valid loss rises after epoch 7" in second
+    assert "--holdout 1.57M" in report_next.advice(study.sizes, study.ends, study.ladder, study.found)[0]
+
+
+def test_a_top_within_the_noise_is_not_called_worse():
+    noisy = [made_row(shape, seed, test_nll=law_of(12 * shape[0] * shape[1] ** 2) + 0.05 * (seed - 2))
+             for shape in SHAPES for seed in (1, 2, 3)]  # fmt: skip
+    rows = [*noisy, made_row((8, 128), test_nll=law_of(LARGE) + 0.02)]
+    ends = ends_of(size_means(rows, "test_nll", None))
+    assert ends.noise == pytest.approx(0.05)
+    assert ends.best.n == LARGE and ends.large.loss > ends.best.loss and not ends.over_the_top
+    rows[-1]["test_nll"] += 0.15
+    assert ends_of(size_means(rows, "test_nll", None)).over_the_top
+
+
+def test_no_gain_one_size_and_two_sizes_are_said_as_they_are():
+    rising = [made_row(shape, test_nll=5 + 0.1 * index) for index, shape in enumerate(SHAPES[:4])]
+    first, second = sentences(rising)
+    assert "more parameters do not lower the test loss: of 4 sizes the smallest (3.07K)" in first
+    assert "not worth it beyond 3.07K" in second and "this may be noise" in second
+    first, second = sentences([made_row((2, 64))])
+    assert "only one size was trained (98.3K" in first
+    assert second == "How far it pays is not known: a law needs at least 3 different sizes, but x holds only 98304."
+    _, second = sentences([made_row((2, 64)), made_row((1, 16))])
+    assert second.startswith("How far it pays is not known: a law needs at least 3")
+
+
+def test_a_law_that_is_not_identified_is_not_sold_as_one():
+    rng = np.random.default_rng(3)
+    rows = [made_row(shape, seed, rng=rng, noise=0.01) for shape in SHAPES[2:5] for seed in (1, 2)]
+    study = make_study(rows, QUICK)
+    assert not study.found.law.identified
+    text = answer_text(study)
+    assert "How far it pays is not identified" in text and "worth it beyond" not in text
+
+
+def test_overfitting_needs_most_runs_and_more_than_a_wiggle():
+    flat, over = made_row((2, 64)), made_row((2, 64), seed=2, overfit=0.2)
+    assert overfits_after([flat]) is None and overfits_after([over]) == 5
+    assert overfits_after([flat, over]) is None and overfits_after([flat, over, over]) == 5
+    assert overfits_after([made_row((2, 64), overfit=0.005)]) is None
+
+
+def test_repeats_and_other_shapes_do_not_enter_the_law():
+    study = full()
+    chosen = study.choice.fitted
+    assert sorted({(row["n_layers"], row["d_model"]) for row in chosen}) == sorted([*SHAPES, (8, 128)])
+    assert len(chosen) == len({(row["n_blocks"], row["seed"]) for row in chosen})
+    tries = [row for row in study.rows if row["d_model"] == 64 and row["n_layers"] == 2 and row["seed"] == 1]
+    (taken,) = [row for row in chosen if row["n_blocks"] == 98304 and row["seed"] == 1]
+    assert taken["best_valid_nll"] == min(r["best_valid_nll"] for r in tries if r["unique_interactions"] == WHOLE)
+    assert not {(1, 90), (8, 32), (32, 16)} & {(row["n_layers"], row["d_model"]) for row in study.ladder}
+    notes = " ".join(study.choice.notes)
+    assert "3 runs repeat a shape and seed" in notes and "of 4 shapes near 98.3K the law takes 2 x 64" in notes
+
+
+def test_the_gradient_of_the_design_is_that_of_the_law():
+    sizes = np.geomspace(3e3, 8e5, 6)
+    law = fit_power_law(sizes, [law_of(n) for n in sizes], resamples=0)
+
+    def log_loss(log_e, a, alpha):
+        return np.log(np.exp(log_e) + np.exp(a - alpha * np.log(sizes)))
+
+    at = np.array([np.log(law.E), law.alpha * np.log(law.x0), law.alpha])
+    step = 1e-6
+    numeric = [(log_loss(*(at + step * unit)) - log_loss(*(at - step * unit))) / (2 * step) for unit in np.eye(3)]
+    assert report_next.log_gradient(law, sizes) == pytest.approx(np.stack(numeric, axis=1), rel=1e-5, abs=1e-8)
+
+
+def test_the_width_of_the_design_is_that_of_many_refits():
+    sizes, noise, target = np.repeat(np.geomspace(3e3, 3e6, 7), 3), 0.001, 1e7
+    truth = np.array([law_of(n) for n in sizes])
+    law = fit_power_law(sizes, truth, resamples=0)
+    rng = np.random.default_rng(0)
+    refits = [
+        fit_power_law(sizes, truth * np.exp(noise * rng.standard_normal(21)), resamples=0).predict(target)
+        for _ in range(100)
+    ]
+    assert report_next.half_width(law, sizes, target, noise) == pytest.approx(1.96 * np.std(refits), rel=0.3)
+
+
+def test_next_runs_are_ranked_and_costed():
+    found = noisy().found
+    steps = report_next.next_runs(found, 1e8)
+    assert [step.after for step in steps] == sorted(step.after for step in steps)
+    assert all(step.after < step.before for step in steps)
+    assert steps[0].n == 4 * LARGE and steps[0].what == "3 seeds at a new size, 3.15M"
+    (tiny,) = [step for step in steps if step.n == 98304]
+    cost = made_row((2, 64))["flops_total"]
+    assert tiny.flops == pytest.approx(3 * cost) and tiny.hours == pytest.approx(3 * cost / 1e10 / 3600)
+
+
+def test_advice_names_single_seeds_early_stops_and_missing_data():
+    rows = [*made_rows(0.001, shapes=SHAPES[:4]), made_row((4, 128), epochs=3)]
+    study = make_study(rows, QUICK)
+    said = " ".join(report_next.advice(study.sizes, study.ends, study.ladder, study.found))
+    assert "One seed only at 786K" in said and "At 786K the valid loss still fell" in said
+    assert "--fractions" in said and "Overfitting" not in said
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The page of a full study, with challenges and with hostile text in every place a row has for text."""
+    folder = tmp_path_factory.mktemp("report")
+    bad = {"dataset": HOSTILE, "commit": HOSTILE, "device": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    rows = [{**row, **bad, "run_id": f"{HOSTILE}{index}", "size": row.get("size") and HOSTILE + str(row["n_blocks"])}
+            for index, row in enumerate(full_study())]  # fmt: skip
+    for row in rows:
+        if row.get("settings"):
+            row["settings"] = {**row["settings"], HOSTILE: HOSTILE}
+        if row["status"] == "failed":
+            row["error"] = HOSTILE
+        if row["model"] == "GRU4Rec":
+            row["model"] = HOSTILE
+    challenges = [
+        challenge_row(name, group, n, 0.1 * index, dataset=HOSTILE, setting=HOSTILE, model=HOSTILE, run_id=str(n))
+        for name in ("long_tail", HOSTILE) for index, n in enumerate((6144, 98304), 1) for group in ("G1", HOSTILE)
+    ]  # fmt: skip
+    out = folder / "page.html"
+    arguments = ["--rows", str(write(folder / "runs.jsonl", rows)), "--out", str(out), "--resamples", "100"]
+    arguments += ["--challenges", str(write(folder / "challenges.jsonl", challenges)), "--predict", "829M"]
+    assert main([*arguments, "--figures", str(folder / "figures")]) == 0
+    return out
+
+
+def test_the_page_is_whole_and_holds_its_parts(made):
+    page = Page(made.read_text())
+    assert not page.open
+    assert page.tags.count("h1") == 1 and page.tags.count("svg") == 8  # seven of the study, and the long tail
+    for heading in ("Loss and ranking against size", "Sizes", "Size and data together", "Where size helps",
+                    "Beside other models", "What would sharpen the estimate", "Runs"):  # fmt: skip
+        assert heading in page.text
+    assert "256x more parameters" in page.text
+    assert not list(made.parent.glob("*.partial"))
+    assert {path.suffix for path in (made.parent / "figures").iterdir()} == {".png", ".pdf"}
+
+
+def test_nothing_from_rows_becomes_markup(made):
+    content, page = made.read_text(), Page(made.read_text())
+    assert "<script" not in content and "alert" in page.text
+    assert {"script", "img", "iframe", "link", "object", "form"}.isdisjoint(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+
+
+def test_the_page_needs_no_network(made):
+    page = Page(made.read_text())
+    loaded = [value for name, value in page.attributes if name in ("src", "href", "xlink:href", "data", "action")]
+    assert all(value.startswith("#") for value in loaded)
+    assert "@import" not in made.read_text() and not re.search(r"url\((?!#)", made.read_text())
+    assert any(value and value.startswith("default-src 'none'") for _, value in page.attributes)
+
+
+def test_the_page_knows_both_themes_paper_and_phones(made):
+    content = made.read_text()
+    for rule in ("prefers-color-scheme: dark", "@media print", "max-width: 32rem", "width=device-width"):
+        assert rule in content
+    named = set(re.findall(r"var\(--(\w+)\)", content))
+    assert named <= set(re.findall(r"--(\w+): #", content.split("@media")[0]))
+
+
+def test_two_runs_give_the_same_page(tmp_path):
+    rows = write(tmp_path / "runs.jsonl", made_rows(0.001))
+    for name in ("a.html", "b.html"):
+        main(["--rows", str(rows), "--out", str(tmp_path / name), "--resamples", "100", "--holdout", "small"])
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    text = Page((tmp_path / "a.html").read_text()).text
+    assert "held out" in text and "Rollout" in text
+
+
+def test_runs_are_listed_with_settings_seed_and_commit(made):
+    text = Page(made.read_text()).text
+    own = [index for index, row in enumerate(full_study()) if row["status"] == "ok" and row["model"] != "GRU4Rec"]
+    assert len(own) > 30 and all(f"{HOSTILE}{index}" in text for index in own)
+    assert "hidden_act = gelu" in text and "hidden_size=16" in text and "commit = " in text
+
+
+def test_challenge_gains_are_relative_to_the_smallest():
+    rows = [
+        challenge_row("long_tail", group, n, value)
+        for group, n, value in (
+            ("G1", 10_000, 0.2),
+            ("G1", 1_000_000, 0.3),
+            ("G4", 10_000, 0.02),
+            ("G4", 1_000_000, 0.06),
+        )
+    ]
+    text = Page(challenges_section(rows, "made")).text
+    assert "ScaledSASRec 1M" in text and "largest over smallest" in text and "equal_items" not in text
+    assert "+50%" in text and "+200%" in text
+    assert challenges_section([], "made") == ""
+
+
+def test_counts_survive_rows_that_lack_them(tmp_path):
+    from recbole_scale.scaling.records import read_rows
+
+    path = write(tmp_path / "runs.jsonl", [made_row((2, 64)), {"status": "failed"}])
+    row = as_rows(read_rows(path))[0]
+    assert (row["n_layers"], row["seed"]) == (2, 1) and isinstance(row["n_layers"], int)
+    assert as_rows(read_rows(path))[1]["n_layers"] is None
+    assert choose([row], Question()).fitted[0]["n_blocks"] == 98304
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--rows", "absent.jsonl"], "there is no results file absent.jsonl"),
+        (["--dataset", "mode"], "no row has dataset 'mode', only made; did you mean 'made'?"),
+        (["--holdout", "huge"], "--holdout huge matches no row"),
+        (["--predict", "tinny"], "did you mean 'tiny'?"),
+        (["--worth", "0"], "--worth is a number of nats above 0"),
+        (["--loss", "test_nl"], "did you mean 'test_nll'?"),
+        (["--challenges", "absent.jsonl"], "the challenge rows absent.jsonl cannot be read"),
+        (
+            ["--challenges", "bad.jsonl"],
+            "bad.jsonl, line 2: no row of challenge_tasks.py, for it has no column 'setting'",
+        ),
+        (["--out", "runs.jsonl/page.html"], "cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(folder, capsys, arguments, sentence):
+    write(folder / "runs.jsonl", made_rows(0.001))
+    write(folder / "bad.jsonl", [challenge_row("a", "all", 1, 0.5), {"challenge": "a"}])
+    before = sorted(folder.iterdir())
+    given = ["--rows", "runs.jsonl", "--resamples", "100", *arguments]
+    assert exit_code(lambda: main(given)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and sentence in message and message.count("\n") == 1
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_case_measured_twice_counts_once(tmp_path):
+    rows = [challenge_row("long_tail", "G1", 100, value) for value in (0.1, 0.2)]
+    (kept,) = read_challenges(write(tmp_path / "c.jsonl", rows))
+    assert kept["value"] == 0.2
+
+
+def test_challenges_of_another_data_set_are_left_out(tmp_path):
+    rows = write(tmp_path / "runs.jsonl", made_rows(0.001))
+    scored = [challenge_row("long_tail", group, n, 0.1) for group in ("G1", "G4") for n in (100, 200)]
+    write(tmp_path / "c.jsonl", [*scored, *(dict(row, dataset="made-not", group="elsewhere") for row in scored)])
+    out = tmp_path / "page.html"
+    main(["--rows", str(rows), "--challenges", str(tmp_path / "c.jsonl"), "--out", str(out), "--resamples", "100"])
+    assert "Long-tail items" in out.read_text() and "elsewhere" not in out.read_text()
+
+
+def test_other_models_come_from_their_own_file_and_never_into_the_law(tmp_path):
+    rows = write(tmp_path / "runs.jsonl", made_rows(0.001))
+    gru = {**made_row((2, 64)), "model": "GRU4Rec", "n_layers": None, "n_blocks": None, "test_nll": 6.123}
+    ours = made_row((16, 256), test_nll=9.0)
+    others = write(tmp_path / "others.jsonl", [gru, {**gru, "dataset": "elsewhere", "model": "Caser"}, ours])
+    out = tmp_path / "page.html"
+    main(["--rows", str(rows), "--others", str(others), "--out", str(out), "--resamples", "100"])
+    text = Page(out.read_text()).text
+    assert "GRU4Rec" in text and "6.1230" in text and "Caser" not in text and "9.0000" not in text
+    assert "256x more parameters (3.07K to 786K)" in text
+
+
+def test_a_report_is_about_size():
+    with pytest.raises(UserError, match="cannot be about unique_interactions"):
+        make_study(made_rows(), Question(x="unique_interactions"))
+
+
+def test_help_shows_an_example(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "python run_scripts/report.py --rows" in capsys.readouterr().out
+    assert "report_command import main" in SCRIPT.read_text()
