@@ -1,0 +1,46 @@
+"""Cold-start users: histories cut to their last few items, and users whose histories really are short.
+
+Source: arXiv 2311.11351, challenge "cold-start users".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from recbole_scale.challenges.cases import Cases
+from recbole_scale.errors import UserError
+
+LENGTHS = (5, 10, 20, 30, 40, 50)
+
+
+def make_cases(base: Cases, lengths: tuple[int, ...] = LENGTHS) -> list[Cases]:
+    """Sets "last" (the same long enough histories, cut to each length) and "short" (whole histories by length).
+
+    "last" at every length holds the cases whose history has at least ``max(lengths)`` items, so that the curve over
+    lengths compares like with like. "short" at length L holds the cases whose whole history is no longer than L and
+    longer than the next smaller length: other users at every length.
+
+    Args:
+        base: cases of the data set's own split.
+        lengths: rising.
+
+    Raises:
+        UserError: no history is long enough.
+    """
+    longest = max(lengths)
+    enough = base.lengths >= longest
+    if not enough.any():
+        raise UserError(
+            f"cold_start needs histories of at least {longest} items, but the longest before a test item has "
+            f"{int(base.lengths.max(initial=0))}; --lengths takes shorter ones"
+        )
+    long = replace(base.take(enough), dropped={f"history shorter than {longest}": int((~enough).sum())})
+    sets = [long.last(length).named("cold_start", "last", length) for length in lengths]
+    bins = np.searchsorted(lengths, base.lengths)  # number of lengths that are too short to hold the history
+    for number, length in enumerate(lengths):
+        here = bins == number
+        if here.any():
+            sets.append(base.take(here).named("cold_start", "short", length))
+    return sets

@@ -1,0 +1,104 @@
+"""One model on the sets of cases of one challenge: every metric of every group, with its resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from recbole_scale.challenges.cases import Cases
+from recbole_scale.challenges.estimates import RESAMPLES, Estimate, case_metrics, estimate
+from recbole_scale.challenges.scoring import Ranker, score
+from recbole_scale.challenges.table import Key
+from recbole_scale.challenges.trajectory import roll_out, window_recall
+
+NO_LISTS = ("robustness",)  # 60 more top-k searches for a Coverage that is not the question there
+
+
+def measure(
+    ranker: Ranker,
+    sets: Iterable[Cases],
+    mask_history: bool = False,
+    resamples: int = RESAMPLES,
+    progress: Callable[[int], Any] = lambda done: None,
+) -> tuple[dict[Key, Estimate], dict[tuple[str, str, float | None], int]]:
+    """Score sets of single-target cases; sets that differ in the seed alone are averaged case by case.
+
+    Returns:
+        estimates, and how many seeds stand behind each (challenge, setting, level) that has any.
+    """
+    cells: dict[Key, Estimate] = {}
+    draws: dict[tuple[str, str, float | None], int] = {}
+    for name, same in groupby(sets, key=lambda cases: (cases.challenge, cases.setting, cases.level)):
+        sums: dict[str, np.ndarray] = {}
+        seeds = 0
+        for cases in same:
+            scored = score(ranker, cases, top=cases.challenge not in NO_LISTS, mask_history=mask_history)
+            for metric, values in case_metrics(scored.rank, scored.nll).items():
+                sums[metric] = sums.get(metric, 0.0) + values
+            seeds += 1
+            progress(len(cases))
+        means = {metric: values / seeds for metric, values in sums.items()}
+        cells.update(_estimates(cases, means, scored.top, ranker.n_items, resamples))
+        if cases.seed is not None:
+            draws[name] = seeds
+    return cells, draws
+
+
+def _estimates(
+    cases: Cases, metrics: dict[str, np.ndarray], top: np.ndarray | None, n_items: int, resamples: int
+) -> dict[Key, Estimate]:
+    """Estimates over all cases and in every group of every grouping."""
+    found: dict[Key, Estimate] = {}
+    for group, index in groups_of(cases):
+        part = {name: values[index] for name, values in metrics.items()}
+        lists = None if top is None else top[index]
+        for name, value in estimate(part, cases.user[index], lists, n_items, resamples).items():
+            found[Key(cases.challenge, cases.setting, cases.level, group, name)] = value
+    return found
+
+
+def groups_of(cases: Cases) -> list[tuple[str, np.ndarray]]:
+    """ "all" and the groups of each grouping, each with the indices of its cases."""
+    found = [("all", np.arange(len(cases)))]
+    for labels in cases.groups.values():
+        found += [(str(label), np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    return found
+
+
+def measure_trajectory(
+    ranker: Ranker,
+    sets: Iterable[Cases],
+    feeds: tuple[str, ...] = ("greedy", "truth"),
+    seed: int = 0,
+    mask_history: bool = False,
+    resamples: int = RESAMPLES,
+    progress: Callable[[int], Any] = lambda done: None,
+) -> tuple[dict[Key, Estimate], dict[tuple[str, str, float | None], int]]:
+    """Metrics at each step of each feed, and the share of each window that was predicted in any order.
+
+    "recall@window" of the setting "one list" is that of the W best items before the first step, without a rollout.
+    """
+    cells: dict[Key, Estimate] = {}
+    draws: dict[tuple[str, str, float | None], int] = {}
+    for cases in sets:
+        rollouts = roll_out(ranker, cases, feeds, seed, mask_history, progress)
+        recall = {r.feed: window_recall(r.fed, cases.target) for r in rollouts if r.feed != "truth"}
+        recall["one list"] = window_recall(rollouts[0].first, cases.target)
+        for setting, values in recall.items():
+            whole = estimate({"recall@window": values}, cases.user, resamples=resamples)
+            cells[Key("trajectory", setting, None, "all", "recall@window")] = whole["recall@window"]
+        for rollout in rollouts:
+            by_step = {
+                f"{step + 1} {name}": values
+                for step in range(cases.target.shape[1])
+                for name, values in case_metrics(rollout.rank[:, step], rollout.nll[:, step]).items()
+            }
+            for name, value in estimate(by_step, cases.user, resamples=resamples).items():
+                at, _, metric = name.partition(" ")
+                cells[Key("trajectory", rollout.feed, int(at), "all", metric)] = value
+                if rollout.feed == "sampled":
+                    draws["trajectory", "sampled", int(at)] = 1
+    return cells, draws

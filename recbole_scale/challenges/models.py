@@ -1,0 +1,229 @@
+"""From checkpoints to rankers: the one place of the challenges that knows RecBole.
+
+A baseline's data is read as ScaledSASRec's is, as histories: RecBole's own reading would write out a padded row per
+prefix. Both give the same ids.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from copy import copy
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
+from recbole.utils import ModelType
+from recbole.utils.argument_list import dataset_arguments
+from torch import Tensor
+
+from recbole_scale import plan
+from recbole_scale.challenges.incremental import CachedSteps
+from recbole_scale.challenges.trajectory import Reencoder, Stepper
+from recbole_scale.data.dataset import HistoryDataset
+from recbole_scale.errors import UserError
+from recbole_scale.model.scaled_sasrec import ScaledSASRec
+from recbole_scale.plugin import find_model
+from recbole_scale.run import translate_errors
+from recbole_scale.scaling import records
+from recbole_scale.training.checkpoint import load_checkpoint
+
+# models whose scores do not depend on how far a history is padded; the others get rows of MAX_ITEM_LIST_LENGTH
+ANY_WIDTH = ("ScaledSASRec", "SASRec", "GRU4Rec", "BERT4Rec")
+
+
+@dataclass
+class Checkpoint:
+    """A trained model that is not built yet: its settings and its view of the data."""
+
+    path: str
+    config: Any
+    dataset: HistoryDataset
+    fingerprint: str
+    run_id: str
+
+    @property
+    def label(self) -> str:
+        """Model and run, for sentences."""
+        return f"{self.config['model']} ({os.path.basename(self.path)})"
+
+
+class RecBoleRanker:
+    """A RecBole sequential model as a :class:`~recbole_scale.challenges.scoring.Ranker`."""
+
+    def __init__(self, model: Any, config: Any, n_items: int) -> None:
+        self.model = model.eval()
+        self.device = config["device"]
+        self.n_items = n_items
+        self.max_length = int(config["MAX_ITEM_LIST_LENGTH"])
+        self.any_width = config["model"] in ANY_WIDTH
+        self._fields = model.USER_ID, model.ITEM_SEQ, model.ITEM_SEQ_LEN
+
+    def scores(self, user: np.ndarray, items: np.ndarray, length: np.ndarray) -> Tensor:
+        """Scores of all items [B, V + 1], through the model's ``full_sort_predict``."""
+        columns = (torch.from_numpy(np.ascontiguousarray(part)) for part in (user, items, length))
+        batch = Interaction(dict(zip(self._fields, columns, strict=True))).to(self.device)
+        scores: Tensor = self.model.full_sort_predict(batch)
+        return scores.view(len(length), -1).float()
+
+    def stepper(self, user: np.ndarray, items: np.ndarray, length: np.ndarray, steps: int) -> Stepper:
+        """Histories that grow: what is encoded is kept where the model is ours and its length is not exceeded."""
+        if isinstance(self.model, ScaledSASRec) and items.shape[1] + steps - 1 <= self.max_length:
+            ids, counts = (torch.from_numpy(part).to(self.device) for part in (items, length))
+            return CachedSteps(self.model, ids, counts, steps)
+        return Reencoder(self, user, items, length)
+
+
+def open_checkpoints(paths: list[str], data_path: str | None = None) -> list[Checkpoint]:
+    """Read settings and data of some checkpoints; all must have been trained on one split of one data set.
+
+    Args:
+        paths: checkpoints that :mod:`recbole_scale` or RecBole under it wrote.
+        data_path: folder of data sets, where it is not the one of the training.
+
+    Raises:
+        UserError: a file is no such checkpoint, a model is not sequential, or the data differ.
+    """
+    loaded: dict[str, HistoryDataset] = {}
+    found = []
+    for path in paths:
+        state = load_checkpoint(path)
+        config = checkpoint_config(state, path, data_path)
+        if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+            raise UserError(f"{path} holds {config['model']}, which is no sequential model")
+        dataset = _dataset(config, loaded)
+        fingerprint = records.data_fingerprint(dataset)
+        found.append(Checkpoint(path, config, dataset, fingerprint, _run_id(path, config)))
+        if state.get("data") not in (None, "", fingerprint):
+            raise UserError(
+                f"{path} was trained on other data than '{config['dataset']}' in {config['data_path']} holds now"
+            )
+        _check_same(found[0], found[-1])
+    return found
+
+
+def _run_id(path: str, config: Any) -> str:
+    """The id of a checkpoint's run: in its name, or the hash of its settings, as the run's row has it."""
+    named = re.search(r"-([0-9a-f]{10})\.best\.pth$", path)
+    return named[1] if named else records.run_id(config)
+
+
+def checkpoint_config(state: dict[str, Any], path: str, data_path: str | None = None) -> Any:
+    """RecBole's Config of a checkpoint's settings, on the device at hand.
+
+    Raises:
+        UserError: the checkpoint holds no settings, or RecBole refuses them.
+    """
+    settings = state.get("config")
+    if not isinstance(settings, dict) or not {"model", "dataset"} <= settings.keys():
+        raise UserError(f"{path} holds no settings of a run; checkpoints of plain RecBole cannot be read")
+    settings = dict(settings)
+    model, dataset = settings.pop("model"), settings.pop("dataset")
+    settings |= {"data_path": data_path} if data_path else {}
+    argv, sys.argv = sys.argv, sys.argv[:1]  # RecBole's Config reads the command line by itself
+    try:
+        config = translate_errors(lambda: Config(model=model, dataset=dataset, config_dict=settings))
+    finally:
+        sys.argv = argv
+    construct_transform(config)  # writes into the settings of models that mask items, which the run's id counts
+    return config
+
+
+def _dataset(config: Any, loaded: dict[str, HistoryDataset]) -> HistoryDataset:
+    """The training view of a data set, read once for all checkpoints that read it alike."""
+    keys = (*dataset_arguments, "data_path", "dataset", "eval_args", "data_fraction")
+    key = json.dumps({name: config[name] for name in keys}, sort_keys=True, default=str)
+    if key not in loaded:
+        if config["benchmark_filename"]:
+            raise UserError(
+                f"'{config['dataset']}' is read from benchmark files, which have no histories to make cases of"
+            )
+        loaded[key] = translate_errors(lambda: HistoryDataset(config).build())[0]
+    view = copy(loaded[key])
+    view.config = config
+    return view
+
+
+def _check_same(first: Checkpoint, other: Checkpoint) -> None:
+    """Refuse checkpoints whose cases would not be the same."""
+    if other.fingerprint != first.fingerprint:
+        raise UserError(
+            f"{other.path} was trained on another data set than {first.path}: '{other.config['dataset']}' has "
+            f"{other.dataset.item_num - 1} items and fingerprint {other.fingerprint}, '{first.config['dataset']}' has "
+            f"{first.dataset.item_num - 1} and {first.fingerprint}"
+        )
+    splits = [point.dataset.split for point in (first, other)]
+    if any(not np.array_equal(getattr(splits[0], cut), getattr(splits[1], cut)) for cut in ("train_end", "valid_end")):
+        raise UserError(
+            f"{other.path} was trained on another split than {first.path}: {other.config['eval_args']['split']} and "
+            f"{first.config['eval_args']['split']}"
+        )
+
+
+def build_ranker(checkpoint: Checkpoint) -> tuple[RecBoleRanker, dict[str, Any]]:
+    """The model of a checkpoint, and the columns of its rows.
+
+    Raises:
+        UserError: the model cannot be built from ids alone, or its tensors have other shapes.
+    """
+    config, dataset = checkpoint.config, checkpoint.dataset
+    state = load_checkpoint(checkpoint.path)
+    model = translate_errors(lambda: find_model(config["model"])(config, dataset).to(config["device"]))
+    try:
+        model.load_state_dict(state["state_dict"])
+    except RuntimeError as failure:
+        reason = " ".join(str(failure).split())[:300]
+        raise UserError(f"{checkpoint.path} does not fit '{config['dataset']}' as it is now: {reason}") from failure
+    model.load_other_parameter(state.get("other_parameter"))
+    return RecBoleRanker(model, config, dataset.item_num - 1), describe(checkpoint, model)
+
+
+def describe(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
+    """Columns of a row that name the model and its data."""
+    config = checkpoint.config
+    ours = isinstance(model, ScaledSASRec)
+    return {
+        "dataset": config["dataset"],
+        "fingerprint": checkpoint.fingerprint,
+        "model": config["model"],
+        "size": plan.size_name(config) if ours else None,
+        "n_blocks": 12 * model.shape.n_layers * model.shape.d_model**2 if ours else None,
+        "n_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "seed": config["seed"],
+        "run_id": checkpoint.run_id,
+    }
+
+
+def checkpoints_of_runs(rows: str, dataset: str, folder: str) -> list[str]:
+    """Checkpoints of the finished runs on a data set, looked for in a folder.
+
+    A checkpoint belongs to a run when its name holds the run's id, or else when its settings give that id.
+
+    Raises:
+        UserError: no finished run on the data set, or none of their checkpoints is in the folder.
+    """
+    table = records.read_rows(rows)
+    chosen = table[(table["dataset"] == dataset) & (table["status"] == "ok")]
+    ids = list(dict.fromkeys(chosen["run_id"]))
+    if not ids:
+        there = sorted(set(table["dataset"].dropna()))
+        raise UserError(f"{rows} has no finished run on '{dataset}'; it has runs on {', '.join(there) or 'nothing'}")
+    files = [path for path in sorted(Path(folder).glob("*.pth")) if not path.name.endswith(".last.pth")]
+    by_id = {run: str(path) for path in files for run in ids if run in path.name}
+    for path in files:
+        if str(path) not in by_id.values() and set(ids) - by_id.keys():
+            run = records.run_id(checkpoint_config(load_checkpoint(str(path)), str(path)))
+            by_id.setdefault(run, str(path))
+    if missing := [run for run in ids if run not in by_id]:
+        getLogger().warning(f"no checkpoint in {folder} of {len(missing)} of {len(ids)} runs: {', '.join(missing)}")
+    if len(missing) == len(ids):
+        raise UserError(f"{folder} has no checkpoint of the {len(ids)} runs on '{dataset}'; --checkpoint_dir names it")
+    return [by_id[run] for run in ids if run in by_id]
