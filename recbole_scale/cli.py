@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from recbole_scale.errors import UserError, exit_code
-from recbole_scale.settings import parse_arguments
+from recbole_scale.settings import find_settings_file, load_settings_file, parse_arguments
 from recbole_scale.training import parallel
 
 _EXAMPLES = """examples:
@@ -29,8 +29,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", "-m", default="ScaledSASRec", help="name of the model (default: %(default)s)")
-    parser.add_argument("--dataset", "-d", default="ml-100k", help="name of the data set (default: %(default)s)")
+    parser.add_argument("--model", "-m", help="name of the model (default: the config files', else ScaledSASRec)")
+    parser.add_argument("--dataset", "-d", help="name of the data set (default: the config files', else ml-100k)")
     parser.add_argument("--config_files", help="config files, separated by spaces; packaged ones are found by name")
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine")
     parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines")
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", default="5678", help="port of the first machine")
     parser.add_argument("--group_offset", type=int, default=0, help="first rank on this machine")
     parser.add_argument(
-        "--resume", metavar="PATH|auto", help="continue from a .last.pth checkpoint; auto: this run's own"
+        "--resume", metavar="PATH|auto", help="continue from a .last.pth or .last.dcp; auto: this run's own"
     )
     parser.add_argument("--dry_run", action="store_true", help="print the plan and stop")
     return parser
@@ -52,10 +52,12 @@ def run_recbole_command() -> None:
 def _run_recbole() -> None:
     arguments, rest = _parser().parse_known_args()
     settings = parse_arguments(rest)
+    files = (arguments.config_files or "").split()
+    named = {key: value for path in files for key, value in load_settings_file(find_settings_file(path)).items()}
     call = {
-        "model": arguments.model,
-        "dataset": arguments.dataset,
-        "config_file_list": arguments.config_files.split() if arguments.config_files else None,
+        "model": arguments.model or named.get("model", "ScaledSASRec"),
+        "dataset": arguments.dataset or named.get("dataset", "ml-100k"),
+        "config_file_list": files or None,
         "config_dict": settings,
         "resume": arguments.resume,
         "dry_run": arguments.dry_run,
@@ -74,6 +76,8 @@ def _run_recbole() -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one sentence says it all
     try:
         torch.multiprocessing.spawn(_run_one, (call, group), nprocs=arguments.nproc)
+    except torch.multiprocessing.ProcessExitedException as failure:
+        sys.exit(f"error: {parallel.how_it_ended(failure)}")
     except torch.multiprocessing.ProcessRaisedException as failure:  # the other ranks have been ended by now
         kind, _, sentence = str(failure).strip().splitlines()[-1].partition(": ")
         if not kind.endswith(UserError.__name__):
@@ -87,7 +91,8 @@ def _run_one(local_rank: int, call: dict[str, Any], group: dict[str, Any]) -> No
 
     if group:
         call["config_dict"] = {"local_rank": local_rank, **call["config_dict"], **group}
-    result = recbole_scale.run(**call)
+    with parallel.first_failure_speaks():
+        result = recbole_scale.run(**call)
     if not call["dry_run"] and parallel.rank() == 0:
         print(f"checkpoint  {result['checkpoint']}\nrow         {result['results_file']}, run_id {result['run_id']}")
     parallel.leave()
@@ -99,4 +104,6 @@ def run_hyper_command() -> None:
 
 
 def _run_hyper() -> None:
-    raise UserError("hyperparameter search is not in this release yet; run_recbole trains one setting at a time")
+    from recbole_scale.search.command import main
+
+    main()

@@ -1,0 +1,141 @@
+"""A search's folder: what is searched, and each trial's evaluations and result, as JSON that survives ``kill -9``.
+
+::
+
+    search.json                  the plan
+    best.yaml  trials.txt        written at the end
+    trials/003/trial.json        the values of trial 3
+               evaluations.jsonl one line per evaluation, synced before it is reported
+               result.json       how the trial ended; absent while it has not
+               *.pth  log/       its checkpoints and RecBole's log
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recbole_scale.errors import UserError
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as failure:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written ({(failure.strerror or '').lower()})") from failure
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What :func:`write_json` wrote, or None when there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as failure:
+        raise UserError(f"{path} is damaged") from failure
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged")
+    return content
+
+
+class Trial:
+    """One trial on disk."""
+
+    def __init__(self, folder: str | os.PathLike[str], number: int) -> None:
+        self.number = number
+        self.folder = Path(folder) / "trials" / f"{number:03d}"
+
+    @property
+    def values(self) -> dict[str, Any] | None:
+        """The drawn values, or None when the trial has not begun."""
+        found = read_json(self.folder / "trial.json")
+        return None if found is None else dict(found["values"])
+
+    def begin(self, values: dict[str, Any]) -> None:
+        """Note the drawn values."""
+        write_json(self.folder / "trial.json", {"number": self.number, "values": values})
+
+    def add_evaluation(self, epoch: int, score: float, best: float) -> dict[str, Any]:
+        """Append one evaluation (``epoch`` counts from 1) and sync it."""
+        line = {"epoch": epoch, "score": score, "best": best, "time": round(time.time(), 3)}
+        path = self.folder / "evaluations.jsonl"
+        whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(("" if whole else "\n") + json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return line
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Evaluations by epoch; the later of two of one epoch counts, a line torn by a kill does not."""
+        path = self.folder / "evaluations.jsonl"
+        found: dict[int, dict[str, Any]] = {}
+        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+            try:
+                evaluation = json.loads(line)
+                found[evaluation["epoch"]] = evaluation
+            except (ValueError, TypeError, KeyError):
+                continue
+        return [found[epoch] for epoch in sorted(found)]
+
+    def end(self, status: str, **result: Any) -> None:
+        """Write the result: ``finished``, ``stopped`` (by the scheduler) or ``failed``."""
+        write_json(self.folder / "result.json", {"status": status, **result})
+
+    def reopen(self) -> None:
+        """Forget how the trial ended, so that it goes on."""
+        (self.folder / "result.json").unlink(missing_ok=True)
+
+    def result(self) -> dict[str, Any] | None:
+        """How the trial ended, or None."""
+        return read_json(self.folder / "result.json")
+
+
+def trials(folder: str | os.PathLike[str]) -> list[Trial]:
+    """Every trial of a search that has begun, by number."""
+    numbers = [int(path.parent.name) for path in Path(folder).glob("trials/*/trial.json") if path.parent.name.isdigit()]
+    return [Trial(folder, number) for number in sorted(numbers)]
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another process still holds it after ``wait`` seconds.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(Path(folder) / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + wait
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as failure:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"another process works in {folder}; wait for it, or choose another folder"
+                    ) from failure
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)

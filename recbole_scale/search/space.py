@@ -1,0 +1,210 @@
+"""Search spaces in RecBole's params-file format: parsed, never evaluated; drawn from with one seed per trial.
+
+Each line is ``name kind values``; blank lines and lines that begin with ``#`` are passed over::
+
+    hidden_size choice [64,128]
+    hidden_dropout_prob uniform 0.0,0.5
+    n_layers quniform 1,4,1
+    learning_rate loguniform -8,-4
+
+``quniform low,high,q`` is ``round(uniform / q) * q``. ``loguniform low,high`` takes natural logarithms, as RecBole and
+Hyperopt do: ``-8,-4`` spans 3.4e-4 to 1.8e-2.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_scale.errors import UserError, check_choice, nearest
+from recbole_scale.settings import known_keys, parse_value
+
+KINDS = {"choice": "[a,b,...]", "uniform": "low,high", "quniform": "low,high,q", "loguniform": "low,high"}
+# what every trial of a search must share, so that scores can be compared and trials do not write over one another
+FIXED = {
+    "model", "dataset", "config_files", "data_path", "checkpoint_dir", "results_file", "metrics", "topk",
+    "valid_metric", "eval_args", "repeatable", "mask_history", "epochs", "eval_step", "gpu_id", "use_gpu",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a params file; ``values`` are the choices, or low, high and, for ``quniform``, q."""
+
+    name: str
+    kind: str
+    values: tuple[Any, ...]
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """One value at random."""
+        if self.kind == "choice":
+            return self.values[int(rng.integers(len(self.values)))]
+        drawn = float(rng.uniform(self.values[0], self.values[1]))
+        return self.clean(math.exp(drawn) if self.kind == "loguniform" else drawn)
+
+    def clean(self, value: Any) -> Any:
+        """A drawn value as a setting: on the grid of q, whole where low, high and q are, else to four digits.
+
+        RecBole hands ``quniform`` values over as floats, which no size of a layer can be.
+        """
+        if self.kind == "choice":
+            return value
+        low, high = (math.exp(v) for v in self.values[:2]) if self.kind == "loguniform" else self.values[:2]
+        if self.kind == "quniform":
+            q = self.values[2]
+            value = round(float(value) / q) * q
+            if all(float(v).is_integer() for v in self.values):
+                return int(value)
+        return min(max(float(f"{float(value):.4g}"), low), high)
+
+    def grid(self) -> list[Any] | None:
+        """All values, or None when they are not countable."""
+        if self.kind == "choice":
+            return list(self.values)
+        if self.kind == "quniform":
+            low, high, q = self.values
+            steps = range(round(low / q), round(high / q) + 1)
+            return list(dict.fromkeys(self.clean(step * q) for step in steps))
+        return None
+
+    def __str__(self) -> str:
+        if self.kind == "choice":
+            return ", ".join(map(str, self.values))
+        low, high = (math.exp(v) for v in self.values[:2]) if self.kind == "loguniform" else self.values[:2]
+        return f"{low:.4g} to {high:.4g}" + (f", step {self.values[2]:g}" if self.kind == "quniform" else "")
+
+
+def find_params_file(name: str | None, model: str) -> str:
+    """Path of a params file: as given, else among the packaged ones; without a name, the model's packaged one.
+
+    Raises:
+        UserError: there is none.
+    """
+    packaged = Path(str(files("recbole_scale").joinpath("properties", "hyper")))
+    known = sorted(path.name for path in packaged.glob("*.hyper"))
+    if name is None:
+        if f"{model}.hyper" in known:
+            return str(packaged / f"{model}.hyper")
+        raise UserError(f"there is no packaged search space for {model}; write one and name it with --params_file")
+    if os.path.isfile(name):
+        return os.path.abspath(name)
+    base = os.path.basename(name)
+    if base in known and name in (base, f"hyper/{base}", f"properties/hyper/{base}"):
+        return str(packaged / base)
+    raise UserError(f"there is no params file {name}{nearest(base, known)}")
+
+
+def read_space(path: str) -> list[Parameter]:
+    """Read a params file.
+
+    Raises:
+        UserError: a malformed line, an unknown key, or no parameter at all; file and line are named.
+    """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as failure:
+        raise UserError(f"{path}: cannot be read as UTF-8 text") from failure
+    space: dict[str, Parameter] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        parameter = _parameter(line, f"{path}, line {number}")
+        if parameter.name in space:
+            raise UserError(f"{path}, line {number}: '{parameter.name}' has a line already")
+        space[parameter.name] = parameter
+    if not space:
+        raise UserError(f"{path}: no parameter to search; a line is 'learning_rate loguniform -8,-4'")
+    return list(space.values())
+
+
+def _parameter(line: str, where: str) -> Parameter:
+    name, kind, text = [*line.split(None, 2), "", "", ""][:3]
+    if not text:
+        raise UserError(f"{where}: '{line.strip()}' is not of the form 'name kind values'")
+    if name not in known_keys():
+        raise UserError(f"{where}: unknown key '{name}'{nearest(name, known_keys())}")
+    if name in FIXED:
+        raise UserError(f"{where}: '{name}' cannot differ between the trials of a search")
+    check_choice(f"{where}: the kind of '{name}',", kind, KINDS)
+    refuse = partial(_refuse, f"{where}: '{text.strip()}'", f"{kind} takes {KINDS[kind]}")
+    values = _choices(text) if kind == "choice" else _bounds(text)
+    if values is None or len(values) == 0:
+        raise refuse("is no list of values" if kind == "choice" else "are not numbers")
+    if kind == "choice":
+        return Parameter(name, kind, values)
+    if len(values) != (3 if kind == "quniform" else 2):
+        raise refuse(f"has {len(values)} numbers")
+    if not values[0] < values[1]:
+        raise refuse("does not run from low to high")
+    if kind == "quniform" and values[2] <= 0:
+        raise refuse("has no positive step")
+    if kind == "loguniform" and values[0] > 0 and values[1] < 1:
+        logs = f"{math.log(values[0]):.4g},{math.log(values[1]):.4g}"
+        raise refuse(f"are natural logarithms, so {values[0]:g} to {values[1]:g} is written {logs}")
+    return Parameter(name, kind, values)
+
+
+def _refuse(what: str, form: str, why: str) -> UserError:
+    return UserError(f"{what} {why}; {form}")
+
+
+def _choices(text: str) -> tuple[Any, ...] | None:
+    """A YAML list; items that are strings are read once more, as ``'[64,64]'`` in RecBole's own files."""
+    values = parse_value(text)
+    if not isinstance(values, list):
+        return None
+    items = tuple(parse_value(item) if isinstance(item, str) else item for item in values)
+    if any(isinstance(item, str) and set("()[]{}\"'") & set(item) for item in items):
+        return None
+    return items
+
+
+def _bounds(text: str) -> tuple[float, ...] | None:
+    values = [parse_value(part) for part in text.split(",")]
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+        return None
+    return tuple(values)
+
+
+def space_size(space: list[Parameter]) -> int | None:
+    """Number of different settings, or None when they are not countable."""
+    grids = [parameter.grid() for parameter in space]
+    return None if any(grid is None for grid in grids) else math.prod(len(grid) for grid in grids if grid)
+
+
+def samples(space: list[Parameter], seed: int) -> Iterator[dict[str, Any]]:
+    """Settings at random, none twice; the k-th is a function of space, seed and k. Ends with the space."""
+    size = space_size(space)
+    seen: set[str] = set()
+    if size is not None and size <= 10_000:
+        yield from exhaustive(space, seed)
+        return
+    rng = np.random.default_rng(seed)
+    while size is None or len(seen) < size:
+        drawn = {parameter.name: parameter.draw(rng) for parameter in space}
+        if repr(drawn) not in seen:
+            seen.add(repr(drawn))
+            yield drawn
+
+
+def exhaustive(space: list[Parameter], seed: int) -> list[dict[str, Any]]:
+    """Every setting of a countable space once, in random order.
+
+    Raises:
+        UserError: the space is not countable.
+    """
+    for parameter in space:
+        if parameter.grid() is None:
+            raise UserError(f"an exhaustive search cannot try every value of '{parameter.name}' ({parameter.kind})")
+    grids = [parameter.grid() or [] for parameter in space]
+    every = [dict(zip([p.name for p in space], values, strict=True)) for values in itertools.product(*grids)]
+    return [every[i] for i in np.random.default_rng(seed).permutation(len(every))]
