@@ -22,7 +22,8 @@ from recbole_scale.model.sizes import load_size
 from recbole_scale.settings import SettingsLoader, load_settings_file, parse_value
 from recbole_scale.training import parallel
 
-OWN_MODELS = {"ScaledSASRec": "recbole_scale.model.scaled_sasrec"}
+OWN_MODELS = {"ScaledSASRec": "recbole_scale.model.scaled_sasrec", "FMLPRec": "recbole_scale.model.fmlp"}
+WINDOW_MODELS = ("ScaledSASRec",)  # trained on windows by our own trainer, with a size; the others RecBole's way
 _ORIGINAL: dict[str, Any] = {}
 
 
@@ -108,24 +109,23 @@ def model_names() -> list[str]:
 def _register_data() -> None:
     import recbole.data.dataset
     from recbole.data.dataset import Dataset, SequentialDataset
-    from recbole.data.utils import get_dataloader
+    from recbole.data.utils import create_dataset, get_dataloader
 
+    from recbole_scale.data.baselines import BaselineDataset, loader_class, rows_on_demand
     from recbole_scale.data.dataset import HistoryDataset
-    from recbole_scale.data.loaders import HistoryEvalDataLoader, WindowDataLoader
 
     recbole.data.dataset.ScaledSASRecDataset = HistoryDataset  # found by name in recbole.data.create_dataset
-    _ORIGINAL["get_dataloader"] = get_dataloader
+    _ORIGINAL["get_dataloader"], _ORIGINAL["create_dataset"] = get_dataloader, create_dataset
 
     def find_dataloader(config: Any, phase: str) -> Any:
-        if config["model"] not in OWN_MODELS:
-            return _ORIGINAL["get_dataloader"](config, phase)
-        if phase == "train":
-            return WindowDataLoader
-        if config["eval_args"]["mode"][phase] == "full":
-            return HistoryEvalDataLoader
-        return _ORIGINAL["get_dataloader"](config, phase)
+        ours = loader_class(config, phase, windows=config["model"] in WINDOW_MODELS)
+        return ours or _ORIGINAL["get_dataloader"](config, phase)
+
+    def find_dataset(config: Any) -> Any:
+        return BaselineDataset(config) if rows_on_demand(config) else _ORIGINAL["create_dataset"](config)
 
     _replace("get_dataloader", find_dataloader)
+    _replace("create_dataset", find_dataset)
     _ORIGINAL["load_feat"] = Dataset._load_feat
     _ORIGINAL["change_feat_format"] = SequentialDataset._change_feat_format
     _ORIGINAL["load_inter_feat"] = Dataset._load_inter_feat
@@ -243,9 +243,11 @@ def _load_defaults(self: Any, model: str, model_class: Any, dataset: str) -> Non
     defaults = self.internal_config_dict
     defaults.setdefault("detect_anomaly", False)
     defaults.setdefault("results_file", "results/runs.jsonl")
+    defaults.setdefault("rows_on_demand", True)
     if model in OWN_MODELS:
         path = files("recbole_scale").joinpath("properties", "model", f"{model}.yaml")
         defaults.update(load_settings_file(str(path)))
+    if model in WINDOW_MODELS:
         defaults.update(load_size(self.external_config_dict.get("size", defaults["size"])))
 
 
@@ -292,8 +294,8 @@ def _init_device(self: Any) -> None:
     if "local_rank" not in final:
         final.update(local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
         return
-    if self.model not in OWN_MODELS:
-        raise UserError(f"{self.model} trains in one process here; only {', '.join(OWN_MODELS)} takes --nproc")
+    if self.model not in WINDOW_MODELS:
+        raise UserError(f"{self.model} trains in one process here; only {', '.join(WINDOW_MODELS)} takes --nproc")
     final["device"] = parallel.join(final, use_gpu)
     if parallel.rank() != 0:
         final.update(state="error", show_progress=False, log_wandb=False)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from recbole_scale import plan
-from recbole_scale.plugin import OWN_MODELS
 from recbole_scale.scaling import records
 from recbole_scale.training import parallel
 
@@ -17,9 +16,9 @@ from recbole_scale.training import parallel
 def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -> dict[str, Any]:
     """The run's row; columns are documented in :mod:`recbole_scale.scaling.records`."""
     config = prepared.config
-    ours = config["model"] in OWN_MODELS
     seen = getattr(trainer, "targets_seen", None)
     costs = plan.costs(prepared, network)
+    guard = getattr(trainer, "guard", None)
     test, best = result["test_result"] or {}, result["best_valid_result"] or {}
     return {
         "run_id": result["run_id"],
@@ -30,19 +29,21 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -
         "split": config["eval_args"]["split"],
         "model": config["model"],
         **costs,
-        "flops_total": seen * costs["flops_per_interaction"] if ours else None,
+        "flops_total": seen * costs["flops_per_interaction"] if "flops_per_interaction" in costs else None,
         "interactions_seen": seen,
         "data_fraction": config["data_fraction"],
         "epochs": len(trainer.train_loss_dict) or len(getattr(trainer, "evaluations", ())),
         "best_epoch": getattr(trainer, "best_epoch", None),
         "seed": config["seed"],
         "evaluations": getattr(trainer, "evaluations", None),
+        "phases": getattr(trainer, "phases", None),
+        **{name: getattr(guard, name, None) for name in ("skipped_steps", "spikes", "rollbacks")},
         "best_valid_metrics": best,
         "best_valid_nll": best.get("nll"),
         "test_metrics": test,
         "test_nll": test.get("nll"),
         "test_nll_se": test.get("nll_se"),
-        "seconds_train": round(trainer.seconds_train, 2) if ours else None,
+        "seconds_train": round(trainer.seconds_train, 2) if hasattr(trainer, "seconds_train") else None,
         "peak_memory_mb": peak_memory_mb(config["device"]),
         "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),

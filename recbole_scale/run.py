@@ -27,6 +27,8 @@ from recbole_scale.row import run_row
 from recbole_scale.scaling import records
 from recbole_scale.settings import check_keys, find_settings_file, load_settings_file
 from recbole_scale.training import parallel
+from recbole_scale.training.checkpoint import last_checkpoint
+from recbole_scale.training.measuring import measured_fit, measured_test
 
 
 @dataclass
@@ -81,11 +83,16 @@ def run(
 
 
 def train_and_test(
-    config: Any, saved: bool = True, resume: str | None = None, loaded: LoadedData | None = None
+    config: Any,
+    saved: bool = True,
+    resume: str | None = None,
+    loaded: LoadedData | None = None,
+    callback_fn: Callable[[int, float], None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train and test as ``config`` says; returns :func:`run`'s result and the run's row, which is written nowhere.
 
-    ``loaded`` keeps the data set for the next run of this process that reads the same.
+    ``loaded`` keeps the data set for the next run of this process that reads the same; ``callback_fn`` is RecBole's,
+    called after each evaluation with the epoch (from 0) and the valid score.
     """
     started, clock = datetime.now(timezone.utc), perf_counter()
     prepared = prepare(config, loaded)
@@ -94,10 +101,16 @@ def train_and_test(
     logger.info("\n" + plan.describe(prepared, network))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     _resume(trainer, config, resume)
-    best_score, best_result = trainer.fit(
-        prepared.train_data, prepared.valid_data, saved=saved, show_progress=config["show_progress"]
+    best_score, best_result = measured_fit(
+        trainer,
+        prepared,
+        saved=saved,
+        show_progress=config["show_progress"],
+        **({"callback_fn": callback_fn} if callback_fn else {}),  # RecBole's tree trainers take none
     )
-    test_result = trainer.evaluate(prepared.test_data, load_best_model=saved, show_progress=config["show_progress"])
+    test_result, seconds = measured_test(
+        trainer, prepared, config["per_user_file"], load_best_model=saved, show_progress=config["show_progress"]
+    )
     result = {
         "best_valid_score": best_score,
         "valid_score_bigger": config["valid_metric_bigger"],
@@ -110,6 +123,7 @@ def train_and_test(
     }
     row = run_row(prepared, network, trainer, result) | {
         "started": started.isoformat(timespec="seconds"),
+        "seconds_evaluate": round(seconds, 3),
         "seconds_total": round(perf_counter() - clock, 2),
     }
     _to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
@@ -202,7 +216,7 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
         raise UserError(
             f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
         )
-    histories = getattr(dataset, "histories", None) or _histories(dataset)
+    histories = getattr(dataset, "histories", None) or histories_of(dataset)
     train_data, valid_data, test_data = translate_errors(lambda: data_preparation(config, dataset))
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
     fingerprint = records.data_fingerprint(dataset) if dataset.histories is not None else None
@@ -226,7 +240,7 @@ def _open_log(config: Any) -> None:
     root.handlers = others + root.handlers
 
 
-def _histories(dataset: Any) -> Histories | None:
+def histories_of(dataset: Any) -> Histories | None:
     """Histories of a RecBole dataset that has users, items and times and is not built yet."""
     frame, fields = dataset.inter_feat, (dataset.uid_field, dataset.iid_field, dataset.time_field)
     if dataset.benchmark_filename_list is not None or any(field not in frame for field in fields):
@@ -249,8 +263,8 @@ def _resume(trainer: Any, config: Any, resume: str | None) -> None:
         trainer.resume_checkpoint(resume)
     elif not hasattr(trainer, "last_file"):
         raise UserError(f"--resume auto is for ScaledSASRec; {config['model']} resumes from a path")
-    elif os.path.isfile(trainer.last_file):
-        trainer.resume_checkpoint(trainer.last_file)
+    elif last := last_checkpoint(trainer.last_file):
+        trainer.resume_checkpoint(last)
     else:
         getLogger().info(f"nothing to resume: there is no {trainer.last_file}; starting afresh")
 

@@ -100,14 +100,14 @@ FIELDS = ("user_id", "item_id", "item_id_list", "item_length")
 
 
 def prepared(model: str, dataset: str, **settings):
-    config = Config(model, dataset, config_dict={"train_neg_sample_args": None, **settings})
+    config = Config(model, dataset, config_dict={"train_neg_sample_args": None, "rows_on_demand": False, **settings})
     data = create_dataset(config)
     return config, data, data_preparation(config, data)
 
 
 @pytest.mark.parametrize("split", [SPLITS[0], SPLITS[1], SPLITS[3]])
 def test_rows_equal_recboles_own_dataset(folder, split, monkeypatch):
-    """SASRec takes RecBole's SequentialDataset, ScaledSASRec ours: the same rows in all three parts."""
+    """SASRec takes RecBole's SequentialDataset here, ScaledSASRec ours: the same rows in all three parts."""
     monkeypatch.setattr("sys.argv", ["test"])
     write_inter(folder / "dataset" / "walk" / "walk.inter", [*walk_rows(), ("two", "i1", 1), ("two", "i2", 2)])
     args = {"split": split, "order": "TO", "mode": "full", "group_by": "user"}
@@ -130,7 +130,7 @@ def test_every_ml_100k_user_is_tested_on_the_latest_interaction(folder, monkeypa
     """RecBole's float32 times get 4 of 943 users wrong; both our dataset and, with the plugin, RecBole's do not."""
     monkeypatch.setattr("sys.argv", ["test"])
     for model in ("ScaledSASRec", "SASRec"):
-        config = Config(model, "ml-100k", config_dict={"train_neg_sample_args": None})
+        config = Config(model, "ml-100k", config_dict={"train_neg_sample_args": None, "rows_on_demand": False})
         data = create_dataset(config)
         frame = data.inter_feat.copy()
         last = frame.groupby("user_id")["timestamp"].transform("max") == frame["timestamp"]

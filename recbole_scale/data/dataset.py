@@ -15,7 +15,7 @@ from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_scale.data.atomic import read_atomic, read_header
 from recbole_scale.data.filtering import Interval, LogFilters
-from recbole_scale.data.histories import Histories, Split, share_of_user, split_histories
+from recbole_scale.data.histories import Histories, Split, share_of_user, split_histories, time_order
 from recbole_scale.data.loading import Log, Recipe, load_log
 from recbole_scale.data.rows import HistoryRows
 from recbole_scale.errors import UserError, nearest
@@ -41,6 +41,7 @@ class HistoryDataset(SequentialDataset):
     times: np.ndarray  # exact time of each of the histories' items, float64 [R]; only where our own reading was used
     split: Split
     phase: str
+    left_to_recbole: tuple[str, ...] = RECBOLE_ONLY
     _rows: Any = None
 
     @property
@@ -68,13 +69,13 @@ class HistoryDataset(SequentialDataset):
 
     def _wants_cache(self, recipe: Recipe) -> bool:
         """``data_cache``: True, False, or auto, which leaves small files without one, read in a blink as they are."""
-        wanted = self.config["data_cache"]
-        return recipe.path.stat().st_size >= CACHE_FROM_BYTES if wanted == "auto" else bool(wanted)
+        wanted = self.config["data_cache"]  # None: a model that has no such default
+        return recipe.path.stat().st_size >= CACHE_FROM_BYTES if wanted in ("auto", None) else bool(wanted)
 
     def recipe(self) -> Recipe | None:
         """What our own reading needs to know, or None where the settings ask for more than it can do."""
         path = Path(self.dataset_path, f"{self.dataset_name}.inter")
-        if any(self.config[key] for key in RECBOLE_ONLY) or not path.is_file() or self._has_features():
+        if any(self.config[key] for key in self.left_to_recbole) or not path.is_file() or self._has_features():
             return None
         hooks = ("_load_data", "_data_processing", "_data_filtering", "_remap_ID_all", "_load_feat", "_load_inter_feat")
         if any(getattr(type(self), name) is not getattr(SequentialDataset, name) for name in hooks):
@@ -140,19 +141,25 @@ class HistoryDataset(SequentialDataset):
             raise UserError("a sequential model needs eval_args.order: TO (time order)")
         if isinstance(self._rows, pd.DataFrame):  # RecBole's own, or ours after somebody asked for it and changed it
             self._check_time()
-            columns = (self._rows[name] for name in (self.uid_field, self.iid_field, self.time_field))
-            self.histories = Histories.from_columns(*(column.to_numpy() for column in columns))
+            columns = [self._rows[name].to_numpy() for name in (self.uid_field, self.iid_field, self.time_field)]
+            self.histories = Histories.from_columns(*columns)
+            self.times = columns[2][time_order(columns[0], columns[2])]
         self.split = replace(
             split_histories(self.histories.lengths, self.config["eval_args"]["split"]), trains=self._training_users()
         )
         self._aug_presets()
-        self.inter_feat = HistoryRows(self, self.split.ranges(self.histories, "all"))
-        return [self._view(phase) for phase in ("train", "valid", "test")]
+        order = self._user_order()
+        self.inter_feat = HistoryRows(self, "all", order)
+        return [self._view(phase, order) for phase in ("train", "valid", "test")]
+
+    def _user_order(self) -> np.ndarray | None:
+        """Indices of the users [U] in the order of their rows; None: by id."""
+        return None
 
     def _training_users(self) -> np.ndarray | None:
         """Mask [U] of the users that ``data_fraction`` leaves in training; None when it is 1."""
         fraction = self.config["data_fraction"]
-        if fraction is None or fraction == 1:
+        if fraction is None or (fraction == 1 and fraction is not True):
             return None
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
             raise UserError(f"data_fraction is {fraction!r}, but must lie in 0..1 (0 excluded)")
@@ -173,8 +180,8 @@ class HistoryDataset(SequentialDataset):
         self.set_field_property(list_field, FeatureType.TOKEN_SEQ, FeatureSource.INTERACTION, self.max_item_list_len)
         self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
-    def _view(self, phase: str) -> HistoryDataset:
-        view: HistoryDataset = self.copy(HistoryRows(self, self.split.ranges(self.histories, phase)))
+    def _view(self, phase: str, order: np.ndarray | None) -> HistoryDataset:
+        view: HistoryDataset = self.copy(HistoryRows(self, phase, order))
         view.phase = phase
         return view
 

@@ -103,6 +103,9 @@ class HistoryEvalDataLoader(FullSortEvalDataLoader):
         part._first, part._every = rank, world_size
         return part
 
+    def __bool__(self) -> bool:
+        return True  # a process without a batch must still join the others' gathering; RecBole asks the loader itself
+
     def __len__(self) -> int:
         return len(range(self._first * self.step, self.sample_size, self._every * self.step))
 

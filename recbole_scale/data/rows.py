@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_scale.data.histories import Positions
 from recbole_scale.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,11 +15,16 @@ if TYPE_CHECKING:
 
 
 class HistoryRows:
-    """RecBole's interaction table (user, target, items before it, their number), made when it is indexed."""
+    """RecBole's interaction table (user, target, items before it, their number), made when it is indexed.
 
-    def __init__(self, dataset: HistoryDataset, positions: Positions) -> None:
+    The rows of ``phase`` of a split data set, one user after the other: by id, or as ``order`` (indices [U]) says.
+    """
+
+    def __init__(self, dataset: HistoryDataset, phase: str, order: np.ndarray | None = None) -> None:
         self._histories = dataset.histories
-        self._positions = positions
+        self._ascending = dataset.split.ranges(dataset.histories, phase)
+        self._order = order
+        self._positions = self._ascending if order is None else self._ascending.in_order(order)
         self._max_length = dataset.max_item_list_len
         self._user, self._item = dataset.uid_field, dataset.iid_field
         self._list = dataset.iid_field + dataset.config["LIST_SUFFIX"]
@@ -38,9 +42,10 @@ class HistoryRows:
         return [self._user, self._item, self._list, self._length]
 
     def sort(self, by: Any, ascending: bool = True) -> None:
-        """RecBole's sampled evaluation sorts rows by user; they are in that order from the start."""
+        """RecBole's sampled evaluation sorts rows by user; a user's rows are in the order of time from the start."""
         if by != self._user or not ascending:
             raise UserError(f"rows are kept in the order of users and time, and cannot be sorted by {by}")
+        self._positions, self._order = self._ascending, None
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, str):
@@ -62,7 +67,8 @@ class HistoryRows:
         if field not in (self._user, self._item):
             raise KeyError(field)
         if field == self._user:
-            values = np.repeat(self._histories.users, self._positions.counts)
+            users = self._histories.users if self._order is None else self._histories.users[self._order]
+            values = np.repeat(users, self._positions.counts)
         else:
             values = self._histories.items[self._positions[:]]
         return torch.from_numpy(values.astype(np.int64))
@@ -71,7 +77,7 @@ class HistoryRows:
         """How many rows have each id (0, 1, ...) of the user or item field."""
         if field == self._user:
             counts = np.zeros(int(self._histories.users.max(initial=0)) + 1, dtype=np.int64)
-            counts[self._histories.users] = self._positions.counts
+            counts[self._histories.users] = self._ascending.counts
             return counts
         return np.bincount(self._histories.items[self._positions[:]])
 

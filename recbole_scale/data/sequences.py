@@ -28,9 +28,9 @@ def read_sequences(path: Path, delimiter: str | None, user_column: bool, builder
         numbers = np.flatnonzero(pc.not_equal(pc.utf8_trim_whitespace(lines), "").to_numpy(zero_copy_only=False))
         lines = lines.take(pa.array(numbers))
         numbers = numbers + block.first_line
-        words = _split_words(lines, delimiter)
-        users = _first_words(words) if user_column else pa.array(numbers).cast(pa.string())
-        items, row_of, order = _items_in_order(words, skip=int(user_column))
+        words = split_words(lines, delimiter)
+        users = first_words(words) if user_column else pa.array(numbers).cast(pa.string())
+        items, row_of, order = items_in_order(words, skip=int(user_column))
         _refuse_users_without_items(block.source, users, row_of, numbers, builder)
         seen.append(users)
         places.append(numbers)
@@ -44,18 +44,18 @@ def _line_of(lines: np.ndarray, row: int) -> str:
     return f"line {lines[row]}"
 
 
-def _split_words(lines: Any, delimiter: str | None) -> Any:
+def split_words(lines: Any, delimiter: str | None) -> Any:
     """Return a pyarrow list array: the words of each line."""
     if delimiter is None:
         return pc.ascii_split_whitespace(pc.ascii_trim_whitespace(lines))
     return pc.split_pattern(lines, pattern=delimiter)
 
 
-def _first_words(words: Any) -> Any:
+def first_words(words: Any) -> Any:
     return words.values.take(words.offsets[:-1])
 
 
-def _items_in_order(words: Any, skip: int) -> tuple[Any, np.ndarray, np.ndarray]:
+def items_in_order(words: Any, skip: int) -> tuple[Any, np.ndarray, np.ndarray]:
     """Return (items, line index from 0, order from 1), each [interactions], leaving out ``skip`` words a line."""
     offsets = words.offsets.to_numpy().astype(np.int64)
     counts = np.diff(offsets) - skip

@@ -1,0 +1,128 @@
+"""The command ``run_scripts/compare_baselines.py``: ScaledSASRec beside RecBole's models, everybody treated alike."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from recbole_scale.compare import runs as planning
+from recbole_scale.compare import table
+from recbole_scale.compare.runs import Budget, Run
+from recbole_scale.errors import UserError, check_choice
+from recbole_scale.settings import parse_arguments
+
+_EXAMPLES = """examples:
+  python run_scripts/compare_baselines.py --dataset ml-100k --models SASRec GRU4Rec ScaledSASRec:tiny --epochs 5
+  python run_scripts/compare_baselines.py --dataset ml-1m --models SASRec GRU4Rec Caser BERT4Rec FMLPRec \\
+      ScaledSASRec:tiny ScaledSASRec:small --budget 600s --seeds 2 --SASRec.train_batch_size=256
+
+Any setting can be given as --key=value for everybody or --Model.key=value for one model. Each run is a process of its
+own; what is finished is skipped when the command is given again. Written to --out: table.txt, .md and .tex, the rank
+of every user's held-out item (per_user/), and the log of each run (logs/).
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of the command; what it does not know is a setting."""
+    made = argparse.ArgumentParser(
+        prog="compare_baselines.py",
+        description="Compare models on the same split, order, ranking and budget, with significance over users.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--dataset", "-d", required=True, help="name of the data set")
+    made.add_argument("--models", "-m", nargs="+", required=True, metavar="MODEL", help="Model or ScaledSASRec:size")
+    made.add_argument("--seeds", type=int, default=1, help="runs of each model, with seeds 1, 2, ... (default: 1)")
+    made.add_argument("--epochs", type=int, help="budget: epochs")
+    made.add_argument("--budget", help="budget: wall clock of training, evaluation apart, as 600s, 10m or 1h")
+    made.add_argument("--patience", type=int, default=10, help="without a budget: evaluations without a gain")
+    made.add_argument("--reference", help="model that the others are tested against (default: the first)")
+    made.add_argument("--samples", type=int, default=10_000, help="resamples of the users (default: %(default)s)")
+    made.add_argument("--results_file", default="results/runs.jsonl", help="rows of the runs (default: %(default)s)")
+    made.add_argument("--data_path", help="folder of the data sets (default: dataset)")
+    made.add_argument("--out", type=Path, help="folder of the tables (default: results/compare-DATASET)")
+    return made
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds of ``600``, ``600s``, ``10m`` or ``1h``.
+
+    Raises:
+        UserError: another form, or not above 0.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise UserError(f"--budget {text} is no time; write 600s, 10m or 1h")
+    return seconds
+
+
+def budget_of(arguments: argparse.Namespace) -> Budget:
+    """The budget that was asked for; only one may be."""
+    if arguments.budget and arguments.epochs is not None:
+        raise UserError("--epochs and --budget are two budgets; give one of them")
+    if arguments.epochs is not None and arguments.epochs < 1:
+        raise UserError(f"--epochs is {arguments.epochs}, but must be at least 1")
+    seconds = parse_seconds(arguments.budget) if arguments.budget else None
+    return Budget(arguments.epochs, seconds, arguments.patience)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is missing, then write and print the table; 1 when a run failed."""
+    arguments, rest = parser().parse_known_args(argv)
+    settings, budget = parse_arguments(rest), budget_of(arguments)
+    reference = arguments.reference or arguments.models[0]
+    check_choice("--reference", reference, arguments.models)
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds is {arguments.seeds}, but must be at least 1")
+    out = arguments.out or Path("results") / f"compare-{arguments.dataset}"
+    shared = {**settings, **({"data_path": arguments.data_path} if arguments.data_path else {})}
+    seeds = range(1, arguments.seeds + 1)
+    planned = planning.plan_runs(arguments.dataset, arguments.models, seeds, budget, shared)
+    planning.carry_out(arguments.dataset, planned, out, arguments.results_file)
+    lines = gather(planned, out, arguments.results_file, reference, arguments.samples)
+    title = describe(arguments.dataset, budget, reference, arguments.seeds, planned[0])
+    print(write_tables(out, title, *table.cells(lines, reference)))
+    return int(any(line.failed is not None for line in lines))
+
+
+def gather(planned: list[Run], out: Path, results_file: str, reference: str, samples: int) -> list[table.Line]:
+    """The table's lines from the rows and users of finished runs."""
+    done = planning.finished_rows(results_file, planned, out)
+    failed = planning.failed_rows(results_file, planned)
+    groups: dict[str, list[dict[str, Any]]] = {run.name: [] for run in planned}
+    users: dict[str, list[Path]] = {run.name: [] for run in planned}
+    errors = {}
+    for run in planned:
+        if run.run_id in done:
+            groups[run.name].append(done[run.run_id])
+            users[run.name].append(planning.per_user_file(out, run.run_id))
+        elif run.run_id in failed:
+            errors[run.name] = str(failed[run.run_id]["error"])
+    return table.summarise(groups, users, reference, errors, samples)
+
+
+def describe(dataset: str, budget: Budget, reference: str, seeds: int, run: Run) -> str:
+    """What the table shows, in words."""
+    metric = run.settings["valid_metric"]
+    history = "masked" if run.settings.get("mask_history") else "not masked"
+    return (
+        f"{dataset}: {budget}, seeds 1 to {seeds}. Leave-one-out in exact time order, full ranking over all items, "
+        f"history {history}; tested is the epoch with the best valid {metric}. Mean ± standard deviation over seeds; "
+        f"differences from {reference} are over the same users (paired bootstrap), p after Holm's correction, "
+        f"* below 0.05. Best of a column: <."
+    )
+
+
+def write_tables(out: Path, title: str, header: list[str], body: list[list[str]]) -> str:
+    """Write ``table.txt``, ``.md`` and ``.tex``; returns the text."""
+    text = f"{title}\n\n{table.as_text(header, body)}\n"
+    bold = title.replace("Best of a column: <.", "Best of a column in bold.")
+    (out / "table.txt").write_text(text, encoding="utf-8")
+    (out / "table.md").write_text(f"{bold}\n\n{table.as_markdown(header, body)}\n", encoding="utf-8")
+    comment = "% " + bold.replace("\n", " ")
+    (out / "table.tex").write_text(f"{comment}\n{table.as_latex(header, body)}\n", encoding="utf-8")
+    return text

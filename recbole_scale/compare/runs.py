@@ -1,0 +1,205 @@
+"""The runs of a comparison: one setting for everybody, each run in a process of its own, finished ones skipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recbole_scale.errors import UserError, check_choice
+from recbole_scale.model.sizes import SIZE_NAMES
+from recbole_scale.plugin import WINDOW_MODELS, find_model
+from recbole_scale.run import make_config
+from recbole_scale.scaling import records
+
+# the same for everybody: split, order, ranking, measures
+PROTOCOL: dict[str, Any] = {
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+    "repeatable": True,
+    "metrics": ["Recall", "NDCG", "ItemCoverage", "NLL"],
+    "topk": [5, 10, 50],
+    "valid_metric": "NDCG@10",
+    "metric_decimal_place": 6,
+    "eval_batch_size": 256,
+    "eval_step": 1,
+    "show_progress": False,
+}
+MANY = 1_000_000  # epochs or evaluations that no budget reaches
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When training ends: after ``epochs``, after ``seconds`` of training, or (neither) when valid stops improving."""
+
+    epochs: int | None = None
+    seconds: float | None = None
+    patience: int = 10
+
+    def settings(self) -> dict[str, Any]:
+        """The same budget as RecBole's settings; the best epoch on valid is what is tested, in each case."""
+        if self.seconds is not None:
+            return {"train_budget_seconds": self.seconds, "epochs": MANY, "stopping_step": MANY}
+        if self.epochs is not None:
+            return {"epochs": self.epochs, "stopping_step": MANY}
+        return {"stopping_step": self.patience}
+
+    def __str__(self) -> str:
+        if self.seconds is not None:
+            return f"{self.seconds:g} s of training each"
+        if self.epochs is not None:
+            return f"{self.epochs} epochs each"
+        return f"until {self.patience} evaluations without a better valid metric"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a model (``name`` as the user wrote it, ``Model`` or ``Model:size``), its settings and its id."""
+
+    name: str
+    model: str
+    settings: dict[str, Any]
+    run_id: str
+
+    def arguments(self, dataset: str, more: dict[str, Any]) -> list[str]:
+        """The command line of this run alone."""
+        values = [f"--{k}={_as_yaml(v)}" for k, v in {**self.settings, **more}.items()]
+        return [f"--model={self.model}", f"--dataset={dataset}", *values]
+
+
+def _as_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def split_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Model and settings of ``Model`` or ``Model:size``.
+
+    Raises:
+        UserError: no such model or size, or a size for a model that has none.
+    """
+    model, colon, size = name.partition(":")
+    find_model(model)
+    if not colon:
+        return model, {}
+    if model not in WINDOW_MODELS:
+        raise UserError(f"'{name}': only {', '.join(WINDOW_MODELS)} comes in sizes; {model} stands alone")
+    check_choice("size", size, SIZE_NAMES)
+    return model, {"size": size}
+
+
+def plan_runs(
+    dataset: str, names: Iterable[str], seeds: Iterable[int], budget: Budget, settings: dict[str, Any]
+) -> list[Run]:
+    """All runs, seed by seed, so that an interrupted comparison has all models of the first seeds.
+
+    Args:
+        dataset: name of the data set.
+        names: models, ``Model`` or ``Model:size``.
+        seeds: one run of each model for each.
+        budget: the same for all.
+        settings: of the user; ``key`` for everybody, ``Model.key`` or ``Model:size.key`` for one model.
+    """
+    names, runs = list(dict.fromkeys(names)), []
+    shared = {k: v for k, v in settings.items() if "." not in k}
+    for owner in {k.rpartition(".")[0] for k in settings if "." in k}:
+        check_choice("the model of a setting", owner, {n for name in names for n in (name, name.partition(":")[0])})
+    for seed in seeds:
+        for name in names:
+            model, size = split_name(name)
+            own: dict[str, Any] = {}
+            for owner in (model, name):
+                own |= {k.rpartition(".")[2]: v for k, v in settings.items() if k.rpartition(".")[0] == owner}
+            chosen = {**PROTOCOL, **budget.settings(), **size, **shared, **own, "seed": seed}
+            config = make_config(model, dataset, config_dict=dict(chosen))
+            runs.append(Run(name, model, chosen, records.run_id(config)))
+    return runs
+
+
+def finished_rows(results_file: str, runs: Iterable[Run], out: Path) -> dict[str, dict[str, Any]]:
+    """Rows of finished runs by ``run_id``, where the run's users were kept as well."""
+    rows = _last_rows(results_file, runs, "ok")
+    return {name: row for name, row in rows.items() if per_user_file(out, name).is_file()}
+
+
+def failed_rows(results_file: str, runs: Iterable[Run]) -> dict[str, dict[str, Any]]:
+    """The last row of each run that failed, by ``run_id``."""
+    return _last_rows(results_file, runs, "failed")
+
+
+def _last_rows(results_file: str, runs: Iterable[Run], status: str) -> dict[str, dict[str, Any]]:
+    if not os.path.isfile(results_file):
+        return {}
+    wanted = {run.run_id for run in runs}
+    rows: list[Any] = records.read_rows(results_file).to_dict("records")
+    return {row["run_id"]: row for row in rows if row["run_id"] in wanted and row["status"] == status}
+
+
+def per_user_file(out: Path, run_id: str) -> Path:
+    """Where the ranks of a run's users are kept."""
+    return out / "per_user" / f"{run_id}.npz"
+
+
+def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, data_path: str | None = None) -> None:
+    """Run what is not finished, one process after the other; each adds its row, and a failed one a row with its error.
+
+    The output of each run goes to ``out/logs``.
+    """
+    for folder in ("per_user", "logs"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    done = finished_rows(results_file, runs, out)
+    bar = tqdm(runs, unit="run", ncols=100)
+    for run in bar:
+        bar.set_postfix_str(f"{run.name}, seed {run.settings['seed']}")
+        if run.run_id in done:
+            continue
+        more = {
+            "results_file": results_file,
+            "per_user_file": str(per_user_file(out, run.run_id)),
+            "checkpoint_dir": str(out / "saved"),
+            **({"data_path": data_path} if data_path else {}),
+        }
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        error = _run_alone(run.arguments(dataset, more), out / "logs" / f"{run.run_id}.txt")
+        if error:
+            tqdm.write(f"{run.name}, seed {run.settings['seed']} failed: {error}")
+            records.append_row(results_file, _failed_row(dataset, run, error, started))
+
+
+def _run_alone(arguments: list[str], log: Path) -> str | None:
+    """Run ``run_recbole`` in a fresh process, so that its peak of memory is its own; returns why it failed, if so."""
+    with open(log, "wb") as file:
+        code = subprocess.run(
+            [sys.executable, "-m", "recbole_scale", *arguments], stdout=file, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    if code == 0:
+        return None
+    if code < 0:
+        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+        return f"ended by signal {-code}{hint}"
+    lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+    return (lines[-1].removeprefix("error: ") if lines else f"exit code {code}")[:500]
+
+
+def _failed_row(dataset: str, run: Run, error: str, started: str) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "status": "failed",
+        "error": error,
+        "dataset": dataset,
+        "split": run.settings["eval_args"]["split"],
+        "model": run.model,
+        "size": run.settings.get("size"),
+        "seed": run.settings["seed"],
+        "versions": records.versions(),
+        "commit": records.commit(),
+        "started": started,
+        "settings": run.settings,
+    }

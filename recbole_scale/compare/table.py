@@ -1,0 +1,187 @@
+"""What finished runs say, model by model: means, deviations, differences from a reference; as text, Markdown, LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_scale.compare.significance import Difference, hit_at, holm, ndcg_at, paired_bootstrap
+from recbole_scale.errors import UserError
+
+METRICS = {"NDCG@10": (ndcg_at, 10), "HR@10": (hit_at, 10)}  # tested for significance
+COLUMNS = {"NDCG@10": "ndcg@10", "HR@10": "recall@10", "NDCG@50": "ndcg@50", "HR@50": "recall@50", "NLL": "nll"}
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model of the table."""
+
+    name: str
+    seeds: int
+    failed: str | None  # why no run finished
+    parameters: int | None
+    metrics: dict[str, tuple[float, float]]  # mean and standard deviation over seeds (nan for one seed)
+    cost: dict[str, float]
+    differences: dict[str, tuple[Difference, float]]  # by metric: against the reference, and Holm's p
+
+
+def summarise(
+    groups: dict[str, list[dict[str, Any]]],
+    users: dict[str, list[Path]],
+    reference: str,
+    errors: dict[str, str],
+    samples: int = 10_000,
+) -> list[Line]:
+    """One line a model, in the order of ``groups``.
+
+    Args:
+        groups: rows of each model's finished runs.
+        users: the files of those runs' users (``user``, ``rank``), in the same order.
+        reference: name of the model that the others are compared with.
+        errors: why a model's runs failed, for models with such runs.
+        samples: resamples of the users.
+
+    Raises:
+        UserError: two runs ranked different users.
+    """
+    ranks = _ranks_by_user({name: files for name, files in users.items() if files})
+    tested: dict[tuple[str, str], Difference] = {}
+    for metric, (measure, k) in METRICS.items():
+        values = {name: measure(rank, k).mean(0) for name, rank in ranks.items()}  # [U], mean over seeds
+        for name in values:
+            if name != reference and reference in values:
+                tested[name, metric] = paired_bootstrap(values[name] - values[reference], samples)
+    corrected = dict(zip(tested, holm([found.p for found in tested.values()]), strict=True))
+    lines = []
+    for name, rows in groups.items():
+        differences = {m: (tested[name, m], corrected[name, m]) for m in METRICS if (name, m) in tested}
+        lines.append(_line(name, rows, errors.get(name), differences))
+    return lines
+
+
+def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences: dict[str, Any]) -> Line:
+    if not rows:
+        return Line(name, 0, error or "not run", None, {}, {}, {})
+    metrics = {}
+    for label, key in COLUMNS.items():
+        values = np.array([_number(row["test_metrics"].get(key)) for row in rows])
+        metrics[label] = (float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan)
+    cost = {key: float(np.mean([_number(row[key]) for row in rows])) for key in _COST[:-1]}
+    cost["peak_memory_mb"] = max(_number(row["peak_memory_mb"]) for row in rows)
+    return Line(name, len(rows), None, int(rows[0]["n_parameters"]), metrics, cost, differences)
+
+
+_COST = ("epochs", "interactions_seen", "seconds_train", "seconds_evaluate", "peak_memory_mb")
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _ranks_by_user(users: dict[str, list[Path]]) -> dict[str, np.ndarray]:
+    """Ranks [seeds, U] of each model's runs, the users of all in one order."""
+    ranks, first = {}, None
+    for name, files in users.items():
+        found = []
+        for path in files:
+            with np.load(path) as data:
+                order = np.argsort(data["user"], kind="stable")
+                names = data["user"][order]
+                found.append(data["rank"][order])
+            first = names if first is None else first
+            if not np.array_equal(first, names):
+                raise UserError(f"the users in {path} are not those of the other runs; was the data changed between?")
+        ranks[name] = np.stack(found)
+    return ranks
+
+
+# Rendering ----------------------------------------------------------------------------------------------------------
+
+
+def cells(lines: Sequence[Line], reference: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of text. A star: different from the reference at 5 % after Holm's correction."""
+    header = ["model", "seeds", "parameters", *COLUMNS]
+    header += [f"{m} - {reference} [95 %], p" for m in METRICS]
+    header += ["epochs", "targets seen", "train s", "rank s", "peak MB"]
+    best = {m: _best(lines, m) for m in COLUMNS}
+    body = []
+    for line in lines:
+        if line.failed is not None:
+            body.append([line.name, "0", f"failed: {line.failed}", *[""] * (len(header) - 3)])
+            continue
+        row = [line.name, str(line.seeds), f"{line.parameters:,}"]
+        for metric, (mean, deviation) in line.metrics.items():
+            shown = f"{mean:.4f}" + (f" ± {deviation:.4f}" if not math.isnan(deviation) else "")
+            row.append(f"{shown} <" if line.name == best[metric] else shown)
+        row += [_difference(line.differences.get(m)) for m in METRICS]
+        cost = line.cost
+        row += [f"{cost['epochs']:.4g}", _count(cost["interactions_seen"]), f"{cost['seconds_train']:.4g}"]
+        row += [f"{cost['seconds_evaluate']:.3g}", f"{cost['peak_memory_mb']:,.0f}"]
+        body.append(row)
+    return header, body
+
+
+def _best(lines: Sequence[Line], metric: str) -> str | None:
+    known = [(line.metrics[metric][0], line.name) for line in lines if line.metrics]
+    known = [pair for pair in known if not math.isnan(pair[0])]
+    return (min if metric == "NLL" else max)(known)[1] if known else None
+
+
+def _difference(found: tuple[Difference, float] | None) -> str:
+    if found is None:
+        return "reference"
+    difference, p = found
+    star = "*" if p < LEVEL else ""
+    return f"{difference.mean:+.4f}{star} [{difference.low:+.4f}, {difference.high:+.4f}], {p:.2g}"
+
+
+def _count(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    for unit, size in (("M", 1e6), ("K", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+def as_text(header: list[str], body: list[list[str]]) -> str:
+    """Columns aligned with spaces."""
+    failed = [row for row in body if row[2].startswith("failed")]
+    rows = [row for row in body if row not in failed]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
+    text += [f"{row[0]}  {row[2]}" for row in failed]
+    return "\n".join(line.rstrip() for line in text)
+
+
+def as_markdown(header: list[str], body: list[list[str]]) -> str:
+    """A Markdown table; the best of each column in bold."""
+
+    def cell(text: str) -> str:
+        text = text.replace("|", "\\|")
+        return f"**{text[:-2]}**" if text.endswith(" <") else text
+
+    rows = [header, ["---"] * len(header), *[[cell(text) for text in row] for row in body]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def as_latex(header: list[str], body: list[list[str]]) -> str:
+    """A ``tabular`` (booktabs); the best of each column in bold."""
+
+    def cell(text: str) -> str:
+        best, text = text.endswith(" <"), text.removesuffix(" <")
+        for plain, escaped in (("\\", "\\textbackslash "), ("%", "\\%"), ("_", "\\_"), ("&", "\\&"), ("#", "\\#")):
+            text = text.replace(plain, escaped)
+        text = text.replace("±", "$\\pm$").replace("<", "$<$")
+        return f"\\textbf{{{text}}}" if best else text
+
+    lines = [" & ".join(cell(text) for text in row) + " \\\\" for row in [header, *body]]
+    spec = "l" + "r" * (len(header) - 1)
+    inside = ["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"]
+    return "\n".join([f"\\begin{{tabular}}{{{spec}}}", *inside, "\\end{tabular}"])
