@@ -56,7 +56,7 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -
 
 def without_paths(settings: dict[str, Any]) -> dict[str, Any]:
     """What the user set, less what only this machine knows."""
-    paths = ("data_path", "checkpoint_dir", "results_file")
+    paths = ("data_path", "checkpoint_dir", "results_file", "per_user_file")
     return {key: value for key, value in settings.items() if key not in paths}
 
 

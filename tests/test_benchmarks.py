@@ -64,7 +64,7 @@ def test_throughput_names_its_share_of_a_matrix_product(tmp_path, log):
     out = tmp_path / "throughput.jsonl"
     done = call(
         sys.executable, BENCHMARKS / "throughput.py", "--data", log, "--seconds", 0.2, "--out", out,
-        "--set", "n_layers=1", "topk=[5]", folder=tmp_path,
+        "--set", "n_layers=1", folder=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     row = rows(out)[0]

@@ -18,7 +18,7 @@ from recbole_scale.data.histories import share_of_user
 from recbole_scale.errors import UserError
 from recbole_scale.run import make_config, prepare
 from recbole_scale.scaling import sweep as sweep_module
-from recbole_scale.scaling.records import read_rows
+from recbole_scale.scaling.records import COLUMNS, read_rows
 from recbole_scale.scaling.study_rows import as_rows
 from recbole_scale.scaling.sweep_command import main
 
@@ -80,6 +80,24 @@ def test_a_fraction_keeps_the_same_users_and_all_tests(walk: Path) -> None:
     for row in inputs:
         text = ",".join(map(str, row[row > 0]))
         assert any(text in ",".join(map(str, history)) for history in allowed)
+
+
+def test_users_beside_a_row_average_to_it(walk: Path) -> None:
+    assert main([*COMMON, "--shapes", "1x8", "--seeds", "1", "--per_user", "users"]) == 0
+    (row,) = rows_of(walk)
+    with np.load(walk / "users" / f"{row['run_id']}.npz") as users:
+        assert len(set(users["user"].tolist())) == len(users["user"]) == row["n_users"]
+        assert np.mean(users["nll"], dtype=np.float64) == pytest.approx(row["test_nll"], abs=1e-5)
+        assert np.mean((users["rank"] > 0) & (users["rank"] <= 10)) == pytest.approx(
+            row["test_metrics"]["recall@10"], abs=1e-5
+        )
+    assert "per_user_file" not in row["settings"]
+
+
+def test_columns_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--columns"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == list(COLUMNS)
 
 
 @pytest.mark.parametrize("fraction", [0, -0.5, 1.5, "half", True])

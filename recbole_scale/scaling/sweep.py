@@ -35,6 +35,7 @@ class Grid:
         epochs: numbers of epochs; empty: each size's own.
         settings: settings of every run; they win over a shape's.
         config_files: config files of every run.
+        per_user: folder for each run's ``RUN_ID.npz`` of users, ranks and NLL, for paired comparison; None: none.
     """
 
     dataset: str
@@ -44,6 +45,7 @@ class Grid:
     epochs: tuple[int, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     config_files: tuple[str, ...] = ()
+    per_user: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         name = records.run_id(config)
         if name in points:
             raise UserError(f"the runs '{points[name].label}' and '{label}' of this sweep are the same")
+        if grid.per_user:
+            settings["per_user_file"] = os.path.join(grid.per_user, f"{name}.npz")
         points[name] = Point(
             label, grid.dataset, settings, grid.config_files, name, rung.n_blocks, count, config["epochs"], flops
         )

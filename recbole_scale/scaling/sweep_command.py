@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         UserError: a mistake in the options, the settings or the data, before anything is trained.
     """
     options, rest = _parser().parse_known_args(arguments)
+    if options.columns:
+        print(columns_text())
+        return 0
     grid = read_grid(options, rest)
     loaded = LoadedData()
     points = plan_sweep(grid, loaded)
@@ -101,6 +104,12 @@ def plan_table(grid: Grid, points: Sequence[Point], done: set[str]) -> str:
     return "\n".join(lines)
 
 
+def columns_text() -> str:
+    """What each column of a row means, one a line."""
+    width = max(map(len, records.COLUMNS))
+    return "\n".join(f"{name:<{width}}  {meaning}" for name, meaning in records.COLUMNS.items())
+
+
 def duration(seconds: float) -> str:
     """Seconds as 45 s, 12 min or 3.4 h."""
     if seconds < 90:
@@ -127,6 +136,7 @@ def read_grid(options: argparse.Namespace, rest: Sequence[str]) -> Grid:
         epochs=tuple(_numbers(given, "epochs", int, [])),
         settings=settings,
         config_files=tuple(options.config_files or ()),
+        per_user=options.per_user,
     )
 
 
@@ -211,9 +221,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--sweep", metavar="FILE", help="YAML file with these options and 'settings:'")
     add("--config_files", nargs="+", metavar="FILE", help="config files of every run")
     add("--rows", default="results/runs.jsonl", metavar="FILE", help="where rows go (default: %(default)s)")
+    add("--per_user", metavar="DIR", help="also write each run's users, ranks and NLL there, for paired comparison")
     add("--keep", default="best", choices=["best", "none"], help="checkpoints to keep (default: %(default)s)")
     add("--ray_address", metavar="ADDRESS", help="run on Ray: auto, HOST:PORT, or local to start one here")
     add("--cpus_per_run", type=float, default=1.0, metavar="N", help="with Ray (default: %(default)s)")
     add("--gpus_per_run", type=float, default=0.0, metavar="N", help="with Ray; fractions share a GPU (default: 0)")
     add("--dry_run", action="store_true", help="print the plan and stop")
+    add("--columns", action="store_true", help="print what the columns of a row mean, and stop")
     return parser

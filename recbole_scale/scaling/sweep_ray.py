@@ -71,5 +71,7 @@ def _absolute(point: Point) -> Point:
     settings = dict(point.settings)
     for name, default in _PATHS.items():
         settings[name] = str(Path(settings.get(name, default)).resolve())
+    if settings.get("per_user_file"):
+        settings["per_user_file"] = str(Path(settings["per_user_file"]).resolve())
     paths = tuple(str(Path(name).resolve()) if Path(name).is_file() else name for name in point.config_files)
     return replace(point, settings=settings, config_files=paths)

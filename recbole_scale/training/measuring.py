@@ -6,6 +6,7 @@ A trainer of RecBole's is measured from outside: its methods are wrapped, its ar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -158,5 +159,6 @@ def save_per_user(path: str, prepared: Any, struct: Any) -> None:
     ids = dataset.inter_feat[dataset.uid_field] if sequential else prepared.test_data.uid_list
     user = dataset.field2id_token[dataset.uid_field][np.asarray(ids)].astype(str)
     nll = struct.get("rec.nll").numpy() if "rec.nll" in struct else np.full(len(rank), np.nan)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         np.savez_compressed(file, user=user, rank=rank.astype(np.int32), nll=nll.astype(np.float32))
