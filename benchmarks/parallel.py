@@ -274,12 +274,12 @@ def main() -> None:
         serve(data, arguments.sizes[0], arguments.serve, arguments.settings)
         return
     rows = []
-    for size in arguments.sizes:
-        rows += measure(data, size, arguments.rounds, arguments.steps, arguments.settings)
-    print(table(rows))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("a") as file:
-        file.writelines(json.dumps(found) + "\n" for found in rows)
+    for size in arguments.sizes:
+        rows += (found := measure(data, size, arguments.rounds, arguments.steps, arguments.settings))
+        with arguments.out.open("a") as file:  # now: a later size may be cut short
+            file.writelines(json.dumps(each) + "\n" for each in found)
+    print(table(rows))
 
 
 if __name__ == "__main__":
