@@ -22,7 +22,7 @@ def resolve_precision(setting: Any, device: torch.device, enable_amp: bool = Fal
       ``bf16`` for all four; small updates are rounded away, so it is for trying a model that fits in no other way.
     * ``auto``: ``bf16`` on a GPU that computes in it and where RecBole's ``enable_amp`` asks for it, else ``float32``.
       On a CPU it stays float32, so that a run's numbers do not hang on the CPU's instructions, although one with
-      bfloat16 instructions trains the wider sizes faster with ``bf16`` (README, "Precision").
+      bfloat16 instructions trains the wider sizes faster with ``bf16`` (``benchmarks/switches.py``).
 
     Raises:
         UserError: no such precision.
