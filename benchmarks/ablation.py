@@ -133,16 +133,6 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows in one write, after whatever whole lines are there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_text() if path.is_file() else ""
-    if before and not before.endswith("\n"):
-        path.write_text(before[: before.rfind("\n") + 1])
-    with path.open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def cell(values: list[float], form: str) -> str:
     """Mean and standard deviation over seeds."""
     if not values:
@@ -175,7 +165,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from recbole_scale.run import LoadedData, make_config
-    from recbole_scale.scaling.records import run_id
+    from recbole_scale.scaling.records import append_rows, run_id
 
     loaded, wanted = LoadedData(), []
     for shape in arguments.shapes:
@@ -189,7 +179,8 @@ def run(arguments: argparse.Namespace) -> None:
     for shape, seed, lad, config in tqdm([w for w in wanted if run_id(w[-1]) not in done], desc="trainings"):
         print(f"{shape}, seed {seed}, {'with' if lad else 'without'} LAD", file=sys.stderr)
         clock, trained = perf_counter(), train(config, loaded)
-        append(arguments.out, rows_of(shape, seed, lad, config, trained))
+        rows = rows_of(shape, seed, lad, config, trained)
+        append_rows(arguments.out, rows, rows[0])
         print(f"  done in {perf_counter() - clock:.0f} s", file=sys.stderr)
         if not arguments.keep:
             for path in glob.glob(glob.escape(trained[1].saved_model_file.removesuffix(".best.pth")) + ".*.pth"):

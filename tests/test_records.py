@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from recbole_scale.errors import UserError
+from recbole_scale.scaling import records
 from recbole_scale.scaling.records import COLUMNS, append_row, read_rows
 
 WRITER = """
@@ -98,3 +99,21 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert done.returncode == 2 and "could not be added" in done.stderr and "Traceback" not in done.stderr
     assert path.read_bytes() == before
+
+
+def test_a_commit_is_dirty_by_the_packages_files_alone(tmp_path, monkeypatch):
+    package = tmp_path / "package" / "scaling"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(records, "__file__", str(package / "records.py"))
+    assert records.commit() is None
+    for path in (package / "records.py", tmp_path / "rows.jsonl"):
+        path.write_text("one\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "m"]):
+        subprocess.run([*git, *words], check=True)
+    clean = records.commit()
+    assert clean and len(clean) == 12
+    (tmp_path / "rows.jsonl").write_text("one\ntwo\n")  # what a sweep does to a file of rows
+    assert records.commit() == clean
+    (package / "records.py").write_text("two\n")
+    assert records.commit() == clean + "-dirty"

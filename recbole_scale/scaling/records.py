@@ -213,12 +213,20 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Commit of the checkout this package runs from, with ``-dirty`` when files differ from it."""
+    """Commit of the checkout this package runs from, with ``-dirty`` when the package's files differ from it.
+
+    Other files, such as the results a sweep adds to, change no number.
+    """
     folder = Path(__file__).resolve().parents[1]
     if not (folder.parent / ".git").exists():
         return None
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10)
+
     try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        name = git("rev-parse", "--short=12", "HEAD")
+        changed = git("diff", "--quiet", "HEAD", "--", ".").returncode
     except (OSError, subprocess.SubprocessError):
         return None
+    return None if name.returncode else name.stdout.strip() + "-dirty" * (changed == 1)

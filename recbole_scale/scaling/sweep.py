@@ -63,6 +63,10 @@ class Point:
     flops: float
 
 
+OnEpoch = Callable[[Point, int], None]  # told of a run's epochs (from 0) as they are evaluated
+Engine = Callable[[Sequence[Point], OnEpoch], Iterator[tuple[Point, Row]]]
+
+
 def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
     """The grid's runs, cheapest first, with their cost in FLOPs; reads the data set once.
 
@@ -107,19 +111,23 @@ def finished_rows(path: str) -> list[Row]:
     return [row for row in as_rows(records.read_rows(path)) if row["status"] == "ok"]
 
 
-def run_point(point: Point, loaded: LoadedData | None = None, keep: str = "best") -> Row:
+def run_point(
+    point: Point, loaded: LoadedData | None = None, keep: str = "best", on_epoch: OnEpoch | None = None
+) -> Row:
     """Train and test one run, going on from its own checkpoint if it was stopped; its row, whatever happens.
 
     Args:
         point: the run.
         loaded: keeps the data set between runs of this process.
         keep: checkpoints to leave behind: ``best`` or ``none``.
+        on_epoch: called after each evaluation.
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     row: Row = {"run_id": point.run_id, "dataset": point.dataset, "model": "ScaledSASRec", "n_blocks": point.n_blocks}
     try:
         config = make_config("ScaledSASRec", point.dataset, list(point.config_files), quiet(point.settings))
-        result, row = train_and_test(config, resume="auto", loaded=loaded)
+        callback = None if on_epoch is None else (lambda epoch, score: on_epoch(point, epoch))
+        result, row = train_and_test(config, resume="auto", loaded=loaded, callback_fn=callback)
         _tidy(result["checkpoint"], keep)
         return row
     except Exception as failure:  # a failed run must not end the sweep
@@ -146,15 +154,12 @@ def _tidy(best: str, keep: str) -> None:
             os.remove(path)
 
 
-Engine = Callable[[Sequence[Point]], Iterator[tuple[Point, Row]]]
-
-
 def in_process(loaded: LoadedData, keep: str = "best") -> Engine:
     """Engine that trains one run after the other in this process, on the data set read once."""
 
-    def engine(points: Sequence[Point]) -> Iterator[tuple[Point, Row]]:
+    def engine(points: Sequence[Point], on_epoch: OnEpoch) -> Iterator[tuple[Point, Row]]:
         for point in points:
-            yield point, run_point(point, loaded, keep)
+            yield point, run_point(point, loaded, keep, on_epoch)
 
     return engine
 

@@ -63,22 +63,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def sweep(points: Sequence[Point], rows: list[Row], engine: Engine, path: str) -> int:
     """Run ``points``, append their rows to ``path`` and print a line each; returns how many failed."""
-    failed, threads = 0, torch.get_num_threads()
-    form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} so far]"
-    with tqdm(total=sum(p.flops for p in points), desc="sweep", bar_format=form, file=sys.stderr) as bar:
-        left = {point.run_id: point for point in points}
-        bar.set_postfix_str(f"0/{len(points)} runs, {duration(seconds_left(points, rows, threads))} left")
-        for point, row in engine(points):
+    failed = 0
+    with Progress(points, rows) as progress:
+        for point, row in engine(points, progress.epoch):
             records.append_row(path, row)
             rows.append(row)
             failed += row["status"] != "ok"
-            left.pop(point.run_id)
-            tqdm.write(f"[{len(points) - len(left)}/{len(points)}] {line(point, row)}", file=sys.stdout)
-            remaining = duration(seconds_left(left.values(), rows, threads))
-            bar.set_postfix_str(f"{len(points) - len(left)}/{len(points)} runs, {remaining} left", refresh=False)
-            bar.update(point.flops)
+            progress.end(point, line(point, row))
     print(f"{len(points) - failed} runs finished, {failed} failed; rows in {path}")
     return failed
+
+
+class Progress:
+    """One bar for a sweep, in FLOPs, that moves with every evaluated epoch; and a line for each finished run."""
+
+    def __init__(self, points: Sequence[Point], rows: list[Row]) -> None:
+        self._left, self._rows, self._count = {point.run_id: point for point in points}, rows, len(points)
+        self._done = 0.0  # FLOPs of finished runs
+        form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} so far]"
+        self._bar = tqdm(total=sum(p.flops for p in points), desc="sweep", bar_format=form, file=sys.stderr)
+        self._show(0.0)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._bar.close()
+
+    def epoch(self, point: Point, epoch: int) -> None:
+        """``point`` has trained and evaluated its ``epoch``, counted from 0."""
+        share = min(1.0, (epoch + 1) / point.epochs)
+        self._show(share * point.flops, f", {point.label}: epoch {epoch + 1} of {point.epochs}")
+
+    def end(self, point: Point, line: str) -> None:
+        """``point`` is finished, as ``line`` tells."""
+        self._left.pop(point.run_id)
+        self._done += point.flops
+        tqdm.write(f"[{self._count - len(self._left)}/{self._count}] {line}", file=sys.stdout)
+        self._show(0.0)
+
+    def _show(self, running: float, remark: str = "") -> None:
+        """``running``: FLOPs of the run in progress so far; it goes first, so the estimate is less its share."""
+        seconds = seconds_left(self._left.values(), self._rows, torch.get_num_threads())
+        todo = sum(point.flops for point in self._left.values())
+        left = duration(seconds * (1 - running / todo)) if todo else "nothing"
+        self._bar.n = self._done + running
+        self._bar.set_postfix_str(
+            f"{self._count - len(self._left)}/{self._count} runs{remark}, {left} left", refresh=False
+        )
+        self._bar.refresh()
 
 
 def line(point: Point, row: Row) -> str:

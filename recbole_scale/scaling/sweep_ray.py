@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole_scale.compat import load_ray_tune
 from recbole_scale.scaling.study_rows import Row
-from recbole_scale.scaling.sweep import Engine, Point, run_point
+from recbole_scale.scaling.sweep import Engine, OnEpoch, Point, run_point
 
 _PATHS = {"data_path": "dataset", "checkpoint_dir": "saved"}
 
@@ -17,7 +17,7 @@ _PATHS = {"data_path": "dataset", "checkpoint_dir": "saved"}
 def on_ray(address: str, cpus: float, gpus: float, keep: str = "best") -> Engine:
     """Engine that hands each run to Ray, with ``cpus`` and ``gpus`` for each.
 
-    A run whose worker dies is tried once more, from its checkpoint, and then is a failed row.
+    A run whose worker dies is tried once more, from its checkpoint, and then is a failed row. Epochs are not told.
 
     Args:
         address: ``auto`` for the cluster of this machine, ``HOST:PORT`` of another, ``local`` to start one here.
@@ -26,7 +26,7 @@ def on_ray(address: str, cpus: float, gpus: float, keep: str = "best") -> Engine
         keep: checkpoints to keep, see :func:`run_point`.
     """
 
-    def engine(points: Sequence[Point]) -> Iterator[tuple[Point, Row]]:
+    def engine(points: Sequence[Point], on_epoch: OnEpoch) -> Iterator[tuple[Point, Row]]:
         load_ray_tune()
         import ray
 
