@@ -13,7 +13,7 @@ from scipy import stats
 
 import recbole_scale
 from recbole_scale.compare import command
-from recbole_scale.compare.runs import Budget, plan_runs, split_name
+from recbole_scale.compare.runs import Budget, plan_runs, split_name, threads_of
 from recbole_scale.compare.significance import hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.compare.table import as_latex, as_markdown, as_text, cells, summarise
 from recbole_scale.errors import UserError
@@ -160,6 +160,7 @@ def test_plans_treat_everybody_alike(walk):
         (["--models", "ScaledSASRec:tinny"], "size 'tinny' is none of .*; did you mean 'tiny'"),
         (["--models", "SASRec:tiny"], "only ScaledSASRec comes in sizes"),
         (["--models", "SASRec", "--reference", "GRU4Rec"], "--reference 'GRU4Rec' is none of SASRec"),
+        (["--models", "SASRec", "--jobs", "0"], "--jobs is 0, but must be at least 1"),
         (["--models", "SASRec", "--budget", "ten"], "write 600s, 10m or 1h"),
         (["--models", "SASRec", "--budget", "5s", "--epochs", "2"], "two budgets"),
         (["--models", "SASRec", "--GRU4Rec.epochs=3"], "the model of a setting 'GRU4Rec' is none of SASRec"),
@@ -181,11 +182,15 @@ def test_budgets_are_read():
 def test_a_comparison_runs_fails_resumes_and_is_written(walk, capsys):
     call = ["--dataset", "walk", "--models", "GRU4Rec", "ScaledSASRec:tiny", "SASRec", "--epochs", "1", "--topk=[5,10]",
             "--samples", "200", "--ScaledSASRec.hidden_size=16", "--ScaledSASRec.inner_size=32",
-            "--SASRec.learning_rate=-1", "--out", "out"]  # fmt: skip
+            "--SASRec.learning_rate=-1", "--out", "out", "--jobs", "2"]  # fmt: skip
     assert command.main(call) == 1
     text = capsys.readouterr().out
+    assert f"1 epochs each, 2 runs at once on {threads_of(2)} CPU threads each" in text
     rows = pd.read_json("results/runs.jsonl", lines=True)
+    rows = rows.sort_values("model", key=lambda names: names.map(["GRU4Rec", "ScaledSASRec", "SASRec"].index))
+    rows = rows.reset_index(drop=True)
     assert rows["status"].tolist() == ["ok", "ok", "failed"]
+    assert rows["threads"][:2].tolist() == [threads_of(2)] * 2
     assert "Invalid learning rate" in rows["error"][2] and "failed: ValueError: Invalid learning rate" in text
     assert rows["peak_memory_mb"][0] > 100 and rows["data_fingerprint"][0] == rows["data_fingerprint"][1]
     for name in ("table.txt", "table.md", "table.tex"):

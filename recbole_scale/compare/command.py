@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=1, help="runs of each model, with seeds 1, 2, ... (default: 1)")
     made.add_argument("--epochs", type=int, help="budget: epochs")
     made.add_argument("--budget", help="budget: wall clock of training, evaluation apart, as 600s, 10m or 1h")
+    made.add_argument("--jobs", type=int, default=1, help="runs at once, each with its share of the CPU (default: 1)")
     made.add_argument("--patience", type=int, default=10, help="without a budget: evaluations without a gain")
     made.add_argument("--reference", help="model that the others are tested against (default: the first)")
     made.add_argument("--samples", type=int, default=10_000, help="resamples of the users (default: %(default)s)")
@@ -76,15 +77,16 @@ def main(argv: list[str] | None = None) -> int:
     settings, budget = parse_arguments(rest), budget_of(arguments)
     reference = arguments.reference or arguments.models[0]
     check_choice("--reference", reference, arguments.models)
-    if arguments.seeds < 1:
-        raise UserError(f"--seeds is {arguments.seeds}, but must be at least 1")
+    for name in ("seeds", "jobs"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}, but must be at least 1")
     out = arguments.out or Path("results") / f"compare-{arguments.dataset}"
     shared = {**settings, **({"data_path": arguments.data_path} if arguments.data_path else {})}
     seeds = range(1, arguments.seeds + 1)
     planned = planning.plan_runs(arguments.dataset, arguments.models, seeds, budget, shared)
-    planning.carry_out(arguments.dataset, planned, out, arguments.results_file)
+    planning.carry_out(arguments.dataset, planned, out, arguments.results_file, arguments.jobs)
     lines = gather(planned, out, arguments.results_file, reference, arguments.samples)
-    title = describe(arguments.dataset, budget, reference, arguments.seeds, planned[0])
+    title = describe(arguments.dataset, budget, reference, arguments.seeds, arguments.jobs, planned[0])
     print(write_tables(out, title, *table.cells(lines, reference)))
     return int(any(line.failed is not None for line in lines))
 
@@ -105,14 +107,15 @@ def gather(planned: list[Run], out: Path, results_file: str, reference: str, sam
     return table.summarise(groups, users, reference, errors, samples)
 
 
-def describe(dataset: str, budget: Budget, reference: str, seeds: int, run: Run) -> str:
+def describe(dataset: str, budget: Budget, reference: str, seeds: int, jobs: int, run: Run) -> str:
     """What the table shows, in words."""
     metric = run.settings["valid_metric"]
+    shared = f", {jobs} runs at once on {planning.threads_of(jobs)} CPU threads each" if jobs > 1 else ""
     history = "masked" if run.settings.get("mask_history") else "not masked"
     return (
-        f"{dataset}: {budget}, seeds 1 to {seeds}. Leave-one-out in exact time order, full ranking over all items, "
-        f"history {history}; tested is the epoch with the best valid {metric}. Mean ± standard deviation over seeds; "
-        f"differences from {reference} are over the same users (paired bootstrap), p after Holm's correction, "
+        f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. Leave-one-out in exact time order, full ranking over all "
+        f"items, history {history}; tested is the epoch with the best valid {metric}. Mean ± standard deviation over "
+        f"seeds; differences from {reference} are over the same users (paired bootstrap), p after Holm's correction, "
         f"* below 0.05. Best of a column: <."
     )
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -147,38 +148,49 @@ def per_user_file(out: Path, run_id: str) -> Path:
     return out / "per_user" / f"{run_id}.npz"
 
 
-def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, data_path: str | None = None) -> None:
-    """Run what is not finished, one process after the other; each adds its row, and a failed one a row with its error.
+def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, jobs: int = 1) -> None:
+    """Run what is not finished, ``jobs`` at once; each adds its row, and a failed one a row with its error.
 
-    The output of each run goes to ``out/logs``.
+    The output of each run goes to ``out/logs``. Several at once share the CPU's threads evenly.
     """
     for folder in ("per_user", "logs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     done = finished_rows(results_file, runs, out)
-    bar = tqdm(runs, unit="run", ncols=100)
-    for run in bar:
-        bar.set_postfix_str(f"{run.name}, seed {run.settings['seed']}")
-        if run.run_id in done:
-            continue
+    todo = [run for run in runs if run.run_id not in done]
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads_of(jobs))} if jobs > 1 else {})}
+
+    def carry(run: Run) -> tuple[Run, str | None]:
         more = {
             "results_file": results_file,
             "per_user_file": str(per_user_file(out, run.run_id)),
             "checkpoint_dir": str(out / "saved"),
-            **({"data_path": data_path} if data_path else {}),
         }
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        error = _run_alone(run.arguments(dataset, more), out / "logs" / f"{run.run_id}.txt")
+        error = _run_alone(run.arguments(dataset, more), out / "logs" / f"{run.run_id}.txt", environment)
         if error:
-            tqdm.write(f"{run.name}, seed {run.settings['seed']} failed: {error}")
             records.append_row(results_file, _failed_row(dataset, run, error, started))
+        return run, error
+
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), initial=len(done), unit="run", ncols=100) as bar:
+        for finished in as_completed([pool.submit(carry, run) for run in todo]):
+            run, error = finished.result()
+            name = f"{run.name}, seed {run.settings['seed']}"
+            tqdm.write(f"{name} failed: {error}" if error else f"{name} finished")
+            bar.update()
 
 
-def _run_alone(arguments: list[str], log: Path) -> str | None:
+def threads_of(jobs: int) -> int:
+    """CPU threads of each of several runs at once: an even share, at least one."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _run_alone(arguments: list[str], log: Path, environment: dict[str, str]) -> str | None:
     """Run ``run_recbole`` in a fresh process, so that its peak of memory is its own; returns why it failed, if so."""
     with open(log, "wb") as file:
         code = subprocess.run(
-            [sys.executable, "-m", "recbole_scale", *arguments], stdout=file, stderr=subprocess.STDOUT, check=False
-        ).returncode
+            [sys.executable, "-m", "recbole_scale", *arguments],
+            stdout=file, stderr=subprocess.STDOUT, check=False, env=environment,
+        ).returncode  # fmt: skip
     if code == 0:
         return None
     if code < 0:

@@ -167,7 +167,8 @@ def in_process(loaded: LoadedData, keep: str = "best") -> Engine:
 def seconds_left(points: Iterable[Point], rows: Sequence[Row], threads: int) -> float:
     """Estimated seconds of ``points`` one after the other, from the rate of the measured run of nearest cost.
 
-    Rates differ tenfold between small and large shapes, so the nearest measured FLOPs per target is used.
+    Rates differ tenfold between small and large shapes, so the nearest measured FLOPs per target is used, and of equals
+    the newest.
     """
     measured = [
         (row["flops_per_interaction"], row["flops_total"] / row["seconds_train"], row["seconds_total"])
@@ -177,6 +178,6 @@ def seconds_left(points: Iterable[Point], rows: Sequence[Row], threads: int) -> 
     total = 0.0
     for point in points:
         each = point.flops / max(point.targets * point.epochs, 1)
-        near = min(measured, key=lambda m: abs(m[0] / each - 1), default=None)
+        near = min(reversed(measured), key=lambda m: abs(m[0] / each - 1), default=None)
         total += point.flops / (near[1] if near else _DEFAULT_RATE)
     return total
