@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from recbole_scale.challenges import cold_start, long_tail, multi_domain, robustness, windows
 from recbole_scale.challenges.cases import leave_one_out, training_counts
+from recbole_scale.challenges.export import export
 from recbole_scale.challenges.measuring import groups_of
 from recbole_scale.data.histories import split_histories
 from recbole_scale.errors import UserError
@@ -307,6 +308,21 @@ def test_a_model_whose_training_may_have_seen_the_window_is_refused(tmp_path):
         windows.make_cases(folder / "log-cut2.windows", seen, USERS, ITEMS)
 
 
+def test_a_model_whose_training_filtered_interactions_out_is_refused_and_told_so(tmp_path):
+    folder, _ = window_folder(tmp_path)
+    filtered = histories_of([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5], [8, 7, 6, 5, 4])
+    with pytest.raises(UserError, match=r"user 'a' has 6 .* but 5 in the data .* filter the log first"):
+        windows.make_cases(folder / "log-cut2.windows", filtered, USERS, ITEMS)
+
+
+def test_windows_that_were_cut_short_are_one_sentence(tmp_path):
+    folder, _ = window_folder(tmp_path)
+    path = folder / "log-cut2.windows"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    with pytest.raises(UserError, match="the rows are not whole windows with the steps 1 to 2"):
+        windows.make_cases(path, CUT, USERS, ITEMS)
+
+
 def test_data_without_windows_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*log.windows; --make_trajectory_data writes one"):
         windows.make_cases(tmp_path / "log.windows", CUT, USERS, ITEMS)
@@ -317,6 +333,16 @@ def test_users_all_too_short_for_a_window_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"no user has 15 interactions, .* the most one has is 6"):
         windows.write_window_data(tmp_path / "log.inter", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_export_of_a_window_is_a_part_for_each_step_with_the_truth_before_it(tmp_path):
+    folder, _ = window_folder(tmp_path)
+    sets = windows.make_cases(folder / "log-cut2.windows", CUT, USERS, ITEMS)
+    split = split_histories(CUT.lengths, LEAVE_ONE_OUT)
+    parts = export(tmp_path, "made", sets, CUT, split, (USERS, ITEMS), history_length=3)
+    assert parts == ["ids", "train", "valid", "trajectory-truth-1", "trajectory-truth-2"]
+    second = (tmp_path / "made" / "made.trajectory-truth-2.inter").read_text().splitlines()
+    assert sorted(second[1:]) == ["a\ti5 i6 i7\ti8", "b\ti5 i4 i3\ti2"]
 
 
 # Leaks and groups, for every challenge --------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from recbole_scale.scaling.records import read_rows
 
 ONE = {**QUICK, "epochs": 1}
 STOCK = {**ONE, "metrics": ["Hit", "NDCG", "NLL", "ItemCoverage"], "valid_metric": "NLL", "topk": [5, 10]}
+WITHOUT_DOMAINS = {"inter": ["user_id", "item_id", "timestamp"]}
 SHORT = ["--lengths", "2", "4", "8", "--ratios", "0.2", "0.5", "--seeds", "2", "--resamples", "50"]
 
 
@@ -44,7 +45,7 @@ def trained(tmp_path_factory) -> dict[str, str]:
         found = {"folder": str(folder)}
         for name, model, data, changes in (
             ("small", "ScaledSASRec", "walk", {}),
-            ("big", "ScaledSASRec", "walk", {"n_layers": 3}),
+            ("big", "ScaledSASRec", "walk", {"n_layers": 3, "load_col": WITHOUT_DOMAINS}),
             ("SASRec", "SASRec", "walk", {}),
             ("other", "ScaledSASRec", "other", {}),
         ):
@@ -81,7 +82,7 @@ def test_every_model_scores_as_in_its_own_test_run(walk, model):
 
 
 def test_several_models_give_table_figures_and_rows(trained, place, capsys):
-    call = ["--checkpoints", trained["small"], trained["big"], trained["SASRec"], "--dataset", "walk", "--out", "out"]
+    call = ["--checkpoints", trained["big"], trained["SASRec"], trained["small"], "--dataset", "walk", "--out", "out"]
     assert main([*call, *SHORT]) == 0
     shown = capsys.readouterr().out
     assert "trajectory   left out: trajectory needs a data set with held-out windows" in shown
@@ -92,6 +93,8 @@ def test_several_models_give_table_figures_and_rows(trained, place, capsys):
     assert {row["challenge"] for row in rows} == set(figures)
     assert all(list(row) == list(COLUMNS) for row in rows)
     assert all(row["lower"] <= row["value"] + 1e-9 and row["value"] - 1e-9 <= row["upper"] for row in rows)
+    order = list(dict.fromkeys((row["model"], row["n_blocks"]) for row in rows))
+    assert order == [("ScaledSASRec", 12 * layers * 16**2) for layers in (2, 3)] + [("SASRec", None)]
     by_model = [[row for row in rows if row["run_id"] == run] for run in {row["run_id"] for row in rows}]
     assert len(by_model) == 3 and len({len(part) for part in by_model}) == 1  # every model on the same cases
     cells = {tuple(row[name] for name in ("challenge", "setting", "level", "group", "metric", "n")) for row in rows}
@@ -124,6 +127,7 @@ WRONG = {
     "ratio": (["--ratios", "1.5"], "the noise ratio 1.5 is not in 0..1"),
     "lengths": (["--lengths", "5", "2"], "must rise"),
     "out is a file": (["--out", "dataset/walk/walk.inter"], "cannot be made a folder"),
+    "out is in a file": (["--out", "dataset/walk/walk.inter/out"], "walk.inter is no folder"),
 }
 
 
@@ -142,6 +146,17 @@ def test_checkpoints_of_different_data_are_refused(trained, place, capsys):
     assert exit_code(lambda: main(call)) == 2
     assert "was trained on another data set than" in capsys.readouterr().err
     assert not Path("wrong_data").exists()
+
+
+def test_a_model_that_gives_no_numbers_leaves_nothing_behind(trained, place, capsys):
+    import torch
+
+    state = torch.load(trained["small"], weights_only=True)
+    state["state_dict"]["item_embedding.weight"][3] = float("nan")
+    torch.save(state, "nan.pth")
+    assert exit_code(lambda: main(["--checkpoints", "nan.pth", "--challenges", "long_tail", "--out", "wrong_nan"])) == 2
+    assert "not finite numbers" in capsys.readouterr().err
+    assert not Path("wrong_nan").exists()
 
 
 def test_a_checkpoint_whose_file_has_changed_since_is_refused(walk, capsys):
@@ -224,8 +239,10 @@ def test_a_trajectory_from_cutting_to_figures(folder, capsys):
     assert main([*call, "--feeds", "greedy", "sampled", "truth", "--out", "out"]) == 0
     assert {path.name for path in Path("out").iterdir()} == {"challenges.jsonl", "trajectory.png", "trajectory.pdf"}
     rows = [json.loads(line) for line in Path("out", "challenges.jsonl").read_text().splitlines()]
-    steps = {(row["setting"], row["level"]) for row in rows if row["metric"] == "hr@10"}
+    steps = {(row["setting"], row["level"]) for row in rows if row["metric"] == "hr@10" and row["level"]}
     assert steps == {(feed, step) for feed in ("greedy", "sampled", "truth") for step in (1, 2, 3, 4)}
+    window = {(row["setting"], row["metric"]) for row in rows if row["level"] is None}
+    assert {("one list", "ndcg@10"), ("greedy", "recall@window"), ("sampled", "recall@window")} <= window
     first = {
         row["setting"]: row["value"] for row in rows[: len(rows) // 2] if (row["metric"], row["level"]) == ("nll", 1)
     }

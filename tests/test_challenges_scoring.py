@@ -16,8 +16,8 @@ from recbole_scale.challenges.incremental import CachedSteps
 from recbole_scale.challenges.measuring import measure, measure_trajectory
 from recbole_scale.challenges.robustness import make_cases as noisy_cases
 from recbole_scale.challenges.scoring import rank_targets, score
-from recbole_scale.challenges.table import Key, Measured, labels, reference, tidy
-from recbole_scale.challenges.trajectory import Reencoder, roll_out, window_recall
+from recbole_scale.challenges.table import Key, Measured, in_order, labels, reference, tidy
+from recbole_scale.challenges.trajectory import Reencoder, roll_out, window_metrics
 from recbole_scale.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -196,8 +196,27 @@ def test_references_are_the_challenges_own():
 
 def test_labels_tell_equal_models_apart():
     found = labels([about("tiny", 98304, 1), about("tiny", 98304, 2, seed=1), about(None, None, 3, model="SASRec")])
-    assert found == ["tiny seed 0", "tiny seed 1", "SASRec"]
-    assert labels([about(None, 98304, 1), about("base", 1_572_864, 2)]) == ["ScaledSASRec 98.3K", "base"]
+    assert found == ["ScaledSASRec 98.3K seed 0", "ScaledSASRec 98.3K seed 1", "SASRec"]
+    assert labels([about("tiny", 98304, 1), about("tiny", 98304, 2)])[1] == "ScaledSASRec 98.3K seed 0 run2"
+    assert labels([about(None, 98304, 1), about("base", 1_572_864, 2)]) == ["ScaledSASRec 98.3K", "ScaledSASRec 1.57M"]
+    cut = {**about("tiny", 98304, 2), "dataset": "d-cut10"}  # in a report beside those of the whole data
+    assert labels([about("tiny", 98304, 1), cut]) == ["ScaledSASRec 98.3K"] * 2
+
+
+def test_models_go_from_the_smallest_to_the_largest_and_baselines_come_last():
+    given = [about(None, None, 10, model="GRU4Rec"), about("base", 900, 2), about(None, None, 5, model="Caser")]
+    given += [about("tiny", 90, 1), about(None, 90, 3)]
+    ordered = in_order([Measured(model, {}) for model in given])
+    assert [model.about["n_parameters"] for model in ordered] == [1, 3, 2, 10, 5]
+
+
+def test_a_gain_without_an_interval_is_a_row_that_can_be_written():
+    key = Key("long_tail", "r", None, "all", "mrr")
+    none_drawn, some = Estimate(0.1, np.zeros(1), 9), Estimate(0.2, np.ones(1), 9)
+    rows = tidy(
+        [Measured(about("tiny", 9, 1), {key: none_drawn}), Measured(about("base", 99, 2), {key: some})], None, True
+    )
+    assert (rows[1]["gain"], rows[1]["gain_lower"], rows[1]["gain_upper"]) == (pytest.approx(1.0), None, None)
 
 
 # Rollouts -------------------------------------------------------------------------------------------------------------
@@ -224,7 +243,8 @@ def test_a_greedy_rollout_walks_on_from_its_own_items_and_truth_from_the_true_on
     assert greedy.rank.tolist() == [[1, 1, 4], [2, 2, 1]]  # 7 is fourth after 3; 7 second after 5, 8 second after 6
     assert truth.fed.tolist() == [[2, 3, 7], [7, 8, 8]]
     assert truth.rank.tolist() == [[1, 1, 4], [2, 1, 9]]  # after 8 comes 9, and 8 itself last
-    assert greedy.first.tolist() == [[2, 3, 4], [6, 7, 8]]
+    assert greedy.first[:, :4].tolist() == [[2, 3, 4, 5], [6, 7, 8, 9]]
+    assert greedy.first.shape == (2, 50) and not greedy.first[:, 9:].any()  # there are nine items
 
 
 def test_a_masked_rollout_never_repeats_an_item():
@@ -232,7 +252,7 @@ def test_a_masked_rollout_never_repeats_an_item():
     (greedy,) = roll_out(ring_ranker(), cases, ("greedy",), mask_history=True)
     assert greedy.fed.tolist() == [[3, 4, 5]]
     assert greedy.rank.tolist() == [[2, 7, 6]]  # above 3, the last after itself: 4 to 9, then 5 to 9
-    assert greedy.first.tolist() == [[3, 4, 5]]
+    assert greedy.first[0, :3].tolist() == [3, 4, 5]
 
 
 def test_a_sampled_rollout_is_the_same_for_the_same_seed_and_follows_the_probabilities():
@@ -245,7 +265,20 @@ def test_a_sampled_rollout_is_the_same_for_the_same_seed_and_follows_the_probabi
 
 def test_the_recall_of_a_window_counts_distinct_items():
     target = np.array([[1, 2, 2, 3], [5, 5, 5, 5]])
-    assert window_recall(np.array([[2, 2, 9, 3], [5, 1, 2, 3]]), target).tolist() == [2 / 3, 1.0]
+    found = window_metrics(np.array([[2, 2, 9, 3], [5, 1, 2, 3]]), target)
+    assert found["recall@window"].tolist() == [2 / 3, 1.0]
+    assert set(found) == {"recall@window"}  # too short for hr@5
+
+
+def test_metrics_of_a_window_as_a_set_by_hand():
+    items = np.array([[7, 1, 7, 2, 9, 8, 3, 11, 12, 13], [9, 8, 7, 6, 5, 4, 10, 11, 12, 13]])
+    target = np.array([[1, 2, 2, 3, 7], [10, 14, 15, 16, 17]])
+    found = window_metrics(items, target)
+    gain = 1 / np.log2(np.arange(2, 12))  # of places 1 to 10
+    assert found["recall@window"].tolist() == [3 / 4, 0.0]  # of 1 2 3 7 the first five have 7 1 2
+    assert found["hr@5"].tolist() == [1, 0] and found["hr@10"].tolist() == [1, 1]
+    np.testing.assert_allclose(found["ndcg@5"], [gain[[0, 1, 3]].sum() / gain[:4].sum(), 0])  # 7 counts once
+    np.testing.assert_allclose(found["ndcg@10"], [gain[[0, 1, 3, 6]].sum() / gain[:4].sum(), gain[6] / gain[:5].sum()])
 
 
 def test_trajectory_metrics_by_step():
@@ -256,6 +289,12 @@ def test_trajectory_metrics_by_step():
     # greedy 2 3 4 holds two of 2 3 7, and 6 7 8 both of 7 8
     assert cells[Key("trajectory", "greedy", None, "all", "recall@window")].value == pytest.approx((2 / 3 + 1) / 2)
     assert Key("trajectory", "truth", None, "all", "recall@window") not in cells
+    assert cells[Key("trajectory", "one list", None, "all", "hr@50")].value == 1.0
+
+
+def test_the_rows_of_a_sampled_rollout_say_that_they_were_drawn():
+    _, draws = measure_trajectory(ring_ranker(), [windows_of(([1], [2, 3]))], ("sampled", "truth"), resamples=5)
+    assert draws == {("trajectory", "sampled", level): 1 for level in (1, 2, None)}
 
 
 class ModelRanker:

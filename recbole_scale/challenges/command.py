@@ -12,6 +12,7 @@ from typing import Any
 
 from recbole_scale.challenges import cold_start, long_tail, robustness, table, windows
 from recbole_scale.challenges.estimates import CUTOFFS, RESAMPLES
+from recbole_scale.challenges.terminal import as_text
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.scaling import records
 
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.make_trajectory_data is not None:
         return _make_trajectory_data(options)
     from recbole_scale.challenges.export import check_tokens
-    from recbole_scale.challenges.models import checkpoints_of_runs, open_checkpoints  # RecBole takes seconds to import
+    from recbole_scale.challenges.models import open_checkpoints  # RecBole takes seconds to import
+    from recbole_scale.challenges.of_runs import checkpoints_of_runs
     from recbole_scale.challenges.suite import make_suite, measure_all
 
     chosen = _chosen(options)
@@ -56,12 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     suite = make_suite(first, chosen, longest)
     if options.export:
         check_tokens(first.dataset.field2id_token[first.dataset.iid_field])
-    _make_folder(out)
+    _check_folder(out)
     print(_described(suite, first.config["dataset"]))
-    measured = measure_all(checkpoints, suite, chosen)
+    measured = table.in_order(measure_all(checkpoints, suite, chosen))
     rows = table.tidy(measured, records.commit(), chosen.mask_history)
-    names = dict(zip((_key(m.about) for m in measured), table.labels([m.about for m in measured]), strict=True))
-    print("\n" + table.as_text(rows, names, options.metric))
+    models = [model.about for model in measured]
+    names = dict(zip(map(table.model_of, models), table.labels(models), strict=True))
+    print("\n" + as_text(rows, names, options.metric))
     written = _figures(rows, names, out, options.metric)
     if options.export:
         parts = _export(options.export, first, suite, longest)
@@ -71,17 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _make_folder(out: Path) -> None:
-    """Find out before the scoring that there is nowhere to write."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        raise UserError(f"--out {out} cannot be made a folder ({(failure.strerror or '').lower()})") from failure
-
-
-def _key(about: dict[str, Any]) -> tuple[str, int]:
-    """What tells one model's rows from another's."""
-    return about["run_id"], about["n_parameters"]
+def _check_folder(out: Path) -> None:
+    """Find out before the scoring that there is nowhere to write; the folder is made only once there are rows."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "cannot be written to" if there.is_dir() else "is no folder"
+        raise UserError(f"--out {out} cannot be made a folder: {there} {reason}")
 
 
 def _make_trajectory_data(options: argparse.Namespace) -> int:
@@ -128,7 +126,7 @@ def _figures(rows: list[dict[str, Any]], names: dict[tuple[str, int], str], out:
         return []
     from recbole_scale.challenges.figures import save_figures
 
-    return save_figures(rows, lambda row: names[_key(row)], out, metric)
+    return save_figures(rows, lambda row: names[table.model_of(row)], out, metric)
 
 
 def _export(folder: str | os.PathLike[str], checkpoint: Any, suite: Any, history_length: int) -> list[str]:
@@ -157,8 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add: Any = parser.add_argument
-    add("--checkpoints", nargs="+", metavar="FILE", help="checkpoints of one data set, smallest model first")
-    add("--runs", metavar="FILE", help="instead: rows of runs, whose checkpoints are looked for in --checkpoint_dir")
+    add("--checkpoints", nargs="+", metavar="FILE", help="checkpoints of one data set, in any order")
+    add("--runs", metavar="FILE", help="instead: rows of runs, whose checkpoints are in --checkpoint_dir")
     add("--checkpoint_dir", default="saved", metavar="DIR", help="(default: %(default)s)")
     add("--dataset", metavar="D", help="the data set; with --checkpoints, the one they must be of")
     add("--data_path", metavar="DIR", help="folder of data sets, where it is not the one of the training")

@@ -12,7 +12,7 @@ from recbole_scale.challenges.cases import Cases
 from recbole_scale.challenges.estimates import RESAMPLES, Estimate, case_metrics, estimate
 from recbole_scale.challenges.scoring import Ranker, score
 from recbole_scale.challenges.table import Key
-from recbole_scale.challenges.trajectory import roll_out, window_recall
+from recbole_scale.challenges.trajectory import roll_out, window_metrics
 
 NO_LISTS = ("robustness",)  # 60 more top-k searches for a Coverage that is not the question there
 
@@ -77,19 +77,18 @@ def measure_trajectory(
     resamples: int = RESAMPLES,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> tuple[dict[Key, Estimate], dict[tuple[str, str, float | None], int]]:
-    """Metrics at each step of each feed, and the share of each window that was predicted in any order.
+    """Metrics at each step of each feed, and of the whole window as a set, in any order.
 
-    "recall@window" of the setting "one list" is that of the W best items before the first step, without a rollout.
+    The setting "one list" is the list of best items before the first step, without a rollout; a feed's own list are the
+    items it predicted step by step.
     """
     cells: dict[Key, Estimate] = {}
-    draws: dict[tuple[str, str, float | None], int] = {}
     for cases in sets:
         rollouts = roll_out(ranker, cases, feeds, seed, mask_history, progress)
-        recall = {r.feed: window_recall(r.fed, cases.target) for r in rollouts if r.feed != "truth"}
-        recall["one list"] = window_recall(rollouts[0].first, cases.target)
-        for setting, values in recall.items():
-            whole = estimate({"recall@window": values}, cases.user, resamples=resamples)
-            cells[Key("trajectory", setting, None, "all", "recall@window")] = whole["recall@window"]
+        lists = {"one list": rollouts[0].first} | {r.feed: r.fed for r in rollouts if r.feed != "truth"}
+        for setting, items in lists.items():
+            whole = estimate(window_metrics(items, cases.target), cases.user, resamples=resamples)
+            cells |= {Key("trajectory", setting, None, "all", name): value for name, value in whole.items()}
         for rollout in rollouts:
             by_step = {
                 f"{step + 1} {name}": values
@@ -99,6 +98,4 @@ def measure_trajectory(
             for name, value in estimate(by_step, cases.user, resamples=resamples).items():
                 at, _, metric = name.partition(" ")
                 cells[Key("trajectory", rollout.feed, int(at), "all", metric)] = value
-                if rollout.feed == "sampled":
-                    draws["trajectory", "sampled", int(at)] = 1
-    return cells, draws
+    return cells, {(k.challenge, k.setting, k.level): 1 for k in cells if k.setting == "sampled"}

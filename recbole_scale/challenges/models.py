@@ -12,8 +12,6 @@ import re
 import sys
 from copy import copy
 from dataclasses import dataclass
-from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,7 +91,7 @@ def open_checkpoints(paths: list[str], data_path: str | None = None) -> list[Che
         UserError: a file is no such checkpoint, a model is not sequential, or the data differ.
     """
     loaded: dict[str, HistoryDataset] = {}
-    found = []
+    found: list[Checkpoint] = []
     for path in paths:
         state = load_checkpoint(path)
         config = checkpoint_config(state, path, data_path)
@@ -107,6 +105,8 @@ def open_checkpoints(paths: list[str], data_path: str | None = None) -> list[Che
                 f"{path} was trained on other data than '{config['dataset']}' in {config['data_path']} holds now"
             )
         _check_same(found[0], found[-1])
+        if twin := next((point for point in found[:-1] if point.run_id == found[-1].run_id), None):
+            raise UserError(f"{twin.path} and {path} are checkpoints of one run, {twin.run_id}; give one of them")
     return found
 
 
@@ -200,30 +200,3 @@ def describe(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
         "seed": config["seed"],
         "run_id": checkpoint.run_id,
     }
-
-
-def checkpoints_of_runs(rows: str, dataset: str, folder: str) -> list[str]:
-    """Checkpoints of the finished runs on a data set, looked for in a folder.
-
-    A checkpoint belongs to a run when its name holds the run's id, or else when its settings give that id.
-
-    Raises:
-        UserError: no finished run on the data set, or none of their checkpoints is in the folder.
-    """
-    table = records.read_rows(rows)
-    chosen = table[(table["dataset"] == dataset) & (table["status"] == "ok")]
-    ids = list(dict.fromkeys(chosen["run_id"]))
-    if not ids:
-        there = sorted(set(table["dataset"].dropna()))
-        raise UserError(f"{rows} has no finished run on '{dataset}'; it has runs on {', '.join(there) or 'nothing'}")
-    files = [path for path in sorted(Path(folder).glob("*.pth")) if not path.name.endswith(".last.pth")]
-    by_id = {run: str(path) for path in files for run in ids if run in path.name}
-    for path in files:
-        if str(path) not in by_id.values() and set(ids) - by_id.keys():
-            run = records.run_id(checkpoint_config(load_checkpoint(str(path)), str(path)))
-            by_id.setdefault(run, str(path))
-    if missing := [run for run in ids if run not in by_id]:
-        getLogger().warning(f"no checkpoint in {folder} of {len(missing)} of {len(ids)} runs: {', '.join(missing)}")
-    if len(missing) == len(ids):
-        raise UserError(f"{folder} has no checkpoint of the {len(ids)} runs on '{dataset}'; --checkpoint_dir names it")
-    return [by_id[run] for run in ids if run in by_id]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from recbole_scale.scaling.study_rows import show_count
 COLUMNS: dict[str, str] = {
     "challenge": "long_tail, cold_start, multi_domain, robustness, trajectory",
     "setting": "set of cases: last, short, mix, diff, clean, delete, greedy, truth, ...",
-    "level": "strength of the setting: history length, noise ratio, step; null where it has none",
+    "level": "strength of the setting: history length, noise ratio, step; null where it has none, as a window as a set",
     "group": "all, or a group of the cases: G1..G4, to <domain>, <n> domains",
     "metric": "hr@k, ndcg@k, mrr, nll (nats), coverage@10, recall@window",
     "value": "the metric",
@@ -97,51 +97,46 @@ def tidy(models: Sequence[Measured], commit: str | None, mask_history: bool) -> 
             lower, upper = estimate.interval()
             row = {**vars(key), "value": estimate.value, "n": estimate.n, "lower": lower, "upper": upper}
             for name, other in others.items():
-                known = other is not None and not math.isnan(other.value)
-                ends = other.interval() if other is not None and known else (None, None)
-                row |= {name: other.value if other is not None and known else None}
-                row |= {f"{name}_lower": ends[0], f"{name}_upper": ends[1]}
+                numbers = (other.value, *other.interval()) if other else (math.nan,) * 3
+                columns = (name, f"{name}_lower", f"{name}_upper")
+                row |= {c: None if math.isnan(n) else n for c, n in zip(columns, numbers, strict=True)}
             drawn = model.draws.get((key.challenge, key.setting, key.level))
             row |= {**model.about, "noise_seeds": drawn, "mask_history": mask_history, "commit": commit}
             rows.append({column: row[column] for column in COLUMNS})
     return rows
 
 
+def compared_with(rows: Sequence[Mapping[str, Any]], label: Callable[[Any], str]) -> str:
+    """Name of the model that gains are relative to: the one that has none itself."""
+    gaining = {label(row) for row in rows if row["gain"] is not None}
+    left = [name for name in dict.fromkeys(map(label, rows)) if name not in gaining]
+    return left[0] if len(left) == 1 else "the smallest"
+
+
+def model_of(row: Mapping[str, Any]) -> tuple[str, int]:
+    """What tells one model's rows from another's."""
+    return row["run_id"], row["n_parameters"]
+
+
+def in_order(models: Sequence[Measured]) -> list[Measured]:
+    """ScaledSASRec from the fewest block parameters to the most, then other models in the order given."""
+    return sorted(models, key=lambda model: size_rank(model.about))
+
+
+def size_rank(about: Mapping[str, Any]) -> tuple[bool, int, int]:
+    """Sorts models, or rows of models, as :func:`in_order` does."""
+    blocks = about["n_blocks"]
+    return (False, blocks, about["n_parameters"]) if blocks else (True, 0, 0)
+
+
 def labels(models: Sequence[dict[str, Any]]) -> list[str]:
-    """A short name of each model: its size or name, N, and what else tells it from its likes."""
-    found = [str(m["size"] or m["model"]) for m in models]
-    names = [
-        name if m["size"] or not m["n_blocks"] else f"{name} {show_count(m['n_blocks'])}"
-        for name, m in zip(found, models, strict=True)
-    ]
+    """A short name of each model: its name, N where it has one, and what else tells it from its likes on its data."""
+    names = [f"{m['model']} {show_count(m['n_blocks'])}" if m["n_blocks"] else str(m["model"]) for m in models]
     for also in ("seed", "run_id"):
-        twice = {name for name in names if names.count(name) > 1}
+        places = [(name, m["dataset"]) for name, m in zip(names, models, strict=True)]
+        twice = {place for place in places if places.count(place) > 1}
         names = [
-            f"{name} {'seed ' if also == 'seed' else ''}{m[also]}" if name in twice else name
-            for name, m in zip(names, models, strict=True)
+            f"{place[0]} {'seed ' if also == 'seed' else ''}{m[also]}" if place in twice else place[0]
+            for place, m in zip(places, models, strict=True)
         ]
     return names
-
-
-def as_text(rows: Sequence[dict[str, Any]], names: dict[tuple[str, int], str], metric: str = "ndcg@10") -> str:
-    """The table of the terminal: one line per setting, level and group, one column per model, for the main metric.
-
-    ``names`` gives the label of each (run id, parameters). A gain over the smallest model stands in percent.
-    """
-    lines: dict[tuple[Any, ...], dict[str, str]] = {}
-    for row in rows:
-        wanted = "recall@window" if row["challenge"] == "trajectory" and row["level"] is None else metric
-        if row["metric"] != wanted:
-            continue
-        key = (row["challenge"], row["setting"], row["level"], row["group"], row["n"], wanted)
-        gain = "" if row["gain"] is None else f" ({row['gain']:+.0%})"
-        lines.setdefault(key, {})[names[row["run_id"], row["n_parameters"]]] = f"{row['value']:.4f}{gain}"
-    columns = list(dict.fromkeys(names.values()))
-    widths = [max([len(name), *(len(line.get(name, "")) for line in lines.values())]) for name in columns]
-    head = f"{'challenge':<13}{'setting':<19}{'level':>6}  {'group':<14}{'n':>7}  {'metric':<14}"
-    text = [head + "".join(f"  {name:>{width}}" for name, width in zip(columns, widths, strict=True))]
-    for (challenge, setting, level, group, n, metric_name), line in lines.items():
-        at = "" if level is None else f"{level:g}"
-        cells = "".join(f"  {line.get(name, ''):>{width}}" for name, width in zip(columns, widths, strict=True))
-        text.append(f"{challenge:<13}{setting:<19}{at:>6}  {group:<14}{n:>7,}  {metric_name:<14}" + cells)
-    return "\n".join(text)

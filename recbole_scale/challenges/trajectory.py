@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recbole_scale.challenges.cases import Cases
+from recbole_scale.challenges.estimates import CUTOFFS
 from recbole_scale.challenges.scoring import Ranker, batches, rank_targets
 
 FEEDS = ("greedy", "sampled", "truth")
@@ -74,7 +75,7 @@ class Rollout:
         rank: rank of the true item at each step, int64 [n, W].
         nll: of the true item at each step, float64 [n, W].
         fed: items fed back (after the last step: what would be), int64 [n, W].
-        first: the W best items before the first step, int64 [n, W].
+        first: the best items before the first step, W or the largest cutoff, whichever is more, int64 [n, K].
     """
 
     feed: str
@@ -104,9 +105,9 @@ def roll_out(
         progress: told how many cases are done.
     """
     n, steps = cases.target.shape
-    found = [
-        Rollout(f, *(np.zeros((n, steps), kind) for kind in (np.int64, np.float64, np.int64, np.int64))) for f in feeds
-    ]
+    best = max(steps, *CUTOFFS)
+    columns = ((steps, np.int64), (steps, np.float64), (steps, np.int64), (best, np.int64))
+    found = [Rollout(feed, *(np.zeros((n, width), kind) for width, kind in columns)) for feed in feeds]
     make = getattr(ranker, "stepper", lambda user, items, length, steps: Reencoder(ranker, user, items, length))
     generator = torch.Generator(device=ranker.device).manual_seed(seed)
     for index, width in batches(ranker, cases.lengths):
@@ -143,7 +144,7 @@ def _walk(
         rank, nll = rank_targets(scores, truth, pairs)  # type: ignore[arg-type]
         allowed[:, 0] = -torch.inf
         if step == 0:
-            rollout.first[index] = _best(allowed, steps)
+            rollout.first[index] = _best(allowed, rollout.first.shape[1])
         rollout.rank[index, step], rollout.nll[index, step] = rank.cpu().numpy(), nll.cpu().numpy()
         item = target[:, step] if rollout.feed == "truth" else _choose(allowed, rollout.feed, generator)
         rollout.fed[index, step] = item
@@ -174,14 +175,32 @@ def _choose(scores: Tensor, feed: str, generator: torch.Generator) -> np.ndarray
     return torch.multinomial(scores.softmax(dim=1), 1, generator=generator)[:, 0].cpu().numpy()
 
 
-def window_recall(items: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Share of each window's distinct items that are among the given items, float64 [n].
+def window_metrics(items: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    """A list against a window as a set, each metric float64 [n]; repeats count once, in the list and in the window.
+
+    hr@k (any hit), ndcg@k (as RecBole's for several targets) for every cutoff the list is long enough for, and
+    recall@window: the share of the window's distinct items among the first W of the list.
 
     Args:
-        items: predictions, [n, W]; order and repeats do not count.
-        target: the windows, [n, W'].
+        items: predictions, best or first one first, [n, K].
+        target: the windows, [n, W].
     """
-    order = np.sort(target, axis=1)
-    distinct = np.concatenate([np.ones((len(order), 1), bool), order[:, 1:] != order[:, :-1]], axis=1)
-    hit = (order[:, :, None] == items[:, None, :]).any(axis=2)
-    return (hit & distinct).sum(axis=1) / distinct.sum(axis=1)
+    hit = (items[:, :, None] == target[:, None, :]).any(axis=2) & _first_of_each(items)  # [n, K]
+    distinct = _first_of_each(target).sum(axis=1)
+    weight = 1.0 / np.log2(np.arange(2, items.shape[1] + 2))
+    found = {}
+    for k in (k for k in CUTOFFS if k <= items.shape[1]):
+        found[f"hr@{k}"] = hit[:, :k].any(axis=1).astype(np.float64)
+        found[f"ndcg@{k}"] = hit[:, :k] @ weight[:k] / np.cumsum(weight)[np.minimum(distinct, k) - 1]
+    return found | {"recall@window": hit[:, : target.shape[1]].sum(axis=1) / distinct}
+
+
+def _first_of_each(items: np.ndarray) -> np.ndarray:
+    """Whether an item is the first of its kind in its row, bool [n, K]."""
+    order = np.argsort(items, axis=1, kind="stable")
+    ranked = np.take_along_axis(items, order, axis=1)
+    new = np.ones(items.shape, dtype=bool)
+    new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    found = np.empty_like(new)
+    np.put_along_axis(found, order, new, axis=1)
+    return found

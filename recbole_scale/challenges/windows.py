@@ -115,29 +115,11 @@ def make_cases(
         UserError: the file is not there or malformed, a history does not end right before its window (so that training
             may have seen it), or no window is left.
     """
-    if not os.path.isfile(path):
-        raise UserError(
-            f"trajectory needs a data set with held-out windows, and there is no {path}; --make_trajectory_data writes "
-            "one, on which models are then trained"
-        )
-    columns: dict[str, Any] = read_coded(
-        path, [fields[0], fields[1], "step", "before"], required=(fields[0], fields[1])
-    )
-    user, item, before = columns[fields[0]], columns[fields[1]], columns["before"]
-    window = int(columns["step"].max())
-    users = _ids(user.texts, user_tokens)[user.codes].reshape(-1, window)[:, 0]
-    target = _ids(item.texts, item_tokens)[item.codes].reshape(-1, window)
+    users, target, before = _read_windows(path, user_tokens, item_tokens, fields)
     place = np.full(len(user_tokens), -1)
     place[histories.users] = np.arange(len(histories.users))
     known, here = users > 0, place[users]
-    wrong = known & (histories.lengths[here] != before.reshape(-1, window)[:, 0])
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        raise UserError(
-            f"{path}: user '{user_tokens[users[first]]}' has {int(before[first * window])} interactions before the "
-            f"window, but {int(histories.lengths[here[first]])} in the data the model was trained on, which may hold "
-            "the window; train on the data set that was written with the windows"
-        )
+    _check_before(path, user_tokens[users[known]], before[known], histories.lengths[here[known]])
     whole = known & (target > 0).all(axis=1)
     if not whole.any():
         raise UserError(f"{path}: no window has a known user and known items only")
@@ -157,6 +139,43 @@ def make_cases(
         "item of the window in no history": int((known & ~whole).sum()),
     }
     return [replace(cases, dropped={reason: n for reason, n in dropped.items() if n})]
+
+
+def _check_before(path: str | os.PathLike[str], tokens: np.ndarray, before: np.ndarray, read: np.ndarray) -> None:
+    """Refuse users [n] whose histories as trained on (``read`` items) are not those before their windows."""
+    wrong = np.flatnonzero(read != before)
+    if not len(wrong):
+        return
+    first = wrong[0]
+    why = (
+        "which may hold the window; train on the data set that was written with the windows"
+        if read[first] > before[first]
+        else "so that some were filtered out; filter the log first, with prepare_data.py, then --make_trajectory_data"
+    )
+    raise UserError(
+        f"{path}: user '{tokens[first]}' has {before[first]} interactions before the window, but {read[first]} in the "
+        f"data the model was trained on, {why}"
+    )
+
+
+def _read_windows(
+    path: str | os.PathLike[str], user_tokens: np.ndarray, item_tokens: np.ndarray, fields: tuple[str, str, str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User's id [n] and targets' ids [n, W] of each window (0: not in the data), and the interactions before it [n]."""
+    if not os.path.isfile(path):
+        raise UserError(
+            f"trajectory needs a data set with held-out windows, and there is no {path}; --make_trajectory_data writes "
+            "one, on which models are then trained"
+        )
+    names = (*fields[:2], "step", "before")
+    columns: dict[str, Any] = read_coded(path, list(names), required=names)
+    user, item, step, before = (columns[name] for name in names)
+    window = max(int(step.max()), 1)
+    if not np.array_equal(step, np.resize(np.arange(1, window + 1), len(step))) or len(step) % window:
+        raise UserError(f"{path}: the rows are not whole windows with the steps 1 to {window}; was the file changed?")
+    users = _ids(user.texts, user_tokens)[user.codes].reshape(-1, window)
+    target = _ids(item.texts, item_tokens)[item.codes].reshape(-1, window)
+    return users[:, 0], target, before.reshape(-1, window)[:, 0].astype(np.int64)
 
 
 def _ids(texts: pa.Array, tokens: np.ndarray) -> np.ndarray:

@@ -1,0 +1,66 @@
+"""The table of the terminal: a block per challenge and metric, cases down, models across."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_scale.challenges.table import compared_with, model_of
+
+Row = Mapping[str, Any]
+# what stands in parentheses behind a value; of the other challenges it is the gain
+_CHANGES = {"robustness": "change from the clean history", "trajectory": "change from step 1"}
+
+
+def as_text(rows: Sequence[Row], names: Mapping[Any, str], metric: str = "ndcg@10") -> str:
+    """All blocks, one below the other.
+
+    Args:
+        rows: of the table; models are shown in the order in which they come.
+        names: label of each model, by :func:`recbole_scale.challenges.table.model_of`.
+        metric: the main metric; cold start shows Coverage@10 beside it, a trajectory the recall of its window.
+    """
+    blocks = []
+    for challenge in dict.fromkeys(row["challenge"] for row in rows):
+        also = {"cold_start": "coverage@10", "trajectory": "recall@window"}.get(challenge)
+        for shown in (metric, also):
+            cells = [row for row in rows if (row["challenge"], row["metric"]) == (challenge, shown)]
+            whole = [challenge == "trajectory" and row["level"] is None for row in cells]  # windows as a set, apart
+            for wanted in (False, True):
+                if part := [row for row, of_window in zip(cells, whole, strict=True) if of_window == wanted]:
+                    blocks.append(_block(part, names))
+    return "\n\n".join(blocks)
+
+
+def _block(rows: Sequence[Row], names: Mapping[Any, str]) -> str:
+    """Rows of one challenge and metric; what all cases share stands in the title or is left out."""
+    challenge, metric = rows[0]["challenge"], rows[0]["metric"]
+    changes = challenge in _CHANGES and any(row["change"] is not None for row in rows)
+    column = "change" if changes else "gain"
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        share = "" if row[column] is None else f"({row[column]:+.0%})"
+        level = "" if row["level"] is None else f"{row['level']:g}"
+        case = (row["setting"], level, row["group"], f"{row['n']:,}")
+        lines.setdefault(case, {})[names[model_of(row)]] = f"{row['value']:.4f} {share:>7}"
+    models = list(dict.fromkeys(names[model_of(row)] for row in rows))
+    table = [[*case, *(line.get(model, "") for model in models)] for case, line in lines.items()]
+    differ = [len({line[i] for line in table}) > 1 for i in range(3)]
+    whole = ["the window as a set"] if challenge == "trajectory" and rows[0]["level"] is None else []
+    title = ", ".join([challenge, *whole, *([] if differ[0] else [rows[0]["setting"]]), metric])
+    if any(row[column] is not None for row in rows):
+        smallest = compared_with(rows, lambda row: names[model_of(row)])
+        title += f" ({_CHANGES[challenge] if changes else f'gain over {smallest}'})"
+    return title + "\n" + _aligned([["setting", "level", "group", "cases", *models], *table], [*differ, True])
+
+
+def _aligned(table: Sequence[Sequence[str]], shown: Sequence[bool]) -> str:
+    """Lines of the columns that are shown (those beyond ``shown`` are), words to the left and numbers to the right."""
+    columns = [i for i in range(len(table[0])) if i >= len(shown) or shown[i]]
+    widths = [max(len(line[i]) for line in table) for i in columns]
+    sides = ["<" if table[0][i] in ("setting", "group") else ">" for i in columns]
+    return "\n".join(
+        "  "
+        + "  ".join(f"{line[i]:{side}{width}}" for i, side, width in zip(columns, sides, widths, strict=True)).rstrip()
+        for line in table
+    )
