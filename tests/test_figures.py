@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from study_rows_made import SHAPES, WHOLE, full_study, law_of, made_row, made_rows
 
 from recbole_scale.scaling import figures_curves, figures_study
-from recbole_scale.scaling.figures import law_figures, loss_figure
+from recbole_scale.scaling.figures import law_figures, loss_figure, metrics_figure
 from recbole_scale.scaling.figures_style import BLACK, Drawn, as_svg, line_style, save, style
 from recbole_scale.scaling.laws import fit_power_law
 from recbole_scale.scaling.report import draw, make_study
@@ -130,6 +131,39 @@ def test_isoflop_figure_covers_each_budget_with_three_sizes(study):
             rows = [row for row in study.ladder if row["n_blocks"] == n]
             cost = [row["flops_per_interaction"] * WHOLE for row in rows]
             assert min(cost) * 0.9 <= budget <= max(row["flops_total"] for row in rows) * 1.1
+
+
+def test_the_isoflop_figure_rings_a_best_size_only_between_others():
+    """A best size at the end of a line may have a better one beyond it, which that budget does not cover."""
+    one = figures_curves.isoflop_figure([made_row(shape, epochs=20) for shape in SHAPES[:5]])
+    (panel,) = one.figure.axes
+    rings = {float(line.get_xdata()[0]) for line in panel.get_lines() if line.get_markersize() == 11}
+    inner = [0 < y.argmin() < len(y) - 1 for _, _, y in lines(one)]
+    assert any(inner) and not all(inner)
+    assert rings == {x[y.argmin()] for (_, x, y), ringed in zip(lines(one), inner, strict=True) if ringed}
+    assert all(len(x) >= 3 for _, x, _ in lines(one))
+
+
+def test_a_prediction_outside_its_band_is_drawn():
+    """Resamples may all lie on one side of the fit, if only by rounding; matplotlib refuses a negative bar."""
+    found = answer(made_rows(0.001), Question(resamples=100, predict=("829M",)))
+
+    class Shifted:
+        identified = True
+        predict = staticmethod(found.law.predict)
+
+        def interval(self, x, level=0.95, *, new_run=False):
+            return found.law.predict(x) + 0.1, found.law.predict(x) + 0.2
+
+    with style():
+        assert metrics_figure(replace(found, metric_laws={"ndcg@10": Shifted()})).axes
+
+
+def test_the_law_of_all_runs_is_drawn_where_some_were_held_out():
+    for holdout in ((), ("small",)):
+        found = answer(made_rows(0.001), Question(resamples=100, holdout=holdout))
+        labels = loss_figure(found).axes[0].get_legend_handles_labels()[1]
+        assert ("law of all runs, held-out too" in labels) == bool(holdout)
 
 
 def test_fitted_and_held_out_differ_in_shape_and_colour():

@@ -106,6 +106,19 @@ def test_the_joint_law_uses_every_row(written):
     assert budgets[-1]["extrapolates"]
 
 
+def test_what_was_held_out_is_fitted_too_beside_the_judged_law(written):
+    _, law = written
+    everything = answer(make_rows(), Question(predict=("829M",), resamples=200))
+    assert law["held_out_fitted_too"]["constants"] == pytest.approx(everything.law.constants())
+    assert law["held_out_fitted_too"]["predictions"][0]["loss"] == pytest.approx(everything.predictions[0].loss)
+    assert law["held_out_fitted_too"]["constants"] != law["constants"] and everything.whole is None
+
+
+def test_the_rollout_and_the_held_out_table_give_one_fit_one_band(written):
+    _, law = written
+    assert law["held_out"] == [judged for judged in law["rollout"] if judged["sizes_fitted"] == 5]
+
+
 def test_figures_are_written(written):
     out, _ = written
     for name in ("law", "metrics"):
@@ -119,6 +132,7 @@ def test_the_table_names_what_it_shows(rows_file, tmp_path, capsys):
     text, written_to = capsys.readouterr().out.split("\nwritten to")
     assert "law.json" in written_to
     assert "test_nll against n_blocks, 18 runs of 6 sizes" in text
+    assert "error above 0: predicted too high" in text and "held-out sizes fitted too: identified" in text
     assert "unique_interactions is held at 570,000, one of 4 values" in text
     assert "held out" in text and "1.57M" in text and "rollout" in text
     assert max(map(len, text.splitlines())) <= 120
@@ -135,6 +149,48 @@ def test_a_law_in_data_holds_one_size():
     automatic = choose(make_rows(), Question(x="unique_interactions"))
     assert {row["n_blocks"] for row in automatic.fitted} == {12 * 8 * 128**2}
     assert "n_blocks is held at 1,572,864" in automatic.notes[0]
+
+
+def test_a_law_in_size_is_of_the_whole_data_where_three_sizes_saw_it():
+    rows = make_rows(fractions=(1.0, 0.5))
+    for sizes, amount in ((3, 570_000), (2, 285_000)):
+        whole = {12 * layers * width**2 for _, layers, width in LADDER[:sizes]}
+        kept = [row for row in rows if row.get("unique_interactions") != 570_000 or row["n_blocks"] in whole]
+        assert {row["unique_interactions"] for row in choose(kept, Question()).fitted} == {amount}
+
+
+def test_rows_of_other_data_under_the_same_name_are_left_out():
+    rows = [{**row, "data_fingerprint": "a", "split": {"LS": "valid_and_test"}} for row in make_rows()[:-1]]
+    other = {**rows[0], "seed": 9, "test_nll": 1.0}
+    odd = [{**other, "data_fingerprint": "b"}, {**other, "split": {"RS": [8, 1, 1]}}]
+    chosen = choose([*odd, *rows], Question())
+    assert min(row["test_nll"] for row in chosen.fitted) > 5 and len(chosen.fitted) == 21
+    assert "2 rows saw other data or another split" in chosen.notes[0]
+    silent = {**other, "data_fingerprint": None, "split": None, "seed": 10}
+    assert silent in choose([silent, *rows], Question()).fitted  # nothing is known against it
+
+
+def test_a_law_in_data_takes_one_of_two_shapes_of_equal_n():
+    rng = np.random.default_rng(0)
+    rows = [
+        make_row(None, *shape, 1, amount, rng, 0.0) for shape in ((4, 64), (16, 32)) for amount in (1e5, 3e5, 5e5, 6e5)
+    ]
+    assert {row["d_model"] for row in choose(rows, Question(x="unique_interactions")).fitted} == {64}
+    others = [{**row, "n_blocks": None, "n_layers": None, "d_model": None} for row in rows[:4]]  # as of GRU4Rec
+    assert len(choose(others, Question(x="unique_interactions")).fitted) == 4
+
+
+def test_a_condition_can_be_zero():
+    rows = [{**row, "skipped_steps": index % 2} for index, row in enumerate(make_rows()[:-1])]
+    assert {row["skipped_steps"] for row in choose(rows, Question(where={"skipped_steps": "0"})).fitted} == {0}
+
+
+def test_unequal_settings_are_named():
+    rows = [{**row, "settings": {"seed": row["seed"], "n_layers": 2, "epochs": 10}} for row in make_rows()[:-1]]
+    assert not any("tuning" in note for note in choose(rows, Question()).notes)
+    rows[0]["settings"] = {**rows[0]["settings"], "learning_rate": 0.1}
+    rows[0]["best_valid_nll"] = 0.0
+    assert "not all given the same learning_rate: tuning is part" in choose(rows, Question()).notes[-1]
 
 
 def test_sizes_off_the_law_are_noticed_and_widen_the_band():
@@ -187,6 +243,7 @@ def test_counts_are_written_and_words_are_no_counts():
         (["--loss", "nll"], "--loss nll is none of"),
         (["--holdout", "xlarge"], "--holdout xlarge matches no row; there are a (4.8K)"),
         (["--holdout", "a,b,c,d,e"], "at least 3 different sizes, but x holds only 786432, 1.57286e+06"),
+        (["--holdout", "a,b,c,d,e,786K,large"], "leaves no run to fit a law to"),
         (["--predict", "huge"], "--predict huge is neither a count such as 829M nor one size"),
         (["--where", "sise=a"], "--where names the column 'sise', which no row has; did you mean 'size'?"),
         (["--where", "size"], "--where size is not of the form COLUMN=VALUE"),
@@ -204,7 +261,9 @@ def test_mistakes_are_told_in_one_sentence(rows_file, tmp_path, capsys, argument
 def test_two_data_sets_must_be_told_apart():
     rows = make_rows()
     with pytest.raises(UserError, match="several kinds of dataset"):
-        choose([*rows, {**rows[0], "dataset": "beauty"}], Question())
+        choose([*rows, {**rows[0], "dataset": "ml-1m-cut10"}], Question())
+    with pytest.raises(UserError, match="several kinds of model"):
+        choose([*rows, {**rows[0], "model": "SASRec"}], Question())
     with pytest.raises(UserError, match="none of the 1 rows is a finished run"):
         choose(rows[-1:], Question())
 

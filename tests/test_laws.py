@@ -71,6 +71,19 @@ def test_the_95_percent_band_covers_95_percent():
     assert ((coverage >= 0.90) & (coverage <= 0.99)).all(), coverage
 
 
+def test_the_band_holds_with_three_seeds_at_some_sizes_and_one_at_others():
+    """The design of results/ml-1m: 3, 3, 1, 1 runs at four sizes, and the two next sizes predicted."""
+    sizes = 12 * np.array([2 * 16**2, 2 * 32**2, 2 * 64**2, 4 * 64**2])
+    x = np.repeat(sizes, [3, 3, 1, 1])
+    truth, asked = {"E": 5.755, "x0": 1490.0, "alpha": 0.582}, np.array([6144, 786_432, 1_572_864])
+    hits = []
+    for draw in range(40):
+        loss = noisy(power(x, **truth), np.random.default_rng(draw), 0.0027)
+        lower, upper = fit_power_law(x, loss, list(zip(x, range(8), strict=True)), resamples=120).interval(asked)
+        hits.append((lower <= power(asked, **truth)) & (power(asked, **truth) <= upper))
+    assert np.mean(hits) >= 0.85
+
+
 def test_the_band_of_a_new_run_covers_new_runs_and_is_wider():
     x = np.repeat(PAPER_SIZES[:4], 3)
     hits = []

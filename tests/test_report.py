@@ -22,6 +22,7 @@ from recbole_scale.scaling.report_challenges import challenges_section, read_cha
 from recbole_scale.scaling.report_command import main
 from recbole_scale.scaling.report_findings import ends_of, headline, overfits_after, size_means, worth_up_to
 from recbole_scale.scaling.report_page import answer_text
+from recbole_scale.scaling.study import answer
 from recbole_scale.scaling.study_rows import Question, as_rows, choose
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "report.py"
@@ -98,9 +99,9 @@ def test_the_first_sentence_states_what_the_known_law_gives():
     first, _ = sentences(exact())
     drop = law_of(SMALL) - law_of(LARGE)
     assert first == (
-        f"On made, 256x more parameters (3.07K to 786K) lower the test loss by {drop:.3f} nats, from "
-        f"{law_of(SMALL):.3f} to {law_of(LARGE):.3f} (the law gives {drop:.3f}, 95 % band {drop:.3f} to {drop:.3f}), "
-        f"and take NDCG@10 from {ndcg_of(SMALL):.4f} to {ndcg_of(LARGE):.4f}."
+        f"On made, 256x more parameters (3.07K to 786K without embeddings) lower the test loss by {drop:.3f} nats, "
+        f"from {law_of(SMALL):.3f} to {law_of(LARGE):.3f} (the law gives {drop:.3f}, 95 % band {drop:.3f} to "
+        f"{drop:.3f}), and take NDCG@10 from {ndcg_of(SMALL):.4f} to {ndcg_of(LARGE):.4f}."
     )
 
 
@@ -124,10 +125,33 @@ def test_overfitting_at_the_top_is_said_with_its_epoch():
     over = made_row((8, 128), epochs=12, overfit=0.15, test_nll=law_of(LARGE) + 0.04)
     study = make_study([*made_rows(0.0005), over], QUICK)
     first, second = sentences(study)
-    assert "256x more parameters (3.07K to 786K)" in first
+    assert "256x more parameters (3.07K to 786K without" in first
     assert second.startswith("It is not worth it beyond 786K on this data: at 1.57M the loss is 0.04")
     assert "its valid loss rises after epoch 7" in second
     assert "--holdout 1.57M" in report_next.advice(study.sizes, study.ends, study.ladder, study.found)[0]
+
+
+def test_the_answer_rests_on_held_out_runs_too_and_says_what_the_judged_law_gave():
+    """Held out, the top does better than the smaller sizes promise: the answer must not be deaf to it."""
+    rows = [{**row, "test_nll": row["test_nll"] - 0.02 * (row["n_blocks"] > 98304)} for row in made_rows(0.0005)[:-1]]
+    study = make_study(rows, replace(QUICK, holdout=("197K", "small")))
+    whole = make_study(rows, QUICK)
+    (first, second), (limit, *_) = sentences(study), worth_up_to(whole.found.law)
+    assert "(the law fitted up to 98.3K gives" in first
+    assert f"about {limit / 1e6:.3g}M parameters" in second and "without the held-out sizes)" in second
+    assert study.deciding.law.constants() == whole.found.law.constants() != study.found.law.constants()
+    assert report_next.next_runs(study.deciding, 1e8)[0].what == "3 seeds at a new size, 3.15M"
+
+
+def test_a_held_out_top_that_is_worse_decides_nothing():
+    rows = [*made_rows(0.0005), made_row((8, 128), epochs=12, overfit=0.15, test_nll=law_of(LARGE) + 0.04)]
+    study = make_study(rows, replace(QUICK, holdout=("1.57M",)))
+    assert study.found.whole is not None and study.deciding is study.found
+
+
+def test_a_part_of_the_data_is_said():
+    rows = [made_row(shape, seed, d=WHOLE // 2) for shape in SHAPES for seed in (1, 2)]
+    assert sentences(rows)[0].startswith("On made with 50% of its users in training, 256x more parameters")
 
 
 def test_a_top_within_the_noise_is_not_called_worse():
@@ -180,6 +204,25 @@ def test_repeats_and_other_shapes_do_not_enter_the_law():
     assert not {(1, 90), (8, 32), (32, 16)} & {(row["n_layers"], row["d_model"]) for row in study.ladder}
     notes = " ".join(study.choice.notes)
     assert "3 runs repeat a shape and seed" in notes and "of 4 shapes near 98.3K the law takes 2 x 64" in notes
+
+
+def test_data_laws_are_those_that_fit_power_law_gives():
+    study = full()
+    where = {"n_blocks": "6144"}
+    found = answer(study.ladder, Question(x="unique_interactions", where=where, resamples=QUICK.resamples))
+    assert study.data_laws[6144.0].bands() == found.law.bands()
+
+
+def test_a_condition_holds_for_every_part_of_the_page():
+    study = make_study(full_study(), replace(QUICK, where={"data_fraction": "1"}))
+    assert {row["data_fraction"] for row in study.rows + study.ladder} == {1} and not study.data_laws
+
+
+def test_a_run_that_failed_and_was_finished_later_did_not_fail():
+    rows = made_rows(0.001)
+    again = {**rows[-1], "run_id": rows[0]["run_id"]}
+    never = {**rows[-1], "run_id": "never"}
+    assert [row["run_id"] for row in make_study([again, never, never, *rows[:-1]], QUICK).failed] == ["never"]
 
 
 def test_the_gradient_of_the_design_is_that_of_the_law():
@@ -299,7 +342,7 @@ def test_runs_are_listed_with_settings_seed_and_commit(made):
     text = Page(made.read_text()).text
     own = [index for index, row in enumerate(full_study()) if row["status"] == "ok" and row["model"] != "GRU4Rec"]
     assert len(own) > 30 and all(f"{HOSTILE}{index}" in text for index in own)
-    assert "hidden_act = gelu" in text and "hidden_size=16" in text and "commit = " in text
+    assert "hidden_act = gelu" in text and "1 x 16" in text and "commit = " in text
 
 
 def test_challenge_gains_are_relative_to_the_smallest():
@@ -335,6 +378,8 @@ def test_counts_survive_rows_that_lack_them(tmp_path):
         (["--dataset", "mode"], "no row has dataset 'mode', only made; did you mean 'made'?"),
         (["--holdout", "huge"], "--holdout huge matches no row"),
         (["--predict", "tinny"], "did you mean 'tiny'?"),
+        (["--resamples", "5"], "at least 80 resamples"),
+        (["--holdout", "3.07K,6.14K,24.6K,tiny,197K,small"], "leaves no run to fit a law to"),
         (["--worth", "0"], "--worth is a number of nats above 0"),
         (["--loss", "test_nl"], "did you mean 'test_nll'?"),
         (["--challenges", "absent.jsonl"], "the challenge rows absent.jsonl cannot be read"),
@@ -375,12 +420,15 @@ def test_other_models_come_from_their_own_file_and_never_into_the_law(tmp_path):
     rows = write(tmp_path / "runs.jsonl", made_rows(0.001))
     gru = {**made_row((2, 64)), "model": "GRU4Rec", "n_layers": None, "n_blocks": None, "test_nll": 6.123}
     ours = made_row((16, 256), test_nll=9.0)
-    others = write(tmp_path / "others.jsonl", [gru, {**gru, "dataset": "elsewhere", "model": "Caser"}, ours])
+    more = [{**gru, "model": "FMLPRec", "best_valid_nll": 1.0}, {**gru, "model": "SASRec", "unique_interactions": 99}]
+    elsewhere = {**gru, "dataset": "elsewhere", "model": "Caser"}
+    others = write(tmp_path / "others.jsonl", [gru, elsewhere, ours, *more])
     out = tmp_path / "page.html"
     main(["--rows", str(rows), "--others", str(others), "--out", str(out), "--resamples", "100"])
     text = Page(out.read_text()).text
     assert "GRU4Rec" in text and "6.1230" in text and "Caser" not in text and "9.0000" not in text
-    assert "256x more parameters (3.07K to 786K)" in text
+    assert "FMLPRec" in text and "SASRec" in text.replace("ScaledSASRec", "")  # one seed each, and none hides another
+    assert "256x more parameters (3.07K to 786K without" in text
 
 
 def test_a_report_is_about_size():

@@ -11,6 +11,7 @@ import numpy as np
 from recbole_scale.scaling.figures_style import (
     BLACK,
     BLUE,
+    GREY,
     NAMES,
     VERMILLION,
     WIDTH,
@@ -52,7 +53,7 @@ def law_figures(answer: Answer) -> list[Drawn]:
         ]
         title = f"Ranking quality against {size}"
         if answer.metric_laws:
-            caption = "m = limit / (1 + (x0 / x)^alpha), drawn as above."
+            caption = "m = limit / (1 + (x0 / x)^alpha), drawn as the loss is."
             drawn.append(Drawn("metrics", title, caption, metrics_figure(answer)))
         else:
             reason = "No ranking metric has a law: the rows carry none, or none that rises with size."
@@ -66,6 +67,10 @@ def loss_figure(answer: Answer) -> Figure:
     figure = new_figure(4.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     _curve(top, law, answer)
+    if answer.whole is not None:
+        grid = _grid(answer)
+        label = "law of all runs, held-out too"
+        top.plot(grid, answer.whole.law.predict(grid), color=GREY, linewidth=1.2, linestyle=":", label=label)
     _points(top, answer, lambda row: row[question.loss])
     top.set_ylabel(NAMES.get(question.loss, question.loss))
     constants = ", ".join(
@@ -109,21 +114,26 @@ def metrics_figure(answer: Answer) -> Figure:
 
 def _curve(panel: Any, law: Any, answer: Answer) -> None:
     """The law and its band, dashed beyond the fitted sizes, with the predictions asked for."""
-    x = answer.question.x
-    fitted = [float(row[x]) for row in answer.choice.fitted]
-    everything = [*fitted, *(float(row[x]) for row in answer.choice.held_out), *(p.x for p in answer.predictions)]
-    grid = np.geomspace(min(everything) / 1.4, max(everything) * 1.4, 200)
+    grid = _grid(answer)
     lower, upper = law.interval(grid)
     if np.isfinite(lower).all():
         panel.fill_between(grid, lower, upper, color=BLUE, alpha=0.2, linewidth=0, label="95 % band of the law")
-    inside = grid <= max(fitted)
+    inside = grid <= max(float(row[answer.question.x]) for row in answer.choice.fitted)
     panel.plot(grid[inside], law.predict(grid[inside]), color=BLUE, linewidth=1.4, label="law")
     panel.plot(grid[~inside], law.predict(grid[~inside]), color=BLUE, linewidth=1.4, linestyle="--")
     for index, prediction in enumerate(answer.predictions):
         value, (low, high) = float(law.predict(prediction.x)), law.interval(prediction.x, new_run=True)
-        bar = [[value - low], [high - value]] if np.isfinite(low) else None
+        # resamples may lie to one side of the fit, if only by rounding, and a bar has no negative length
+        bar = [[max(value - low, 0.0)], [max(high - value, 0.0)]] if np.isfinite(low) else None
         label = "predicted, 95 % of single runs" if index == 0 else None
         panel.errorbar([prediction.x], [value], bar, fmt="s", color=BLACK, markersize=4, capsize=3, label=label)
+
+
+def _grid(answer: Answer) -> Any:
+    """Sizes to draw a law at: somewhat beyond everything measured or asked for."""
+    measured = [float(row[answer.question.x]) for row in answer.choice.fitted + answer.choice.held_out]
+    everything = [*measured, *(prediction.x for prediction in answer.predictions)]
+    return np.geomspace(min(everything) / 1.4, max(everything) * 1.4, 200)
 
 
 def _points(panel: Any, answer: Answer, value: Any) -> None:

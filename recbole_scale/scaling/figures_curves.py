@@ -94,7 +94,7 @@ def repetition_figure(rows: Sequence[Row], loss: str = LOSS) -> Drawn:
 
 
 def isoflop_figure(rows: Sequence[Row]) -> Drawn:
-    """Valid loss against N at equal training FLOPs, read off the runs' own curves; the best size is ringed."""
+    """Valid loss against N at equal training FLOPs, read off the runs' own curves; an inner best size is ringed."""
     title = "Equal compute"
     curves = _compute_curves(rows)
     budgets = _shared_budgets(curves)
@@ -109,15 +109,18 @@ def isoflop_figure(rows: Sequence[Row]) -> Drawn:
         look = line_style(index)
         panel.plot(sizes, losses, linewidth=1.2, markersize=4, label=f"{budget:.1e} FLOPs", **look)
         best = int(np.argmin(losses))
+        if best in (0, len(losses) - 1):  # the best size may lie beyond the sizes that this budget covers
+            continue
         ring = {"markersize": 11, "markerfacecolor": "none", "linestyle": "none", "color": look["color"]}
         panel.plot(sizes[best], losses[best], marker="o", **ring)
     count_axis(panel, list(curves))
     panel.set_xlabel(NAMES["n_blocks"])
     panel.set_ylabel("valid loss (nats per interaction)")
-    panel.legend(ncols=2)
+    figure.legend(loc="outside upper center", ncols=3)
     caption = (
-        "Each line has one training budget, softmax included; its best size is ringed. Losses in the middle of a run "
-        "are read off its curve, before its learning rate has come down, so they are somewhat high."
+        "Each line has one training budget, softmax included; its best size is ringed where it lies between others. "
+        "Losses in the middle of a run are read off its curve, before its learning rate has come down, so they are "
+        "somewhat high, and more so for the large sizes."
     )
     return Drawn("isoflop", title, caption, figure)
 
@@ -163,4 +166,6 @@ def _shared_budgets(curves: Mapping[float, Sequence[tuple[Any, Any]]]) -> Any:
     covered = [budget for budget in tried if len(isoflop_points(curves, budget)) >= _LEAST]
     if not covered:
         return np.empty(0)
-    return np.geomspace(covered[0], covered[-1], _BUDGETS) if covered[-1] > 1.5 * covered[0] else np.array(covered[:1])
+    if covered[-1] <= 1.5 * covered[0]:
+        return np.array(covered[:1])
+    return np.array(covered)[np.linspace(0, len(covered) - 1, _BUDGETS).round().astype(int)]

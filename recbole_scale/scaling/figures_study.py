@@ -67,7 +67,9 @@ def data_figure(rows: Sequence[Row], laws: Mapping[float, PowerLaw], loss: str =
     panel.set_ylabel(NAMES.get(loss, loss))
     count_axis(panel, [row["unique_interactions"] for group in groups.values() for row in group])
     panel.legend()
-    caption = "Points are means over seeds, lines the law L = E + (D0 / D)^alpha of each size, shaded its 95 % band."
+    caption = (
+        "Points: means over seeds. Lines: L = E + (D0 / D)^alpha of each size; shaded: its 95 % band, if identified."
+    )
     return Drawn("data", title, caption, figure)
 
 

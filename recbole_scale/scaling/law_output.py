@@ -47,9 +47,17 @@ def as_json(answer: Answer) -> dict[str, Any]:
             for name, metric_law in answer.metric_laws.items()
         },
         "predictions": [asdict(prediction) for prediction in answer.predictions],
+        "held_out_fitted_too": _whole_json(answer.whole),
         "notes": answer.notes,
     }
     return dict(_finite(content))
+
+
+def _whole_json(whole: Answer | None) -> dict[str, Any] | None:
+    """The law and predictions of every run, where some were held out."""
+    if whole is None:
+        return None
+    return {**_law_json(whole.law), "predictions": [asdict(prediction) for prediction in whole.predictions]}
 
 
 def joint_json(law: JointLaw, optimum: ComputeOptimal | None) -> dict[str, Any]:
@@ -78,7 +86,8 @@ def as_text(answer: Answer) -> str:
         *_constants_table(answer.law),
     ]
     if answer.held_out:
-        lines += ["", "held out (95 % band of a single run)", *_judgement_table(answer.held_out)]
+        lines += ["", "held out (95 % band of a single run; error above 0: predicted too high)"]
+        lines += _judgement_table(answer.held_out)
     if answer.rolled_out:
         lines += ["", "rollout: the smallest sizes fitted, every larger one predicted"]
         lines += _judgement_table(answer.rolled_out)
@@ -87,17 +96,27 @@ def as_text(answer: Answer) -> str:
         lines += _constants_table(metric_law)
         if answer.metric_judgements[name]:
             lines += _judgement_table(answer.metric_judgements[name])
+    lines += _prediction_lines(answer, "")
+    if answer.whole is not None:
+        lines += ["", *_sentence("held-out sizes fitted too: " + answer.whole.law.message)]
+        lines += [*_constants_table(answer.whole.law), *_prediction_lines(answer.whole, ", held-out sizes fitted too")]
+    if answer.notes:
+        lines += ["", *(line for note in answer.notes for line in _sentence(f"note: {note}"))]
+    return "\n".join(lines)
+
+
+def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
+    """Every prediction with its bands and its cost; ``fitted`` says what else it rests on."""
+    x, lines = answer.question.x, []
     for prediction in answer.predictions:
-        lines += ["", f"at {question.x} = {show_count(prediction.x)}, one run (value, 95 % band):"]
-        named = {question.loss: prediction.loss, **prediction.metrics}
+        lines += ["", f"at {x} = {show_count(prediction.x)}, one run (value, 95 % band){fitted}:"]
+        named = {answer.question.loss: prediction.loss, **prediction.metrics}
         lines += _table(
             [[name, _value(v), f"[{_value(low)}, {_value(high)}]"] for name, (v, low, high) in named.items()]
         )
         cost = "unknown: the rows lack FLOPs" if prediction.flops is None else f"about {prediction.flops:.2g} FLOPs"
         lines.append(f"  cost to train it: {cost}")
-    if answer.notes:
-        lines += ["", *(line for note in answer.notes for line in _sentence(f"note: {note}"))]
-    return "\n".join(lines)
+    return lines
 
 
 def joint_text(law: JointLaw, optimum: ComputeOptimal | None) -> str:

@@ -6,19 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from recbole_scale.errors import UserError
+from recbole_scale.scaling.base_law import MIN_SIZES
 from recbole_scale.scaling.compute_optimal import ComputeOptimal
 from recbole_scale.scaling.figures import law_figures
 from recbole_scale.scaling.figures_study import study_figures
 from recbole_scale.scaling.figures_style import Drawn
 from recbole_scale.scaling.laws import JointLaw, PowerLaw, fit_power_law
-from recbole_scale.scaling.report_findings import WORTH, Ends, SizeMean, ends_of, main_metric, size_means
+from recbole_scale.scaling.report_findings import WORTH, Ends, SizeMean, deciding, ends_of, main_metric, size_means
 from recbole_scale.scaling.study import Answer, answer, run_label
 from recbole_scale.scaling.study_command import fit_both_axes
-from recbole_scale.scaling.study_rows import SAME_SIZE, Choice, Question, Row, best_settings, choose
+from recbole_scale.scaling.study_rows import (
+    SAME_SIZE,
+    Choice,
+    Question,
+    Row,
+    best_settings,
+    choose,
+    matching,
+    same_data,
+)
 from recbole_scale.scaling.study_tables import by_size, distinct, number
 
 MAIN_MODEL = "ScaledSASRec"
-_DATA_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,9 @@ class Study:
         question: with data set and model filled in.
         choice: the runs behind the law in size.
         found: the law, None where there is none; ``refusal`` says why.
-        rows: all finished runs of the model on the data set; ``ladder`` those of the law's shapes, on any data.
+        rows: the finished runs of the model on the data set; ``ladder`` those of the law's shapes, on any data.
         others: finished runs of other models on the data set.
-        failed: failed runs of the data set.
+        failed: runs of the data set that failed and were not finished later.
         data_laws: laws in data by N.
         joint, optimum: the joint law and the best use of some budgets, None where there is none (``joint_refusal``).
         worth: nats a doubling of the parameters must win to be worth it.
@@ -66,6 +75,11 @@ class Study:
         """Smallest, best and largest size."""
         return ends_of(self.sizes)
 
+    @property
+    def deciding(self) -> Answer | None:
+        """The law that decisions rest on, see :func:`recbole_scale.scaling.report_findings.deciding`."""
+        return deciding(self.found, self.ends)
+
 
 def make_study(rows: Sequence[Row], question: Question, worth: float = WORTH, more_models: Sequence[Row] = ()) -> Study:
     """Fit what can be fitted.
@@ -87,10 +101,10 @@ def make_study(rows: Sequence[Row], question: Question, worth: float = WORTH, mo
         question = replace(question, model=MAIN_MODEL)
     choice = choose(rows, question)
     question = replace(question, dataset=choice.dataset, model=choice.model)
-    of_data = [row for row in finished if row.get("dataset") == choice.dataset]
-    own = [row for row in of_data if str(row.get("model")) == choice.model]
+    of_data = _of_data(finished, choice)
+    own = matching([row for row in of_data if str(row.get("model")) == choice.model], question.where)
     ladder = _of_ladder(own, choice)
-    found, refusal = _law(rows, question)
+    found, refusal = _law(rows, question, choice)
     joint, optimum, joint_refusal = _joint(ladder, question)
     return Study(
         question=question,
@@ -99,9 +113,9 @@ def make_study(rows: Sequence[Row], question: Question, worth: float = WORTH, mo
         refusal=refusal,
         rows=own,
         ladder=ladder,
-        others=_of_others([*rows, *more_models], choice),
-        failed=[row for row in rows if row.get("status") != "ok" and row.get("dataset") == choice.dataset],
-        data_laws=_data_laws(ladder, question.loss),
+        others=[row for row in _of_data([*rows, *more_models], choice) if str(row.get("model")) != choice.model],
+        failed=_never_finished(rows, choice.dataset),
+        data_laws=_data_laws(ladder, question),
         joint=joint,
         optimum=optimum,
         joint_refusal=joint_refusal,
@@ -115,9 +129,18 @@ def draw(study: Study) -> list[Drawn]:
     return [*law, *study_figures(study.rows, study.ladder, study.data_laws, study.question.loss)]
 
 
-def _of_others(rows: Sequence[Row], choice: Choice) -> list[Row]:
+def _of_data(rows: Sequence[Row], choice: Choice) -> list[Row]:
+    """Finished rows of the data set, as the law's runs saw it."""
     finished = [row for row in rows if row.get("status") == "ok" and row.get("dataset") == choice.dataset]
-    return [row for row in finished if str(row.get("model")) != choice.model]
+    return [row for row in finished if same_data(row, choice.fitted[0])]
+
+
+def _never_finished(rows: Sequence[Row], dataset: str) -> list[Row]:
+    """Failed rows, the last one of each run, without those of runs that a later attempt finished."""
+    finished = {row.get("run_id") for row in rows if row.get("status") == "ok" and row.get("run_id")}
+    failed = [row for row in rows if row.get("status") != "ok" and row.get("dataset") == dataset]
+    last = {row.get("run_id") or id(row): row for row in failed}
+    return [row for run, row in last.items() if run not in finished]
 
 
 def _of_ladder(rows: Sequence[Row], choice: Choice) -> list[Row]:
@@ -133,23 +156,25 @@ def _of_ladder(rows: Sequence[Row], choice: Choice) -> list[Row]:
     return [row for row in known if (row.get("n_layers"), row.get("d_model")) in shapes or not taken(row)]
 
 
-def _law(rows: Sequence[Row], question: Question) -> tuple[Answer | None, str]:
+def _law(rows: Sequence[Row], question: Question, choice: Choice) -> tuple[Answer | None, str]:
+    """The law, or the sentence that says why there are too few sizes for one."""
+    few = len(distinct(choice.fitted, question.x)) < MIN_SIZES
     try:
         return answer(rows, question), ""
     except UserError as refusal:
-        if "at least" in str(refusal):  # too few sizes; what was asked for wrongly is the user's to mend
+        if few:  # more runs mend that; what was asked for wrongly is the user's to mend
             return None, str(refusal)
         raise
 
 
-def _data_laws(rows: Sequence[Row], loss: str) -> dict[float, PowerLaw]:
+def _data_laws(rows: Sequence[Row], question: Question) -> dict[float, PowerLaw]:
     laws = {}
-    for n, group in by_size(best_settings(rows, []), loss).items():
-        if len(distinct(group, "unique_interactions")) < 3:
+    for n, group in by_size(best_settings(rows, []), question.loss).items():
+        if len(distinct(group, "unique_interactions")) < MIN_SIZES:
             continue
         runs = [(*run_label(row), row["unique_interactions"]) for row in group]
-        amounts, losses = [row["unique_interactions"] for row in group], [row[loss] for row in group]
-        laws[n] = fit_power_law(amounts, losses, runs, resamples=_DATA_RESAMPLES)
+        amounts, losses = [row["unique_interactions"] for row in group], [row[question.loss] for row in group]
+        laws[n] = fit_power_law(amounts, losses, runs, resamples=question.resamples, seed=question.seed)
     return laws
 
 

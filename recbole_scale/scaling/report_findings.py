@@ -108,6 +108,14 @@ def _where_worth(x0: np.ndarray | float, alpha: np.ndarray | float, gain: float)
     return np.asarray(np.exp(np.clip(exponent, -700.0, 700.0)))
 
 
+def deciding(found: Answer | None, ends: Ends) -> Answer | None:
+    """The law that decisions rest on: that of every run, held-out ones too, for they have served to judge it.
+
+    Where the largest size is worse than another one, it was held out because the law does not hold there.
+    """
+    return found.whole if found is not None and found.whole is not None and not ends.over_the_top else found
+
+
 def headline(
     choice: Choice, found: Answer | None, refusal: str, loss: str, worth: float = WORTH, metric: str | None = None
 ) -> tuple[str, str]:
@@ -123,7 +131,15 @@ def headline(
     """
     sizes = size_means(choice.fitted + choice.held_out, loss, metric)
     ends = ends_of(sizes)
-    return _what_size_buys(choice.dataset, ends, found, loss, metric, len(sizes)), _how_far(ends, found, refusal, worth)
+    first = _what_size_buys(choice.dataset + _part_of_data(choice), ends, found, loss, metric, len(sizes))
+    return first, _how_far(ends, found, refusal, worth)
+
+
+def _part_of_data(choice: Choice) -> str:
+    """Says so where the runs saw a part of the users only."""
+    shares = {row.get("data_fraction") for row in choice.fitted}
+    share = max((share for share in shares if isinstance(share, int | float)), default=1)
+    return f" with {share:.0%} of its users in training" if share < 1 and None not in shares else ""
 
 
 def _what_size_buys(dataset: str, ends: Ends, found: Answer | None, loss: str, metric: str | None, count: int) -> str:
@@ -137,8 +153,9 @@ def _what_size_buys(dataset: str, ends: Ends, found: Answer | None, loss: str, m
             f"has the lowest, {small.loss:.3f} nats, against {ends.large.loss:.3f} at {_n(ends.large)}."
         )
     text = (
-        f"On {dataset}, {_times(best.n / small.n)} more parameters ({_n(small)} to {_n(best)}) lower the {kind} loss "
-        f"by {small.loss - best.loss:.3f} nats, from {small.loss:.3f} to {best.loss:.3f}{_law_says(found, small, best)}"
+        f"On {dataset}, {_times(best.n / small.n)} more parameters ({_n(small)} to {_n(best)} without embeddings) "
+        f"lower the {kind} loss by {small.loss - best.loss:.3f} nats, from {small.loss:.3f} to {best.loss:.3f}"
+        f"{_law_says(found, small, best)}"
     )
     if metric and small.metric is not None and best.metric is not None:
         text += f", and take {metric_name(metric)} from {small.metric:.4f} to {best.metric:.4f}"
@@ -149,11 +166,13 @@ def _law_says(found: Answer | None, small: SizeMean, best: SizeMean) -> str:
     if found is None:
         return ""
     law = found.law
+    fitted = max(float(row[found.question.x]) for row in found.choice.fitted)
+    which = f"the law fitted up to {show_count(fitted)}" if best.n > fitted else "the law"
     drop = float(law.predict(small.n) - law.predict(best.n))
     draws = law.fit.draws([small.n, best.n])
     lower, upper = percentiles(draws[:, 0] - draws[:, 1], 0.95)
     band = f", 95 % band {lower:.3f} to {upper:.3f}" if np.isfinite(lower) else ""
-    return f" (the law gives {drop:.3f}{band})"
+    return f" ({which} gives {drop:.3f}{band})"
 
 
 def _how_far(ends: Ends, found: Answer | None, refusal: str, worth: float) -> str:
@@ -161,16 +180,20 @@ def _how_far(ends: Ends, found: Answer | None, refusal: str, worth: float) -> st
         return _beyond_the_best(ends)
     if found is None:
         return f"How far it pays is not known: {refusal}."
-    value, lower, upper = worth_up_to(found.law, worth)
+    law = (deciding(found, ends) or found).law
+    value, lower, upper = worth_up_to(law, worth)
     largest, rule = ends.large.n, f"doubling the parameters lowers the loss by less than {worth:g} nats"
-    if not found.law.identified:
-        why = found.law.message.removeprefix("not identified: ")
+    if not law.identified:
+        why = law.message.removeprefix("not identified: ")
         where = f"; the point where {rule} may be anywhere from {_count(lower)} to {_count(upper)} parameters"
         return f"How far it pays is not identified ({why}{where if np.isfinite(lower) else ''})."
-    band = f" (95 % band {_count(lower)} to {_count(upper)})" if np.isfinite(lower) else ""
+    said = [f"95 % band {_count(lower)} to {_count(upper)}"] if np.isfinite(lower) else []
+    if law is not found.law:
+        said.append(f"{_count(worth_up_to(found.law, worth)[0])} without the held-out sizes")
+    band = f" ({'; '.join(said)})" if said else ""
     if value <= largest:
         return f"It is not worth it beyond about {_count(value)} parameters{band}: from there on {rule}."
-    gain = float(found.law.predict(largest) - found.law.predict(2 * largest))
+    gain = float(law.predict(largest) - law.predict(2 * largest))
     return (
         f"It still pays at the largest size trained (a doubling of {_n(ends.large)} is worth {gain:.3f} nats), and by "
         f"the law not beyond about {_count(value)} parameters{band}, where {rule}; that is extrapolated."

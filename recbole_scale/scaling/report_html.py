@@ -20,7 +20,7 @@ _CSS = """
   --line: #353a43; --card: #1d2026; --blue: #5aaee6; --vermillion: #ff8a4c; --green: #2ec79b; --purple: #e39cc4;
   --orange: #f2b134; --sky: #9ad6fa; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1.2rem 1rem 3rem; background: var(--bg); color: var(--ink);
+body { margin: 0 auto; max-width: 66rem; padding: 1.2rem 1rem 3rem; background: var(--bg); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.15rem; font-weight: 600; color: var(--muted); margin: 0 0 .6rem; }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
@@ -45,7 +45,7 @@ table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabu
 th, td { padding: .22rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; color: var(--muted); white-space: normal; overflow-wrap: normal; vertical-align: bottom; }
 th:first-child, td:first-child, td.left, th.left { text-align: left; padding-left: 0; }
-td.left { white-space: normal; min-width: 14rem; padding-left: .6rem; }
+td.left { white-space: normal; min-width: 24rem; padding-left: .6rem; }
 code { font: .85em ui-monospace, monospace; }
 li { margin: .25rem 0; max-width: 46rem; }
 @media (max-width: 32rem) { body { padding: .9rem .8rem 2rem; } .lead { font-size: 1.12rem; }
@@ -53,7 +53,7 @@ li { margin: .25rem 0; max-width: 46rem; }
 @media print { .wide svg { min-width: 0; } body { max-width: none; padding: 0; font-size: 10pt; }
   .scroll { overflow: visible; }
   figure, svg, .card, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } table { font-size: 7.5pt; }
-  th, td { padding: .1rem .3rem; white-space: normal; } td.left { min-width: 0; } }
+  th, td { padding: .1rem .25rem; } td.left { min-width: 0; } }
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # a browser loads nothing from anywhere
 
@@ -62,7 +62,7 @@ def text(value: Any) -> str:
     """``value`` as text that cannot be markup; a dash for None and nan."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return html.escape(str(value))
+    return html.escape(str(value)).replace(" %", "\u00a0%")  # a number and its sign stay on one line
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "", left: Sequence[int] = ()) -> str:

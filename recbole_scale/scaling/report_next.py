@@ -99,7 +99,7 @@ def advice(sizes: Sequence[SizeMean], ends: Ends, ladder: Sequence[Row], found: 
     if falling:
         said.append(
             f"At {', '.join(map(show_count, falling))} the valid loss still fell in the last epoch by over "
-            f"{_FALLING:g} nats: more epochs there would lower it, and a law fitted to it is too pessimistic."
+            f"{_FALLING:g} nats: longer runs may lower it, and a law fitted to it may be too pessimistic there."
         )
     over = [size for size in sizes if size.overfits_after is not None]
     if over:

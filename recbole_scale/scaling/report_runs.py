@@ -12,7 +12,7 @@ from recbole_scale.scaling.report_findings import metric_of
 from recbole_scale.scaling.report_html import paragraph, section, table
 from recbole_scale.scaling.study_rows import Row, show_count
 
-_IN_COLUMNS = ("seed", "epochs")
+_IN_COLUMNS = ("seed", "epochs", "n_layers", "hidden_size", "data_fraction")
 
 
 def runs_section(study: Study) -> str:
@@ -40,6 +40,7 @@ def _columns(study: Study, everywhere: dict[str, str]) -> dict[str, Callable[[Ro
     return {
         "run": lambda row: row.get("run_id"),
         "N": lambda row: _count(row.get("n_blocks")),
+        "shape": lambda row: f"{row['n_layers']} x {row['d_model']}" if row.get("n_layers") else None,
         "D": lambda row: _count(row.get("unique_interactions")),
         "seed": lambda row: row.get("seed"),
         "epochs": lambda row: row.get("epochs"),

@@ -13,6 +13,7 @@ from recbole_scale.scaling.report_findings import headline, metric_of
 from recbole_scale.scaling.report_html import bullets, cards, figures, paragraph, section, table
 from recbole_scale.scaling.report_next import advice, next_runs, run_noise
 from recbole_scale.scaling.rollout import Judgement
+from recbole_scale.scaling.study import Answer
 from recbole_scale.scaling.study_rows import Row, best_settings, show_count
 from recbole_scale.scaling.study_tables import by_size, whole_data
 
@@ -32,12 +33,16 @@ def law_section(study: Study, drawn: Sequence[Drawn]) -> str:
     parts = [figures([one for one in drawn if one.name in ("law", "metrics")])]
     if found is not None:
         parts.append(_constants("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law))
-        parts.append(_judgements("Held out: predicted from the fitted sizes (95 % band of one run)", found.held_out))
+        caption = "Held out: predicted from the fitted sizes (95 % band of one run; error above 0: predicted too high)"
+        parts.append(_judgements(caption, found.held_out))
         parts.append(_judgements("Rollout: the smallest sizes fitted, every larger one predicted", found.rolled_out))
         for name, law in found.metric_laws.items():
             if name == study.metric:
                 parts.append(_constants(f"{metric_name(name)}: limit / (1 + (x0 / N)^alpha), {law.message}", law))
-        parts.append(_predictions(study))
+        parts.append(_predictions(found, study.metric, "Predictions for one run, and the training cost"))
+        if found.whole is not None:
+            parts.append(_constants("Held-out sizes fitted too: " + found.whole.law.message, found.whole.law))
+            parts.append(_predictions(found.whole, study.metric, "Predictions, held-out sizes fitted too"))
     notes = found.notes if found is not None else study.choice.notes
     return section("Loss and ranking against size", *parts, bullets(notes, "muted"))
 
@@ -99,7 +104,9 @@ def models_section(study: Study) -> str:
         return ""
     loss = study.question.loss
     runs: dict[tuple[str, str, float], list[Row]] = {}
-    for row in best_settings(whole_data(study.others) + study.choice.fitted + study.choice.held_out, []):
+    models = dict.fromkeys(str(row.get("model")) for row in study.others)  # each counts targets in its own way
+    others = [row for model in models for row in whole_data(r for r in study.others if str(r.get("model")) == model)]
+    for row in best_settings(others + study.choice.fitted + study.choice.held_out, []):
         shape = f"{row.get('n_layers')} x {row.get('d_model')}" if row.get("n_layers") else ""
         runs.setdefault((str(row.get("model")), shape, float(row.get("n_parameters") or 0)), []).append(row)
     names = _metric_names([row for group in runs.values() for row in group])
@@ -120,7 +127,7 @@ def models_section(study: Study) -> str:
 def next_section(study: Study) -> str:
     """What would sharpen the estimate."""
     parts = [bullets(advice(study.sizes, study.ends, study.ladder, study.found))]
-    found = study.found
+    found = study.deciding
     if found is not None:
         target = found.predictions[0].x if found.predictions else 10.0 * study.ends.large.n
         largest = study.ends.best.n if study.ends.over_the_top else np.inf  # beyond it the law does not hold
@@ -149,20 +156,34 @@ def _key_figures(study: Study) -> list[tuple[str, str]]:
     noise = study.ends.noise
     if noise is not None:
         pairs.append((f"{noise:.4f} nats", "standard deviation between seeds"))
+    pairs += _cost(study)
     if found is None:
         return pairs
-    verdict = "" if found.law.identified else ", not identified"
-    low, high = found.law.bands()["alpha"]
-    pairs.append((f"alpha = {found.law.alpha:.3g}", f"95 % band {_band(low, high, '.3g')}{verdict}"))
-    low, high = found.law.bands()["E"]
-    pairs.append((f"E = {found.law.E:.3g} nats", f"loss no size goes below; band {_band(low, high, '.3g')}{verdict}"))
+    law = (study.deciding or found).law
+    verdict = "" if law.identified else ", not identified"
+    low, high = law.bands()["alpha"]
+    pairs.append((f"alpha = {law.alpha:.3g}", f"95 % band {_band(low, high, '.3g')}{verdict}"))
+    low, high = law.bands()["E"]
+    pairs.append((f"E = {law.E:.3g} nats", f"floor of the law; 95 % band {_band(low, high, '.3g')}{verdict}"))
     for judged in found.held_out[-1:]:
         shown = f"predicted {judged.predicted:.3f}, measured {judged.observed:.3f} at {show_count(judged.x)}, held out"
         pairs.append((f"{100 * judged.signed_error:+.2f} %", shown))
-    for prediction in found.predictions:
+    for prediction in (study.deciding or found).predictions:
         value, low, high = prediction.loss
         pairs.append((f"{value:.3f} nats", f"predicted at {show_count(prediction.x)}, band {_band(low, high, '.3f')}"))
     return pairs
+
+
+def _cost(study: Study) -> list[tuple[str, str]]:
+    """What the best size costs, against the smallest."""
+    rows = study.choice.fitted + study.choice.held_out
+    runs = by_size(rows, "flops_total")
+    small, best = study.ends.small.n, study.ends.best.n
+    if small == best or not {small, best} <= set(runs):
+        return []
+    least, most = (float(np.mean([row["flops_total"] for row in runs[n]])) for n in (small, best))
+    shown = f"training FLOPs at {show_count(best)} ({most:.1e}) against {show_count(small)}"
+    return [(f"{most / least:.3g}x", shown)]
 
 
 def _constants(caption: str, law: Any) -> str:
@@ -191,19 +212,18 @@ def _judgements(caption: str, judged: Sequence[Judgement]) -> str:
     return table(head, body, caption)
 
 
-def _predictions(study: Study) -> str:
-    assert study.found is not None
-    names = [name for name in (study.metric,) if name in study.found.metric_laws]
+def _predictions(found: Answer, metric: str | None, caption: str) -> str:
+    names = [name for name in (metric,) if name in found.metric_laws]
     head = ["N", "loss", "95 % band", *(f"{metric_name(str(name))} (band)" for name in names), "FLOPs"]
     body = []
-    for one in study.found.predictions:
+    for one in found.predictions:
         metrics = [one.metrics[str(name)] for name in names]
         body.append([
             show_count(one.x), f"{one.loss[0]:.4f}", _band(one.loss[1], one.loss[2], ".4f"),
             *(f"{value:.4f} ({_band(low, high, '.4f')})" for value, low, high in metrics),
             None if one.flops is None else f"{one.flops:.2e}",
         ])  # fmt: skip
-    return table(head, body, "Predictions for one run, and the training cost")
+    return table(head, body, caption)
 
 
 def _metric_names(rows: Sequence[Row]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Answer:
     metric_judgements: dict[str, list[Judgement]]
     predictions: list[Prediction]
     notes: list[str]
+    whole: Answer | None = None  # the same from every run, held-out ones too; None where none is held out
 
 
 def answer(rows: Sequence[Row], question: Question) -> Answer:
@@ -57,12 +58,23 @@ def answer(rows: Sequence[Row], question: Question) -> Answer:
         UserError: the rows do not allow it, see :func:`recbole_scale.scaling.study_rows.choose`; fewer than 3 sizes.
     """
     choice = choose(rows, question)
-    notes = list(choice.notes)
     asked = [_size(name, rows, question.x) for name in question.predict]
+    notes: list[str] = []
+    found = _answer(choice, question, asked)
+    rolled_out = _roll_out(choice, question, found.resampled_by, notes)
+    found = replace(found, rolled_out=rolled_out, notes=[*found.notes, *notes])
+    if not choice.held_out:
+        return found
+    everything = replace(choice, fitted=choice.fitted + choice.held_out, held_out=[])
+    return replace(found, whole=_answer(everything, replace(question, holdout=()), asked))
+
+
+def _answer(choice: Choice, question: Question, asked: Sequence[float]) -> Answer:
+    """The answer of the fitted runs of ``choice``, judged on its held-out ones, without a rollout."""
+    notes = list(choice.notes)
     law, groups, resampled_by = _fit(choice, question, notes)
     options: dict[str, Any] = {"resamples": question.resamples, "seed": question.seed}
     held_out = _judge(law, choice, *_columns(choice.held_out, question), question.x)
-    rolled_out = _roll_out(choice, question, resampled_by, notes)
     metric_laws = _metric_laws(choice, question, groups, options, notes)
     metric_judgements = {
         name: _judge(metric_law, choice, *_metric_columns(choice.held_out, name, question.x), question.x)
@@ -78,9 +90,7 @@ def answer(rows: Sequence[Row], question: Question) -> Answer:
         )
         for name, size in zip(question.predict, asked, strict=True)
     ]
-    return Answer(
-        question, choice, law, resampled_by, held_out, rolled_out, metric_laws, metric_judgements, predictions, notes
-    )
+    return Answer(question, choice, law, resampled_by, held_out, [], metric_laws, metric_judgements, predictions, notes)
 
 
 def estimate_flops(rows: Sequence[Row], x: str, size: float) -> float | None:
@@ -151,7 +161,8 @@ def _roll_out(choice: Choice, question: Question, resampled_by: str, notes: list
     if len(np.unique(x)) <= MIN_SIZES:
         notes.append(f"no rollout: it needs more than {MIN_SIZES} sizes")
         return []
-    return rollout(x, loss, x if resampled_by == "size" else _runs(rows, question.x), seed=question.seed)
+    runs = x if resampled_by == "size" else _runs(rows, question.x)
+    return rollout(x, loss, runs, resamples=question.resamples, seed=question.seed)
 
 
 def _runs(rows: Sequence[Row], x: str) -> list[Any]:

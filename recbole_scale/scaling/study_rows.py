@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.scaling.base_law import MIN_SIZES
 
 Row = dict[str, Any]
 X_COLUMNS = ("n_blocks", "n_blocks_exact", "unique_interactions")
@@ -19,6 +21,10 @@ LOSSES = ("test_nll", "best_valid_nll")
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _CLOSE = 0.01  # a count such as 75.5M names the size within 1 % of it
 SAME_SIZE = 0.02  # shapes whose N differs by less are one size in another shape
+_VERSION = ("data_fingerprint", "split")  # rows that differ here were measured on other items or other held-out ones
+_RUN = ("model", "n_layers", "d_model", "n_blocks", "unique_interactions", "seed")
+# settings that are a run's place in a study, or no more than what it prints
+_PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "data_fraction", "show_progress", "state"}
 
 
 @dataclass(frozen=True)
@@ -80,17 +86,21 @@ def choose(rows: Sequence[Row], question: Question, *, fix_other_axis: bool = Tr
         raise UserError(f"none of the {len(rows)} rows is a finished run (status ok)")
     dataset, kept = _only(kept, "dataset", question.dataset)
     model, kept = _only(kept, "model", question.model)
-    for column, value in question.where.items():
-        kept = _where(kept, column, value)
+    kept = matching(kept, question.where)
     notes: list[str] = []
+    kept = _one_version(kept, notes)
     if fix_other_axis:
         kept = _fix_other_axis(kept, question.x, notes)
     kept = _measured(kept, question, notes)
     kept = best_settings(kept, notes)
-    if question.x != "unique_interactions":
-        kept = _one_shape(kept, question.x, notes)
+    shaped = question.x if question.x != "unique_interactions" else "n_blocks"
+    if all(isinstance(row.get(shaped), int | float) for row in kept):
+        kept = _one_shape(kept, shaped, notes)
+    _note_tuning(kept, notes)
     out = {id(row) for name in question.holdout for row in _named(kept, question.x, name)}
     fitted = [row for row in kept if id(row) not in out]
+    if not fitted:
+        raise UserError(f"--holdout {','.join(question.holdout)} leaves no run to fit a law to")
     return Choice(dataset, model, fitted, [row for row in kept if id(row) in out], notes)
 
 
@@ -123,6 +133,33 @@ def _only(rows: list[Row], column: str, wanted: str | None) -> tuple[str, list[R
     return wanted, [row for row in rows if str(row.get(column)) == wanted]
 
 
+def matching(rows: list[Row], where: Mapping[str, str]) -> list[Row]:
+    """Rows that have the value of every column in ``where``."""
+    for column, value in where.items():
+        rows = _where(rows, column, value)
+    return rows
+
+
+def same_data(row: Row, other: Row) -> bool:
+    """Whether two rows of a data set can be compared: the same data after filtering, and the same split.
+
+    Of a row that does not say so, nothing is known against it.
+    """
+    return all(None in (row.get(name), other.get(name)) or row[name] == other[name] for name in _VERSION)
+
+
+def _one_version(rows: list[Row], notes: list[str]) -> list[Row]:
+    """Rows of the version of the data that most rows have."""
+    texts = [json.dumps([row.get(name) for name in _VERSION], default=str) for row in rows]
+    most = rows[texts.index(Counter(texts).most_common(1)[0][0])]
+    kept = [row for row in rows if same_data(row, most)]
+    if len(kept) < len(rows):
+        notes.append(
+            f"{len(rows) - len(kept)} rows saw other data or another split (data_fingerprint, split) and are left out"
+        )
+    return kept
+
+
 def _where(rows: list[Row], column: str, value: str) -> list[Row]:
     columns = sorted({name for row in rows for name in row})
     if column not in columns:
@@ -136,19 +173,31 @@ def _where(rows: list[Row], column: str, value: str) -> list[Row]:
 
 def _same(present: Any, wanted: str) -> bool:
     if isinstance(present, int | float) and not isinstance(present, bool):
-        return parse_count(wanted) == float(present)
+        return float(present) in (parse_count(wanted), _number(wanted))
     return str(present).lower() == wanted.lower()
 
 
+def _number(text: str) -> float | None:
+    """A number that is no count, such as 0."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _fix_other_axis(rows: list[Row], x: str, notes: list[str]) -> list[Row]:
-    """Keep the one value of the other axis that has most different x (the largest of several), and say so."""
+    """Keep the one value of the other axis that has most different x (the largest of several), and say so.
+
+    A law in size is one of the whole data, as soon as enough sizes saw it.
+    """
     other = "n_blocks" if x == "unique_interactions" else "unique_interactions"
     spread = Counter(
         {value: len({row.get(x) for row in rows if row.get(other) == value}) for value in _values(rows, other)}
     )
     if len(spread) < 2:
         return rows
-    value = max(spread, key=lambda candidate: (spread[candidate], candidate))
+    enough = MIN_SIZES if other == "unique_interactions" else len(rows)
+    value = max(spread, key=lambda candidate: (min(spread[candidate], enough), candidate))
     kept = [row for row in rows if row.get(other) == value]
     notes.append(
         f"{other} is held at {value:,.0f}, one of {len(spread)} values in the rows; --where {other}=N holds another"
@@ -175,7 +224,7 @@ def best_settings(rows: Sequence[Row], notes: list[str]) -> list[Row]:
     """One row for a shape, a seed and an amount of data: of several settings tried, the one of lowest valid loss."""
     runs: dict[Any, list[Row]] = {}
     for row in rows:
-        key = tuple(row.get(name) for name in ("n_layers", "d_model", "n_blocks", "unique_interactions", "seed"))
+        key = tuple(row.get(name) for name in _RUN)
         runs.setdefault(id(row) if row.get("seed") is None else key, []).append(row)
     best = {id(min(tried, key=_valid_loss)) for tried in runs.values()}
     if len(best) < len(rows):
@@ -184,6 +233,15 @@ def best_settings(rows: Sequence[Row], notes: list[str]) -> list[Row]:
             "each the run of lowest valid loss is taken"
         )
     return [row for row in rows if id(row) in best]
+
+
+def _note_tuning(rows: Sequence[Row], notes: list[str]) -> None:
+    """Name the settings that set the rows apart besides size, data and seed."""
+    tables = [row.get("settings") or {} for row in rows]
+    names = dict.fromkeys(name for table in tables for name in table if name not in _PLACE)
+    apart = [name for name in names if len({json.dumps(table.get(name), default=str) for table in tables}) > 1]
+    if apart:
+        notes.append(f"the runs were not all given the same {', '.join(apart)}: tuning is part of what the law shows")
 
 
 def _one_shape(rows: list[Row], x: str, notes: list[str]) -> list[Row]:

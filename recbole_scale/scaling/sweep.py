@@ -8,6 +8,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -128,7 +129,8 @@ def run_point(
         config = make_config("ScaledSASRec", point.dataset, list(point.config_files), quiet(point.settings))
         callback = None if on_epoch is None else (lambda epoch, score: on_epoch(point, epoch))
         result, row = train_and_test(config, resume="auto", loaded=loaded, callback_fn=callback)
-        _tidy(result["checkpoint"], keep)
+        with suppress(OSError):  # a file that cannot be removed makes no finished run a failed one
+            _tidy(result["checkpoint"], keep)
         return row
     except Exception as failure:  # a failed run must not end the sweep
         logging.getLogger().error(traceback.format_exc())

@@ -120,7 +120,9 @@ def line(point: Point, row: Row) -> str:
     if row["status"] != "ok":
         return f"{head}  failed: {row['error']}"
     test = row["test_metrics"] or {}
-    text = f"{head}  test nll {row['test_nll']:.4f} ± {row['test_nll_se']:.4f}"
+    text = head  # a sweep may measure no NLL
+    if row["test_nll"] is not None:
+        text += f"  test nll {row['test_nll']:.4f} ± {row['test_nll_se']:.4f}"
     text += f"  ndcg@10 {test['ndcg@10']:.4f}" if "ndcg@10" in test else ""
     return f"{text}  best epoch {(row['best_epoch'] or 0) + 1} of {row['epochs']}  {duration(row['seconds_total'])}"
 
