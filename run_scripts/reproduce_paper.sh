@@ -149,6 +149,7 @@ part_data_size() {
   # shellcheck disable=SC2086
   sweep --shapes $data_sizes --seeds "$first_seed" --fractions $fractions $epochs --keep none
   [ -z "$smoke" ] || note "that larger models need less data cannot be seen with models this small"
+  draw
 }
 
 part_epochs() {
@@ -156,12 +157,14 @@ part_epochs() {
   # shellcheck disable=SC2086
   sweep --shapes $length_sizes --seeds "$first_seed" --epochs $lengths --keep none
   [ -z "$smoke" ] || note "the paper's 13 to 30 epochs, which gain nothing, are not reached"
+  draw
 }
 
 part_shape() {
   say "Aspect ratio at equal N"
   # shellcheck disable=SC2086
   sweep --equal_n $equal_n --seeds "$first_seed" $epochs --keep none
+  draw
 }
 
 part_width() {
@@ -205,13 +208,23 @@ part_challenges() {
   [ -z "$smoke" ] || note "gains of models this small say nothing of the paper's; $dataset has no domains to transfer between"
 }
 
-part_report() {
-  say "One page"
+# The page, and every figure that the rows allow: page [--holdout S --predict S]
+page() {
   local more=()
   if [ -n "$dry" ] || [ -f "$out/challenges.jsonl" ]; then more+=(--challenges "$out/challenges.jsonl"); fi
   if [ -n "$dry" ] || [ -f "$out/baselines.jsonl" ]; then more+=(--others "$out/baselines.jsonl"); fi
-  script run_scripts/report.py --rows "$rows" --dataset "$dataset" --holdout "$holdout" --predict "$predict" \
-    ${more[@]+"${more[@]}"} --out "$out/report.html" --figures "$out/figures"
+  script run_scripts/report.py --rows "$rows" --dataset "$dataset" "$@" ${more[@]+"${more[@]}"} \
+    --out "$out/report.html" --figures "$out/figures"
+}
+
+# At the end of a part whose figure is on the page: nothing is held out, since the ladder may not be trained.
+draw() {
+  [[ " ${parts[*]} " == *" report "* ]] || page
+}
+
+part_report() {
+  say "One page"
+  page --holdout "$holdout" --predict "$predict"
 }
 
 [ -n "$dry" ] || mkdir -p "$out"

@@ -62,6 +62,8 @@ def test_each_part_is_a_command_of_its_own(folder):
     for part in PARTS:
         done = reproduce("--smoke", "--dry_run", part, cwd=folder)
         assert done.returncode == 0 and done.stdout.count("\n# ") == 1, part
+        draws = [words for words in commands(done.stdout) if "--figures" in words]
+        assert len(draws) == (part in ("data_size", "epochs", "shape", "report")), part  # those whose figure it holds
 
 
 @pytest.mark.parametrize(
