@@ -74,7 +74,7 @@ def challenges_section(rows: Sequence[Row], dataset: str) -> str:
     order = [*(name for name in _TITLES if name in by_name), *(name for name in by_name if name not in _TITLES)]
     parts = [_part(name, by_name[name]) for name in order]
     said = (
-        f"Every model is scored on the same cases of {dataset}; whiskers and bands are 95 % intervals over users, and "
+        f"Every model is scored on the same cases of {dataset}; whiskers are 95 % intervals over users, and "
         "gains are relative to the smallest model."
     )
     return section("Where size helps: the challenge tasks", paragraph(said, "muted"), *parts) if parts else ""
@@ -122,6 +122,8 @@ def challenge_table(title: str, rows: Sequence[Row], metric: str = METRIC) -> st
 def condition(row: Row, with_setting: bool = True) -> str:
     """What is special about a row's cases, in words."""
     level = None if row["level"] is None else f"{row['level']:g}"
+    if row["challenge"] == "trajectory" and level is None:
+        level = "(window as a set)"
     parts = [row["setting"] if with_setting else None, level, None if row["group"] == "all" else row["group"]]
     return " ".join(str(part) for part in parts if part not in (None, "")) or "all"
 

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.worth <= 0:
         raise UserError(f"--worth is a number of nats above 0, not {options.worth:g}")
-    scored = read_challenges(options.challenges) if options.challenges else []
+    scored = [row for path in options.challenges for row in read_challenges(path)]
     others = as_rows(read_rows(options.others)) if options.others else []
     study = make_study(as_rows(read_rows(options.rows)), question, options.worth, others)
     challenges = of_dataset(scored, study.choice.dataset)
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add: Any = parser.add_argument
     add("--rows", default="results/runs.jsonl", metavar="FILE", help="rows of runs (default: %(default)s)")
-    add("--challenges", metavar="FILE", help="rows of challenge_tasks.py, shown as a section")
+    add("--challenges", nargs="+", default=[], metavar="FILE", help="rows of challenge_tasks.py, shown as a section")
     add("--others", metavar="FILE", help="rows of other models, as of compare_baselines.py, for the table beside them")
     add("--dataset", metavar="D", help="data set of the rows; needed when they hold several")
     add("--model", metavar="M", help="model of the rows (default: ScaledSASRec where there are runs of it)")
