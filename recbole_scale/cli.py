@@ -63,6 +63,8 @@ def _run_recbole() -> None:
         "dry_run": arguments.dry_run,
     }
     world_size = max(arguments.world_size, arguments.nproc)
+    if arguments.dry_run and world_size > 1:  # one process can plan for all
+        call["config_dict"] = {**settings, "world_size": world_size}
     if world_size <= 1 or arguments.dry_run:
         _run_one(0, call, parallel.torchrun_settings())
         return

@@ -44,12 +44,16 @@ def size_name(config: Any) -> str | None:
     return str(config["size"]) if same else None
 
 
-def describe(prepared: Any, network: Any) -> str:
-    """The resolved plan: model, parameters by group, data, steps, memory."""
+def describe(prepared: Any, network: Any, processes: int | None = None) -> str:
+    """The resolved plan: model, parameters by group, data, steps, memory.
+
+    ``processes``: how many will train together, if not those that run now.
+    """
     config, known = prepared.config, costs(prepared, network)
     lines = {"data": f"{known['n_users']:,} users, {known['n_items']:,} items"}
     if isinstance(network, ScaledSASRec):
-        lines = _model_lines(config, network, known) | _data_lines(prepared, known) | _cost_lines(prepared, network)
+        lines = _model_lines(config, network, known) | _data_lines(prepared, known)
+        lines |= _cost_lines(prepared, network) | _memory_lines(prepared, network, processes or parallel.world_size())
     else:
         lines["parameters"] = f"{known['n_parameters']:,}"
     title = f"{config['model']} on {config['dataset']}"
@@ -96,10 +100,10 @@ def _cost_lines(prepared: Any, network: Any) -> dict[str, str]:
     loader, shape = prepared.train_data, network.shape
     flops = flops_per_interaction(shape)
     compute = f"{_short(flops)}FLOP a target, {_short(flops * loader.n_targets)}FLOP an epoch, softmax included"
-    return {"compute": compute, **_memory_lines(prepared, network)}
+    return {"compute": compute}
 
 
-def training_setup(config: Any, network: Any, tokens: int) -> Setup:
+def training_setup(config: Any, network: Any, tokens: int, processes: int = 1) -> Setup:
     """What the memory of a run depends on besides the model's shape; ``tokens`` are those of an optimizer step."""
     device = config["device"]
     return Setup(
@@ -112,21 +116,23 @@ def training_setup(config: Any, network: Any, tokens: int) -> Setup:
         activation_checkpointing=network.activation_checkpointing,
         accumulation_steps=check_steps(config["accumulation_steps"]),
         optimizer_states={"adamw": 2, "adam": 2}.get(str(config["learner"]).lower(), 1),
-        parallel=parallel.choose_mode(config["parallel"], network, device),
-        devices=parallel.world_size(),
+        parallel=parallel.choose_mode(config["parallel"], network, device, processes),
+        devices=processes,
         device=device.type,
     )
 
 
-def _memory_lines(prepared: Any, network: Any) -> dict[str, str]:
+def _memory_lines(prepared: Any, network: Any, processes: int) -> dict[str, str]:
     config, shape = prepared.config, network.shape
-    setup = training_setup(config, network, prepared.train_data.token_budget)
+    setup = training_setup(config, network, prepared.train_data.token_budget, processes)
     plan = memory_plan(shape, setup)
     parts = ", ".join(f"{name} {_mib(size)}" for name, size in plan.groups.items())
-    free = available_memory(config["device"], sum(p.numel() * p.element_size() for p in network.parameters()))
+    already = sum(p.numel() * p.element_size() for p in network.parameters())
+    free = available_memory(config["device"], already, processes)
     place = "of this GPU" if setup.device == "cuda" else "free here for each process"
     ranking = evaluation_peak(shape, int(config["eval_batch_size"]), plan)
-    found = f"about {_mib(plan.peak)} MiB on each device at the peak of a step ({parts})"
+    devices = f"each of {processes} devices ({setup.parallel})" if processes > 1 else "each device"
+    found = f"about {_mib(plan.peak)} MiB on {devices} at the peak of a step ({parts})"
     fits = f"fits into the {_mib(free)} MiB {place}" if plan.peak <= free else _advice(shape, setup, free, place)
     lines = {"memory": found, "": fits}
     if ranking > free:
@@ -143,15 +149,15 @@ def _advice(shape: Any, setup: Setup, free: int, place: str) -> str:
     return f"does NOT fit into the {_mib(free)} MiB {place}; turn on, cheapest first: {steps or 'nothing left'}{end}"
 
 
-def available_memory(device: torch.device, already: int = 0) -> int:
-    """Bytes this process can have: a GPU's memory, or its share of what the machine has free, ``already`` included."""
+def available_memory(device: torch.device, already: int = 0, processes: int = 1) -> int:
+    """Bytes one of ``processes`` can have: a GPU's memory, or its share of what is free and what it has ``already``."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     try:
         free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
     except (OSError, IndexError):  # no Linux
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return free // parallel.world_size() + already
+    return free // processes + already
 
 
 def _mib(size: float) -> str:

@@ -73,7 +73,7 @@ def run(
     config = make_config(model, dataset, config_file_list, config_dict)
     if dry_run:
         prepared = prepare(config)
-        described = plan.describe(prepared, build_model(prepared))
+        described = plan.describe(prepared, build_model(prepared), config["world_size"])
         getLogger().info("\n" + described)
         return {"plan": described, "run_id": records.run_id(config)}
     result, row = train_and_test(config, saved=saved, resume=resume)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from recbole.data.interaction import Interaction
+from test_cli import call
 from test_model import make_config, make_model
 
 from recbole_scale import plan as run_plan
@@ -173,10 +175,10 @@ def test_the_dry_run_says_what_fits_and_what_to_turn(walk, monkeypatch):
     told = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
     assert "on each device at the peak of a step (weights" in told and "fits into the" in told
     assert "precision  float32" in told
-    monkeypatch.setattr(run_plan, "available_memory", lambda device, already=0: 130 << 20)
+    monkeypatch.setattr(run_plan, "available_memory", lambda *_: 130 << 20)
     told = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
     assert "does NOT fit into the 130 MiB free here" in told and "accumulation_steps: " in told
-    monkeypatch.setattr(run_plan, "available_memory", lambda device, already=0: 1 << 20)
+    monkeypatch.setattr(run_plan, "available_memory", lambda *_: 1 << 20)
     told = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
     assert "not enough: take a smaller size" in told and "lower eval_batch_size" in told
 
@@ -193,6 +195,32 @@ def test_ranking_memory_grows_with_rows_times_items():
     found = memory_plan(shape, Setup(1024, 8192, 256))
     more = evaluation_peak(shape, 512, found) - evaluation_peak(shape, 256, found)
     assert more == 3 * 4 * 256 * 1_000_001
+
+
+def test_under_fsdp_each_process_ranks_with_the_whole_model():
+    shape, setup = shape_of("xlarge"), Setup(16384, 26_427, 79)
+    alone = memory_plan(shape, setup)
+    cut = memory_plan(shape, replace(setup, parallel="fsdp", devices=8))
+    expected = cut.framework + alone.weights + alone.weights // 8 + alone.optimizer // 8 + 3 * 4 * 256 * 26_428
+    assert evaluation_peak(shape, 256, cut) == expected > cut.framework + cut.weights + cut.optimizer
+
+
+def test_a_dry_run_for_many_processes_plans_for_each_of_them_in_one(walk, monkeypatch, capsys):
+    def plan(*more: str) -> dict[str, int]:
+        arguments = ["--dataset=walk", "--topk=[5]", "--size=medium", "--dry_run", *more]
+        code, out, err = call(monkeypatch, capsys, *arguments)
+        assert code == 0, err
+        line = next(line for line in (out + err).splitlines() if line.startswith("  memory"))
+        return {"line": line} | dict(re.findall(r"(weights|optimizer|activations) ([\d,]+)", line))
+
+    alone, two, auto = plan(), plan("--nproc=2", "--parallel=fsdp"), plan("--nproc=2")
+    assert "on each device at" in alone["line"] and "on each of 2 devices (fsdp) at" in two["line"]
+    assert "on each of 2 devices (ddp) at" in auto["line"]
+    number = {name: [int(found[name].replace(",", "")) for found in (alone, two, auto)]
+              for name in ("weights", "optimizer", "activations")}  # fmt: skip
+    assert number["optimizer"] == pytest.approx([72, 36, 72], abs=1)
+    assert number["activations"][0] == pytest.approx(2 * number["activations"][1], rel=0.01)
+    assert number["weights"][1] < number["weights"][0] == number["weights"][2]
 
 
 def test_a_flag_that_is_neither_true_nor_false_is_one_sentence():

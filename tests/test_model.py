@@ -376,11 +376,12 @@ def test_bf16_multiplies_in_bfloat16_and_keeps_the_rest_in_float32():
     assert model.eval().full_sort_predict(rows).dtype == torch.float32
 
 
-def test_bf16_weights_take_an_adamw_step_with_a_float32_loss():
+@pytest.mark.parametrize("learner, rate", [("adamw", 1e-2), ("sgd", 0.3)])
+def test_bf16_weights_take_steps_with_a_float32_loss(learner, rate):
     from recbole_scale.training.optimizers import build_optimizer
 
     model = make_model(precision="bf16_weights", hidden_dropout_prob=0.0)
-    optimizer = build_optimizer(model, "adamw", 1e-2, 0.01)
+    optimizer = build_optimizer(model, learner, rate, 0.01)
     losses = []
     for _ in range(8):
         optimizer.zero_grad()
@@ -435,6 +436,6 @@ def test_the_papers_negative_results_run_from_config_alone(walk, shape):
 
     settings = {"topk": [5], "show_progress": False, "epochs": 1, "train_batch_size": 4096, "MAX_ITEM_LIST_LENGTH": 5}
     told = recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, **shape}, dry_run=True)["plan"]
-    expected = ("own shape: 2 layers x 1200", "N 34.6M") if "hidden_size" in shape else ("24 layers x 512", "N 75.5M")
+    expected = ("2 layers x 1200, 24 heads", "N 34.6M") if "hidden_size" in shape else ("24 layers x 512", "N 75.5M")
     assert all(text in told for text in expected)
     assert "dropout    0.1\n" in told

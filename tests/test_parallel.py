@@ -262,6 +262,26 @@ def test_spawned_processes_know_our_names(walk):
     assert done.returncode == 0 and "nll" in done.stdout, done.stderr[-2000:]
 
 
+def test_recboles_multi_node_flags_make_one_run_of_two_commands(folders):
+    """Each command stands for a machine: its own process, counted from its --group_offset."""
+    one, _ = folders
+    command = [sys.executable, "-m", "recbole_scale", *SETTINGS, "--world_size=2", "--nproc=1", "--ip=127.0.0.1"]
+    command += [f"--port={free_port()}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen([*command, f"--group_offset={offset}"], cwd=one, env=environment, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for offset in (0, 1)
+    ]  # fmt: skip
+    told = [machine.communicate(timeout=240) for machine in started]
+    assert [machine.returncode for machine in started] == [0, 0], told[0][1][-2000:] + told[1][1][-2000:]
+    assert "Warning" not in told[0][1] + told[1][1]
+    assert ["checkpoint" in out for out, _ in told] == [True, False]  # the first speaks for all
+    row = last_row(one)
+    assert row["processes"] == 2 and row["interactions_seen"] == 3 * row["unique_interactions"]
+    assert len((one / "results" / "runs.jsonl").read_text().splitlines()) == 1
+
+
 def test_torchrun_starts_the_same_command(folders):
     one, _ = folders
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]

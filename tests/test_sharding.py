@@ -215,7 +215,7 @@ def test_auto_chooses_by_what_fits(monkeypatch):
     assert parallel.choose_mode("auto", model, cpu) == parallel.choose_mode("fsdp", model, cpu) == "none"
     monkeypatch.setattr(parallel, "world_size", lambda: 2)
     for memory, mode in ((33e6, "ddp"), (31e6, "fsdp")):
-        monkeypatch.setattr(parallel, "memory_of_a_process", lambda device, memory=memory: memory)
+        monkeypatch.setattr(parallel, "memory_of_a_process", lambda *_, memory=memory: memory)
         assert parallel.choose_mode("auto", model, cpu) == mode
     assert parallel.choose_mode("ddp", model, cpu) == "ddp"
     with pytest.raises(UserError, match=r"parallel 'fsdb' is none of auto, ddp, fsdp; did you mean 'fsdp'"):

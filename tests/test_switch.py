@@ -18,7 +18,7 @@ import recbole_scale
 from recbole_scale.errors import UserError
 from recbole_scale.run import build_model, make_config, prepare
 from recbole_scale.training.checkpoint import load_checkpoint
-from recbole_scale.training.optimizers import LEARNERS
+from recbole_scale.training.optimizers import KERNELS, LEARNERS, build_optimizer
 from recbole_scale.training.switching import Switch
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 
@@ -101,6 +101,16 @@ def test_patience_counts_evaluations_without_a_gain(walk):
     first, second = row["phases"]
     assert second["reason"] == f"no better nll for 2 evaluations since epoch {first['best_epoch']}"
     assert second["first_epoch"] == first["best_epoch"] + 3 < 30
+
+
+def test_sgd_ends_when_it_has_converged_in_its_turn(walk):
+    settings = {**SMALL, "switch_at_epoch": 2, "sgd_epochs": 30, "sgd_learning_rate": 5.0, "stopping_step": 2}
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
+    row = last_row(walk)
+    best = row["phases"][1]["best_epoch"]  # too high a rate: soon nothing is gained
+    assert row["epochs"] == best + 1 + 3 < 2 + 30
+    log = next((walk / "log").rglob("*.log")).read_text()
+    assert f"stopped early: no better nll since epoch {best}" in log
 
 
 def test_sgd_starts_from_the_best_model_and_is_torchs_sgd(walk):
@@ -245,6 +255,21 @@ def test_without_evaluations_the_switch_goes_on_from_the_last_weights(walk):
     assert row["phases"][1]["best_epoch"] is None
     losses = [e["train_nll"] for e in row["evaluations"]]
     assert losses[2] < losses[0]
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_one_kernel_updates_many_tensors(learner):
+    """SGD in bfloat16 on a CPU goes without torch's fused kernel, which would leave most weights as they are."""
+    for dtype in (torch.float32, torch.bfloat16):
+        model = torch.nn.Linear(64, 64).to(dtype)
+        before = model.weight.detach().clone()
+        optimizer = build_optimizer(model, learner, 0.1, 0.0)
+        kernels = {name for name in KERNELS if optimizer.param_groups[0].get(name)}
+        fuses = learner in ("adamw", "adam") or (learner == "sgd" and dtype == torch.float32)
+        assert kernels == ({"fused"} if fuses else {"foreach"})
+        model.weight.grad, model.bias.grad = torch.ones_like(model.weight), torch.ones_like(model.bias)
+        optimizer.step()
+        assert (model.weight != before).all()
 
 
 @pytest.mark.parametrize("learner", LEARNERS)

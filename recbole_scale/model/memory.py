@@ -81,6 +81,7 @@ class MemoryPlan:
         logits: of one chunk, with the gradient of the item embedding that the loss makes.
         framework: torch itself: code and buffers of the first step, the GPU's context.
         gradients_stay: whether gradients are there while activations are (accumulation; buckets of DDP).
+        gathered: under FSDP2, what a process holds of the model while it ranks, beyond ``weights``.
     """
 
     weights: int
@@ -90,6 +91,7 @@ class MemoryPlan:
     logits: int
     framework: int
     gradients_stay: bool = False
+    gathered: int = 0
 
     @property
     def peak(self) -> int:
@@ -109,13 +111,15 @@ def memory_plan(shape: Shape, setup: Setup) -> MemoryPlan:
     numbers = 2 if setup.precision == "bf16_weights" else 4  # bytes of a weight
     n_weights = total_parameters(shape)
     weights, gradients = numbers * n_weights, numbers * n_weights
-    optimizer = setup.optimizer_states * weights
+    optimizer, gathered = setup.optimizer_states * weights, 0
     if setup.parallel == "fsdp":
         groups = parameter_groups(shape)
         embeddings = numbers * (groups["n_item_embedding"] + groups["n_positions"])
         block = groups["n_blocks_exact"] // shape.n_layers * (2 if setup.precision == "bf16" else numbers)
         # the block at work and the next one are whole, and so are the embeddings from forward to backward
-        weights, optimizer = weights // setup.devices + embeddings + 2 * block, optimizer // setup.devices
+        working = embeddings + 2 * block
+        gathered = weights - working  # each process ranks with the whole model, beside its part
+        weights, optimizer = weights // setup.devices + working, optimizer // setup.devices
         gradients = gradients // setup.devices + embeddings + block
     return MemoryPlan(
         weights=weights,
@@ -125,6 +129,7 @@ def memory_plan(shape: Shape, setup: Setup) -> MemoryPlan:
         logits=int(_logits(shape, setup, numbers)),
         framework=FRAMEWORK[setup.device],
         gradients_stay=setup.accumulation_steps > 1 or setup.parallel == "ddp",
+        gathered=gathered,
     )
 
 
@@ -171,8 +176,8 @@ def _logits(shape: Shape, setup: Setup, numbers: int) -> float:
 
 
 def evaluation_peak(shape: Shape, rows: int, plan: MemoryPlan) -> int:
-    """Bytes while ``rows`` users are ranked: weights, optimizer, and three matrices of rows x items."""
-    return plan.framework + plan.weights + plan.optimizer + 3 * 4 * rows * (shape.n_items + 1)
+    """Bytes while ``rows`` users are ranked: weights (whole ones), optimizer, and three matrices of rows x items."""
+    return plan.framework + plan.weights + plan.gathered + plan.optimizer + 3 * 4 * rows * (shape.n_items + 1)
 
 
 def ways_to_fit(shape: Shape, setup: Setup, available: int) -> list[tuple[str, int]]:

@@ -14,6 +14,7 @@ from recbole_scale.errors import UserError, check_choice
 
 LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
 SCHEDULES = ("cosine", "constant")
+KERNELS = ("fused", "foreach")  # torch's names of those that update many tensors at once
 
 
 def build_optimizer(
@@ -44,14 +45,34 @@ def build_optimizer(
 def _sgd(groups: list[dict[str, Any]], learning_rate: float, momentum: float) -> torch.optim.Optimizer:
     """SGD whose momentum starts as zeros: the same steps as torch's, and a first step may be left out."""
     check_momentum(momentum)
-    whole = not any(hasattr(p, "full_tensor") for group in groups for p in group["params"])
-    kernel: dict[str, Any] = {"fused": True} if whole else {"foreach": True}  # torch has no fused SGD for DTensor
+    fuses = all(_fuses_sgd(p) for group in groups for p in group["params"])
+    kernel: dict[str, Any] = {"fused": True} if fuses else {"foreach": True}
     optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, **kernel)
     if momentum:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return optimizer
+
+
+def _fuses_sgd(parameter: Tensor) -> bool:
+    """Whether torch's fused SGD can update it.
+
+    There is none for parts of a tensor (DTensor), and on a CPU that of torch 2.12 and 2.13 leaves tensors in bfloat16
+    as they are but for a few elements (pytorch issue 191763).
+    """
+    low = parameter.element_size() < 4 and parameter.device.type == "cpu"
+    return not low and not hasattr(parameter, "full_tensor")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """As ``load_state_dict``, but the kernel stays that of ``optimizer``.
+
+    The state may come from a run with other tensors, a whole model that is now cut over processes, say.
+    """
+    kernels = [{name: group[name] for name in KERNELS if name in group} for group in optimizer.param_groups]
+    groups = [{**saved, **kernel} for saved, kernel in zip(state["param_groups"], kernels, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def check_momentum(momentum: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -124,29 +125,30 @@ class BatchLoss(nn.Module):
         return nullcontext()
 
 
-def choose_mode(setting: str | None, model: nn.Module, device: torch.device) -> str:
+def choose_mode(setting: str | None, model: nn.Module, device: torch.device, processes: int | None = None) -> str:
     """``ddp`` or ``fsdp`` for several processes, by setting ``parallel``, and ``none`` for one.
 
     ``auto`` keeps whole copies (ddp) while weights, gradients and Adam's two moments take at most half of a process's
-    memory, which leaves the other half to activations and logits.
+    memory, which leaves the other half to activations and logits. ``processes``: how many, if not those of this group.
 
     Raises:
         UserError: an unknown setting.
     """
     check_choice("parallel", setting or "auto", MODES)
-    if world_size() == 1:
+    processes = processes or world_size()
+    if processes == 1:
         return "none"
     if setting in ("ddp", "fsdp"):
         return str(setting)
     states = 4 * sum(p.numel() * p.element_size() for p in model.parameters())
-    return "ddp" if states <= memory_of_a_process(device) / 2 else "fsdp"
+    return "ddp" if states <= memory_of_a_process(device, processes) / 2 else "fsdp"
 
 
-def memory_of_a_process(device: torch.device) -> int:
-    """Bytes: the GPU's memory, or this process's share of the machine's."""
+def memory_of_a_process(device: torch.device, processes: int) -> int:
+    """Bytes: the GPU's memory, or the machine's shared by ``processes``."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // world_size()
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
 
 
 def data_parallel(model: Any, setting: str | None = "ddp", bf16: bool = False) -> nn.Module:
@@ -170,6 +172,7 @@ def data_parallel(model: Any, setting: str | None = "ddp", bf16: bool = False) -
         # autocast leaves LayerNorm and its weights in float32, so they stay out of what travels in bfloat16
         return ShardedLoss(loss, [[block.attn, block.ffn] if bf16 else [block] for block in model.blocks], bf16)
     devices = [device] if device.type == "cuda" else None
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)  # torch 2.13
     return nn.parallel.DistributedDataParallel(
         loss,
         device_ids=devices,

@@ -20,6 +20,7 @@ from recbole_scale.training.checkpoint import (
     set_random_state,
 )
 from recbole_scale.training.guard import MAX_ROLLBACKS, Guard
+from recbole_scale.training.optimizers import load_optimizer
 
 # attributes of the trainer that a checkpoint holds as they are
 PROGRESS = (
@@ -125,7 +126,7 @@ class Resumable:
             self.optimizer = self._build_optimizer()
         try:
             self.model.load_state_dict(state["state_dict"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as failure:
             raise UserError(f"the checkpoint {path} is of another model than these settings describe") from failure
         for name in PROGRESS:

@@ -182,6 +182,7 @@ class ScaledSASRecTrainer(Resumable, Trainer):
             if step % 50 == 0:
                 bar.set_postfix_str(f"nll {self._mean_loss():.4f}", refresh=False)
         bar.close()
+        self.optimizer.zero_grad(set_to_none=True)  # evaluation gets the gradients' memory
         self.epoch_seconds = perf_counter() - started
         self.seconds_train += self.epoch_seconds
         self.speed = max(0, self.epoch_targets - already) / max(self.epoch_seconds, 1e-9)  # targets per second
