@@ -38,17 +38,20 @@ def test_every_run_of_the_readme_plans(folder, command):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A model of ``my-log``, trained for one epoch, in the place of the README's checkpoints."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_inter(folder / "dataset" / "my-log" / "my-log.inter", walk_rows(n_items=120))
-    command = [sys.executable, "-m", "recbole_scale", "--dataset=my-log", "--epochs=1"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return next((folder / "saved").glob("*.best.pth"))
+def checkpoints(tmp_path_factory):
+    """Models of ``my-log`` by size, trained for one epoch, in the place of the README's checkpoints."""
+    found = {}
+    for size in ("tiny", "small"):
+        folder = tmp_path_factory.mktemp(size)
+        write_inter(folder / "dataset" / "my-log" / "my-log.inter", walk_rows(n_items=120))
+        command = [sys.executable, "-m", "recbole_scale", "--dataset=my-log", "--epochs=1", f"--size={size}"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        found[size] = next((folder / "saved").glob("*.best.pth"))
+    return found
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python run_scripts/")])
-def test_every_script_of_the_readme_runs(folder, checkpoint, command):
+def test_every_script_of_the_readme_runs(folder, checkpoints, command):
     words = command.split()[1:]
     if "size_sweep" in words[0]:
         words.append("--dry_run")
@@ -60,7 +63,7 @@ def test_every_script_of_the_readme_runs(folder, checkpoint, command):
     shutil.copytree(ROOT / "results", folder / "results")
     (folder / "saved").mkdir()
     for name in {word for word in words if word.startswith("saved/")}:
-        shutil.copy(checkpoint, folder / name)
+        shutil.copy(checkpoints[Path(name).name.split(".")[0]], folder / name)
     done = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
