@@ -21,6 +21,7 @@ from recbole_scale.scaling import sweep as sweep_module
 from recbole_scale.scaling.records import COLUMNS, read_rows
 from recbole_scale.scaling.study_rows import as_rows
 from recbole_scale.scaling.sweep_command import main
+from recbole_scale.scaling.sweep_ray import share_of_a_run
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "size_sweep.py"
 COMMON = ["--dataset", "walk", "--epochs", "2", "--rows", "rows.jsonl", "--train_batch_size=256", "--topk=[5,10]"]
@@ -193,3 +194,18 @@ def test_mistakes_are_told_before_anything_is_trained(walk: Path, arguments: lis
         main([*arguments, "--topk=[5]"])
     assert sentence in str(told.value)
     assert not (walk / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "asked", "share"),
+    [
+        ({"CPU": 4.0}, (None, None), (1.0, 0.0)),
+        ({"CPU": 64.0, "GPU": 8.0}, (None, None), (8.0, 1.0)),
+        ({"CPU": 64.0, "GPU": 8.0}, (None, 0.5), (4.0, 0.5)),
+        ({"CPU": 64.0, "GPU": 8.0}, (None, 0.0), (1.0, 0.0)),
+        ({"CPU": 2.0, "GPU": 8.0}, (None, None), (1.0, 1.0)),
+        ({"CPU": 64.0, "GPU": 8.0}, (2.0, 4.0), (2.0, 4.0)),
+    ],
+)
+def test_a_run_on_ray_gets_its_share_of_the_cluster(cluster, asked, share):
+    assert tuple(share_of_a_run(cluster, *asked).values()) == share

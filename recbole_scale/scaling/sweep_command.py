@@ -259,8 +259,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--per_user", metavar="DIR", help="also write each run's users, ranks and NLL there, for paired comparison")
     add("--keep", default="best", choices=["best", "none"], help="checkpoints to keep (default: %(default)s)")
     add("--ray_address", metavar="ADDRESS", help="run on Ray: auto, HOST:PORT, or local to start one here")
-    add("--cpus_per_run", type=float, default=1.0, metavar="N", help="with Ray (default: %(default)s)")
-    add("--gpus_per_run", type=float, default=0.0, metavar="N", help="with Ray; fractions share a GPU (default: 0)")
+    add("--cpus_per_run", type=float, metavar="N", help="with Ray (default: those that go with its GPU, else 1)")
+    add("--gpus_per_run", type=float, metavar="N", help="with Ray; fractions share one (default: 1 if there are any)")
     add("--dry_run", action="store_true", help="print the plan and stop")
     add("--columns", action="store_true", help="print what the columns of a row mean, and stop")
     return parser

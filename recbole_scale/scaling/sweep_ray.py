@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from recbole_scale.scaling.sweep import Engine, OnEpoch, Point, run_point
 _PATHS = {"data_path": "dataset", "checkpoint_dir": "saved"}
 
 
-def on_ray(address: str, cpus: float, gpus: float, keep: str = "best") -> Engine:
-    """Engine that hands each run to Ray, with ``cpus`` and ``gpus`` for each.
+def on_ray(address: str, cpus: float | None = None, gpus: float | None = None, keep: str = "best") -> Engine:
+    """Engine that hands each run to Ray, with ``cpus`` and ``gpus`` for each; None: see :func:`share_of_a_run`.
 
     A run whose worker dies is tried once more, from its checkpoint, and then is a failed row. Epochs are not told.
 
@@ -34,12 +34,23 @@ def on_ray(address: str, cpus: float, gpus: float, keep: str = "best") -> Engine
         if started_here:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         try:
-            yield from _run_all(ray, points, {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 1}, keep)
+            share = share_of_a_run(ray.cluster_resources(), cpus, gpus)
+            yield from _run_all(ray, points, {**share, "max_retries": 1}, keep)
         finally:
             if started_here:
                 ray.shutdown()
 
     return engine
+
+
+def share_of_a_run(cluster: Mapping[str, float], cpus: float | None, gpus: float | None) -> dict[str, float]:
+    """What each run gets: as asked, else a GPU where there are some and the CPUs that go with it, else one CPU."""
+    if gpus is None:
+        gpus = 1.0 if cluster.get("GPU", 0.0) >= 1 else 0.0
+    if cpus is None:
+        at_once = cluster.get("GPU", 0.0) / gpus if gpus else cluster.get("CPU", 1.0)
+        cpus = max(1.0, cluster.get("CPU", 1.0) // max(at_once, 1.0))
+    return {"num_cpus": cpus, "num_gpus": gpus}
 
 
 def _run_all(ray: Any, points: Sequence[Point], options: dict[str, Any], keep: str) -> Iterator[tuple[Point, Row]]:
