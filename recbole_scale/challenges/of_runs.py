@@ -13,9 +13,8 @@ from recbole_scale.scaling import records
 from recbole_scale.scaling.study_rows import Row, as_rows, best_settings
 from recbole_scale.training.checkpoint import load_checkpoint
 
-NAMED = re.compile(
-    r"-([0-9a-f]{10})\.best\.pth$"
-)  # checkpoints of our own trainer say in their name which run they are of
+# checkpoints of our own trainer say in their name which run they are of
+NAMED = re.compile(r"-([0-9a-f]{10})\.best\.pth$")
 
 
 def checkpoints_of_runs(rows: str, dataset: str, folder: str) -> list[str]:
