@@ -70,3 +70,22 @@ def test_throughput_names_its_share_of_a_matrix_product(tmp_path, log):
     row = rows(out)[0]
     assert row["matmul_gflops_per_second"] > 0 and 0 < row["share_of_matmul"] < 1.5
     assert "share of matmul" in done.stdout
+
+
+def test_recommend_is_timed_whole_for_users_and_for_files_of_histories(tmp_path, log):
+    trained = call(
+        sys.executable, "-m", "recbole_scale", "--model=ScaledSASRec", "--dataset=walk", "--n_layers=1",
+        "--hidden_size=8", "--epochs=1", f"--data_path={log.parents[1]}", "--checkpoint_dir=saved", folder=tmp_path,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    (checkpoint,) = (tmp_path / "saved").glob("*.best.pth")
+    out = tmp_path / "recommend.jsonl"
+    done = call(
+        sys.executable, BENCHMARKS / "recommend.py", "--checkpoint", checkpoint, "--histories", 100, "--topk", 3,
+        "--out", out, folder=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    every, file = rows(out)
+    assert every["what"] == "every user" and file["what"] == "100 histories in a file"
+    assert "100 users, 300 rows" in done.stdout
+    assert all(row["seconds"] > 0 and row["peak_memory_mb"] > 50 and row["file_mb"] >= 0 for row in (every, file))

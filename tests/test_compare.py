@@ -185,7 +185,7 @@ def test_a_comparison_runs_fails_resumes_and_is_written(walk, capsys):
             "--SASRec.learning_rate=-1", "--out", "out", "--jobs", "2"]  # fmt: skip
     assert command.main(call) == 1
     text = capsys.readouterr().out
-    assert f"1 epochs each, 2 runs at once on {threads_of(2)} CPU threads each" in text
+    assert f"1 epochs each on {threads_of(2)} CPU thread" in text
     rows = pd.read_json("results/runs.jsonl", lines=True)
     rows = rows.sort_values("model", key=lambda names: names.map(["GRU4Rec", "ScaledSASRec", "SASRec"].index))
     rows = rows.reset_index(drop=True)

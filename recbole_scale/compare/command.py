@@ -85,15 +85,17 @@ def main(argv: list[str] | None = None) -> int:
     seeds = range(1, arguments.seeds + 1)
     planned = planning.plan_runs(arguments.dataset, arguments.models, seeds, budget, shared)
     planning.carry_out(arguments.dataset, planned, out, arguments.results_file, arguments.jobs)
-    lines = gather(planned, out, arguments.results_file, reference, arguments.samples)
-    title = describe(arguments.dataset, budget, reference, arguments.seeds, arguments.jobs, planned[0])
+    done = planning.finished_rows(arguments.results_file, planned, out)
+    lines = gather(planned, done, out, arguments.results_file, reference, arguments.samples)
+    title = describe(arguments.dataset, budget, reference, arguments.seeds, list(done.values()), planned[0])
     print(write_tables(out, title, *table.cells(lines, reference)))
     return int(any(line.failed is not None for line in lines))
 
 
-def gather(planned: list[Run], out: Path, results_file: str, reference: str, samples: int) -> list[table.Line]:
-    """The table's lines from the rows and users of finished runs."""
-    done = planning.finished_rows(results_file, planned, out)
+def gather(
+    planned: list[Run], done: dict[str, dict[str, Any]], out: Path, results_file: str, reference: str, samples: int
+) -> list[table.Line]:
+    """The table's lines from the rows (``done``, by ``run_id``) and users of finished runs."""
     failed = planning.failed_rows(results_file, planned)
     groups: dict[str, list[dict[str, Any]]] = {run.name: [] for run in planned}
     users: dict[str, list[Path]] = {run.name: [] for run in planned}
@@ -107,10 +109,11 @@ def gather(planned: list[Run], out: Path, results_file: str, reference: str, sam
     return table.summarise(groups, users, reference, errors, samples)
 
 
-def describe(dataset: str, budget: Budget, reference: str, seeds: int, jobs: int, run: Run) -> str:
-    """What the table shows, in words."""
+def describe(dataset: str, budget: Budget, reference: str, seeds: int, rows: list[dict[str, Any]], run: Run) -> str:
+    """What the table shows, in words; the CPU threads are those that the finished runs had."""
     metric = run.settings["valid_metric"]
-    shared = f", {jobs} runs at once on {planning.threads_of(jobs)} CPU threads each" if jobs > 1 else ""
+    threads = sorted({int(row["threads"]) for row in rows})
+    shared = f" on {' or '.join(map(str, threads))} CPU thread{'s' * (threads != [1])}" if threads else ""
     history = "masked" if run.settings.get("mask_history") else "not masked"
     return (
         f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. Leave-one-out in exact time order, full ranking over all "
