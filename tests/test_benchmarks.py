@@ -75,7 +75,8 @@ def test_throughput_names_its_share_of_a_matrix_product(tmp_path, log):
 def test_recommend_is_timed_whole_for_users_and_for_files_of_histories(tmp_path, log):
     trained = call(
         sys.executable, "-m", "recbole_scale", "--model=ScaledSASRec", "--dataset=walk", "--n_layers=1",
-        "--hidden_size=8", "--epochs=1", f"--data_path={log.parents[1]}", "--checkpoint_dir=saved", folder=tmp_path,
+        "--hidden_size=8", "--epochs=1", "--topk=[5]", f"--data_path={log.parents[1]}", "--checkpoint_dir=saved",
+        folder=tmp_path,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     (checkpoint,) = (tmp_path / "saved").glob("*.best.pth")

@@ -17,6 +17,8 @@ from recbole_scale.compare.runs import Budget, plan_runs, split_name, threads_of
 from recbole_scale.compare.significance import hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.compare.table import as_latex, as_markdown, as_text, cells, summarise
 from recbole_scale.errors import UserError
+from recbole_scale.run import make_config, prepare
+from recbole_scale.scaling import records
 from recbole_scale.training.budget import TimeBudget, check_seconds
 
 SMALL = {**QUICK, "embedding_size": 16, "metrics": ["Recall", "NDCG", "NLL"], "valid_metric": "NDCG@10"}
@@ -151,6 +153,24 @@ def test_plans_treat_everybody_alike(walk):
     assert own["GRU4Rec"]["hidden_size"] == 8 and "hidden_size" not in own["ScaledSASRec:tiny"]
     assert own["ScaledSASRec:tiny"]["n_heads"] == 1 and "n_heads" not in own["ScaledSASRec:small"]
     assert own["ScaledSASRec:tiny"]["warmup_steps"] == own["ScaledSASRec:small"]["warmup_steps"] == 5
+
+
+@pytest.mark.parametrize("transform", ["mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq"])
+def test_a_run_has_the_id_it_was_planned_with(walk, transform):
+    more = {"transform": transform, "mask_ratio": 0.2, "ft_ratio": 0.5, "eta": 0.5, "beta": 0.5}
+    config = make_config("SASRec", "walk", config_dict={**SMALL, **more})
+    planned = records.run_id(config)
+    prepare(config)
+    assert records.run_id(config) == planned
+
+
+def test_a_model_that_masks_is_found_again(walk, capsys):
+    call = ["--dataset", "walk", "--models", "BERT4Rec", "--epochs", "1", "--topk=[10]", "--samples", "50",
+            "--out", "o"]  # fmt: skip
+    assert command.main(call) == 0
+    assert "failed" not in capsys.readouterr().out
+    assert command.main(call) == 0
+    assert len(records.read_rows("results/runs.jsonl")) == 1
 
 
 @pytest.mark.parametrize(
