@@ -2,8 +2,8 @@
 
 Each measurement is the command a user would type, in a process of its own, start and imports included: every user of
 the checkpoint's data set (goal on ML-1M, two idle cores: under 5 s), or a file of so many histories (the data set's
-own, repeated, one user a line). Bounded memory means that ten times the histories have the same peak: give
-``--histories 100000 1000000``. One row each goes to ``results/recommend.jsonl``.
+own, repeated, one user a line); ``--histories 100000 1000000`` shows how the peak grows with the file.
+One row each goes to ``results/recommend.jsonl``.
 """
 
 from __future__ import annotations
