@@ -75,7 +75,7 @@ def settings_of(arguments: argparse.Namespace, shape: str, seed: int, lad: bool)
 
 def train(config: Any, loaded: Any) -> tuple[Any, Any, dict[bool, Any]]:
     """Train, or go on training; returns network, trainer, and test metrics without and with SO."""
-    from recbole_scale.run import build_model, prepare
+    from recbole_scale.runs.run import build_model, prepare
     from recbole_scale.training.state import first_phase_file
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
@@ -98,8 +98,8 @@ def rows_of(shape: str, seed: int, lad: bool, config: Any, trained: tuple[Any, A
     import torch
 
     from recbole_scale.model.sizes import parameter_groups
-    from recbole_scale.row import without_paths
-    from recbole_scale.scaling import records
+    from recbole_scale.runs.row import without_paths
+    from recbole_scale.runs import records
 
     network, trainer, test = trained
     first, second = trainer.phases
@@ -164,8 +164,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Train what is missing and print the tables."""
     from tqdm import tqdm
 
-    from recbole_scale.run import LoadedData, make_config
-    from recbole_scale.scaling.records import append_rows, run_id
+    from recbole_scale.runs.run import LoadedData, make_config
+    from recbole_scale.runs.records import append_rows, run_id
 
     loaded, wanted = LoadedData(), []
     for shape in arguments.shapes:

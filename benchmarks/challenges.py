@@ -28,7 +28,7 @@ def measure(challenge: str, checkpoint: str, data_path: str | None, threads: int
     from recbole_scale.challenges.models import open_checkpoints
     from recbole_scale.challenges.suite import Options, make_suite, measure_all
     from recbole_scale.challenges.table import tidy
-    from recbole_scale.scaling.records import commit
+    from recbole_scale.runs.records import commit
 
     torch.set_num_threads(threads)
     options = Options(challenges=(challenge,), noise=("delete", "replace", "swap", "insert"))

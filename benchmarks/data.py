@@ -28,10 +28,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from recbole_scale.data.filters import Filters
-from recbole_scale.data.prepare import prepare
-from recbole_scale.data.readers import Options, read_raw
-from recbole_scale.data.synthetic import SyntheticProcess, SyntheticSettings, write_synthetic
+from recbole_scale.prepare.filters import Filters
+from recbole_scale.prepare.command import prepare
+from recbole_scale.prepare.readers import Options, read_raw
+from recbole_scale.prepare.synthetic import SyntheticProcess, SyntheticSettings, write_synthetic
 
 OWN = Options(columns={"user": "user", "item": "item", "time": "time"})
 MOVIELENS_USERS, MOVIELENS_ITEMS, MOVIELENS_ROWS = 138_493, 26_744, 20_000_263

@@ -3,7 +3,7 @@
     python benchmarks/data_scale.py --rows 20000000 --work /tmp/scale --out results/data_scale.jsonl
     python benchmarks/data_scale.py --rows 100000000 --work /tmp/scale --steps first_read cached_start dry_run
 
-The log is generated in MovieLens-20M's shape (`recbole_scale.data.synthetic`) and kept in `--work` until `--clean`.
+The log is generated in MovieLens-20M's shape (`recbole_scale.prepare.synthetic`) and kept in `--work` until `--clean`.
 Every step runs in a process of its own; its seconds count from the process's start, imports included, and its memory
 is the largest resident set (VmHWM), mapped pages of the cache included. The disk's cache is warm.
 """
@@ -41,8 +41,8 @@ def name_of(rows: int, shuffled: bool) -> str:
 
 def generate(work: Path, rows: int, shuffled: bool) -> Path:
     """Write the log unless it is there; return its path. Shuffled: in no order of users or times."""
-    from recbole_scale.data.synthetic import SyntheticProcess, SyntheticSettings, write_synthetic
-    from recbole_scale.data.writing import AtomicWriter, whole_files
+    from recbole_scale.prepare.synthetic import SyntheticProcess, SyntheticSettings, write_synthetic
+    from recbole_scale.files import AtomicWriter, whole_files
 
     shape = SyntheticSettings(int(138_000 * rows / 20e6), int(26_000 * (rows / 20e6) ** 0.5), rows)
     folder = work / name_of(rows, shuffled)
@@ -67,7 +67,7 @@ def generate(work: Path, rows: int, shuffled: bool) -> Path:
 
 def prepared(path: Path, **settings: Any) -> Any:
     """What every command does first: settings, reading, filters, split, loaders."""
-    from recbole_scale.run import make_config, prepare
+    from recbole_scale.runs.run import make_config, prepare
 
     fixed = {"data_path": str(path.parent.parent), "show_progress": False}
     return prepare(make_config("ScaledSASRec", path.parent.name, config_dict={**fixed, **settings}))
@@ -134,7 +134,7 @@ def epochs(path: Path) -> dict[str, Any]:
 
 def training(path: Path) -> dict[str, Any]:
     """The first steps of an epoch, size tiny."""
-    from recbole_scale.run import build_model
+    from recbole_scale.runs.run import build_model
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
     class Stopping(ScaledSASRecTrainer):
@@ -158,7 +158,7 @@ def dry_run(path: Path) -> dict[str, Any]:
 
     drop_caches(path)
     settings = {"data_path": str(path.parent.parent)}
-    plan = recbole_scale.run("ScaledSASRec", path.parent.name, config_dict=settings, dry_run=True)["plan"]
+    plan = recbole_scale.runs.run("ScaledSASRec", path.parent.name, config_dict=settings, dry_run=True)["plan"]
     return {"seconds": round(process_age(), 2), "peak_mb": round(peak_mb()), "plan": plan.splitlines()}
 
 
@@ -170,7 +170,7 @@ STEPS: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def measure(step: str, path: Path, work: Path) -> dict[str, Any]:
     """Run one step in a fresh process and return its figures."""
-    from recbole_scale.scaling.records import commit
+    from recbole_scale.runs.records import commit
 
     done = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--child", step, "--work", str(path)],

@@ -69,7 +69,7 @@ def speed(size: str, items: int, steps: int, device: str, smoke: bool, changes: 
 
     from recbole_scale.model.memory import memory_plan
     from recbole_scale.model.sizes import flops_per_interaction
-    from recbole_scale.plan import training_setup
+    from recbole_scale.runs.plan import training_setup
 
     run = Steps(size, 50 if smoke else items, device, **({**changes, **SMALL} if smoke else changes))
     first = run.step()  # also tunes kernels and makes the optimizer's states
@@ -104,7 +104,7 @@ def speed(size: str, items: int, steps: int, device: str, smoke: bool, changes: 
 
 def curve(data: str, precision: str, epochs: int, device: str, smoke: bool) -> dict[str, Any]:
     """Training and valid NLL by epoch on real data, at one precision."""
-    from recbole_scale.run import run
+    from recbole_scale.runs.run import run
 
     size = {"hidden_size": 16, "inner_size": 32, "n_layers": 1, "n_heads": 2, "MAX_ITEM_LIST_LENGTH": 8}
     settings: dict[str, Any] = {"epochs": epochs, "precision": precision, "show_progress": False, "seed": 1,
@@ -183,7 +183,7 @@ def in_a_process(part: dict[str, Any]) -> dict[str, Any]:
 
 def stamped(row: dict[str, Any], device: str, smoke: bool) -> dict[str, Any]:
     """The row with where it was measured and with what."""
-    from recbole_scale.scaling.records import commit, versions
+    from recbole_scale.runs.records import commit, versions
 
     return {**row, "device": device_name(device), "smoke": smoke, "versions": versions(), "commit": commit()}
 

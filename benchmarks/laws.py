@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_scale.scaling.laws import fit_joint_law, fit_power_law
+from recbole_scale.laws.loss import fit_joint_law, fit_power_law
 
 E, X0, ALPHA = 4.9, 6.8e5, 0.121  # the paper's constants on MovieLens-20M
 PAPER_SIZES = np.array([98_304, 786_432, 1_572_864, 9_437_184, 75_497_472, 829_440_000.0])

@@ -89,8 +89,8 @@ def measure(size: str, items: int, steps: int, device: str, changes: dict[str, A
 
     import recbole_scale.training.trainer  # noqa: F401 (all code is loaded before the memory is first looked at)
     from recbole_scale.model.memory import memory_plan
-    from recbole_scale.plan import training_setup
-    from recbole_scale.scaling.records import commit, versions
+    from recbole_scale.runs.plan import training_setup
+    from recbole_scale.runs.records import commit, versions
 
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far

@@ -54,7 +54,7 @@ class Worker:
     """A trainer that does single steps on demand."""
 
     def __init__(self, data: Path, size: str, mode: str, more: list[str]) -> None:
-        from recbole_scale.run import build_model, make_config, prepare
+        from recbole_scale.runs.run import build_model, make_config, prepare
         from recbole_scale.settings import parse_arguments
         from recbole_scale.training import parallel
         from recbole_scale.training.trainer import ScaledSASRecTrainer
@@ -216,7 +216,7 @@ def measure(data: Path, size: str, n_rounds: int, n_steps: int, more: list[str])
 def row(name: str, systems: dict[str, System], n_steps: int, size: str) -> dict[str, Any]:
     """Figures of one system; ratios are to the one process in the same round."""
     system, alone, single = systems[name], systems["one"].rounds, systems["one thread"].rounds
-    from recbole_scale.scaling.records import commit, versions
+    from recbole_scale.runs.records import commit, versions
 
     rates = [r["targets"] / r["wall"] for r in system.rounds]
     rates_alone = [r["targets"] / r["wall"] for r in alone]

@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "recommend.py"
 
 def write_histories(path: Path, checkpoint: str, data_path: str | None, lines: int) -> None:
     """The histories of the checkpoint's data set, their last items as raw ids, repeated under new user names."""
-    from recbole_scale.recommend import load_trained
+    from recbole_scale.recommend.recommend import load_trained
 
     trained = load_trained(checkpoint, data_path)
     histories, names = trained.histories, trained.items.astype(str)
@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace, users: str, out: Path) -> dict[str, Any
 
 def main() -> None:
     """Measure every user of the data set, then each file of histories, and append the rows."""
-    from recbole_scale.scaling.records import commit
+    from recbole_scale.runs.records import commit
     from recbole_scale.training.checkpoint import load_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

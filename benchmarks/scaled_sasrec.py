@@ -52,7 +52,7 @@ def matmul_gflops(device: Any, seconds: float = 0.1, size: int = 1024) -> tuple[
 def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train for `seconds`, rank all users once, and return the figures."""
     from recbole_scale.model.sizes import flops_per_interaction, parameter_groups
-    from recbole_scale.run import build_model, make_config, prepare
+    from recbole_scale.runs.run import build_model, make_config, prepare
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
     imported = time.perf_counter()
@@ -99,7 +99,7 @@ def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> 
     pairs = pairs or [(rate, products[0][0] / products[0][1])]
     product_rate = sum(done for done, _ in products) / sum(spent for _, spent in products)
     shares = sorted(speed * flops / 1e9 / product for speed, product in pairs)
-    from recbole_scale.scaling.records import commit, versions
+    from recbole_scale.runs.records import commit, versions
 
     return {
         "system": f"ScaledSASRec {size}",

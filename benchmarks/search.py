@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from recbole_scale.scaling.records import commit, versions
+from recbole_scale.runs.records import commit, versions
 from recbole_scale.search.folder import Trial, trials
 from recbole_scale.search.outcome import best_of, outcomes
 from recbole_scale.search.plan import SearchPlan

@@ -29,7 +29,7 @@ def compare(size: str, a: dict[str, Any], b: dict[str, Any], steps: int, items: 
     """Time of B over time of A, and both rates."""
     import torch
 
-    from recbole_scale.scaling.records import commit, versions
+    from recbole_scale.runs.records import commit, versions
 
     runs = [Steps(size, items, device, **changes) for changes in (a, b)]
     for run in runs:  # the first step makes the optimizer's states, and compiles

@@ -11,7 +11,7 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from recbole_scale import compat
+from recbole_scale.plugin import compat
 
 compat.apply()
 
@@ -20,7 +20,7 @@ from recbole_scale import plugin  # noqa: E402 (RecBole cannot be imported befor
 plugin.register()
 
 from recbole_scale.errors import UserError  # noqa: E402
-from recbole_scale.run import run  # noqa: E402
-from recbole_scale.scaling.laws import fit_joint_law, fit_power_law  # noqa: E402
+from recbole_scale.runs.run import run  # noqa: E402
+from recbole_scale.laws.loss import fit_joint_law, fit_power_law  # noqa: E402
 
 __all__ = ["UserError", "fit_joint_law", "fit_power_law", "run"]

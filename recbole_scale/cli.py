@@ -94,7 +94,7 @@ def _run_one(local_rank: int, call: dict[str, Any], group: dict[str, Any]) -> No
     if group:
         call["config_dict"] = {"local_rank": local_rank, **call["config_dict"], **group}
     with parallel.first_failure_speaks():
-        result = recbole_scale.run(**call)
+        result = recbole_scale.runs.run(**call)
     if not call["dry_run"] and parallel.rank() == 0:
         print(f"checkpoint  {result['checkpoint']}\nrow         {result['results_file']}, run_id {result['run_id']}")
     parallel.leave()

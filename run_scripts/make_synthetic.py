@@ -2,7 +2,7 @@
 
 import sys
 
-from recbole_scale.data.synthetic import main
+from recbole_scale.prepare.synthetic import main
 from recbole_scale.errors import exit_code
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 
-from recbole_scale.data.prepare import main
+from recbole_scale.prepare.command import main
 from recbole_scale.errors import exit_code
 
 if __name__ == "__main__":

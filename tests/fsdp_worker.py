@@ -13,7 +13,7 @@ import torch
 
 import recbole_scale  # noqa: F401 (registers the plugin)
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
-from recbole_scale.run import make_config, train_and_test
+from recbole_scale.runs.run import make_config, train_and_test
 from recbole_scale.training import parallel
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recbole_scale.data.columns import Interactions
-from recbole_scale.data.readers import Options
+from recbole_scale.prepare.columns import Interactions
+from recbole_scale.prepare.readers import Options
 
 Row = tuple[str, str, str, int]  # user, item, rating, seconds
 OWN = Options(columns={"user": "who", "item": "what", "time": "when", "rating": "stars"})

@@ -16,7 +16,7 @@ from recbole_scale.training import parallel
 from recbole_scale.training.checkpoint import load_checkpoint, save_checkpoint
 from recbole_scale.training.optimizers import build_optimizer
 from recbole_scale.training.sharded_checkpoint import save_sharded
-from recbole_scale.training.sharding import whole
+from recbole_scale.training.shards import whole
 
 N_ITEMS, D, LENGTH = 31, 32, 7
 

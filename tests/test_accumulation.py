@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import recbole_scale
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
-from recbole_scale.run import build_model, make_config, prepare
+from recbole_scale.runs.run import build_model, make_config, prepare
 from recbole_scale.training.accumulation import accumulate, micro_batches
 from recbole_scale.training.parallel import BatchLoss
 
@@ -100,7 +100,7 @@ def test_the_models_gradients_equal_the_whole_batch(walk):
 def test_a_run_in_micro_batches_gives_the_same_curve(walk):
     curves = []
     for steps in (1, 3):
-        recbole_scale.run("ScaledSASRec", "walk", config_dict={**NO_DROPOUT, "accumulation_steps": steps})
+        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**NO_DROPOUT, "accumulation_steps": steps})
         row = json.loads((walk / "results" / "runs.jsonl").read_text().splitlines()[-1])
         curves.append(row)
     a, b = curves
@@ -113,7 +113,7 @@ def test_a_run_in_micro_batches_gives_the_same_curve(walk):
 @pytest.mark.parametrize("value", [0, -1, 2.5, "two", True])
 def test_a_wrong_number_of_steps_is_one_sentence(walk, value):
     with pytest.raises(UserError, match=r"accumulation_steps is .* whole number"):
-        recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "accumulation_steps": value})
+        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**QUICK, "accumulation_steps": value})
 
 
 TWO_PROCESSES = """
@@ -121,7 +121,7 @@ import sys
 import recbole_scale, torch
 from recbole_scale.training import accumulation, parallel
 from torch.nn.parallel import DistributedDataParallel as DDP
-from recbole_scale.run import build_model, make_config, prepare
+from recbole_scale.runs.run import build_model, make_config, prepare
 from recbole_scale.data.windows import TARGET_LIST
 from contextlib import nullcontext
 settings = dict(hidden_size=32, inner_size=128, MAX_ITEM_LIST_LENGTH=10, train_batch_size=int(sys.argv[2]), topk=[5],

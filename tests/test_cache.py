@@ -21,11 +21,11 @@ from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataset import Dataset
 
-from recbole_scale.data import cache, loading
+from recbole_scale.data import cache, log as loading
 from recbole_scale.data.cache import CHUNK_BYTES, cache_path, content_digest, read_cache, write_cache
-from recbole_scale.data.filtering import LogFilters
+from recbole_scale.data.recbole_filters import LogFilters
 from recbole_scale.data.histories import Histories, Positions, split_histories
-from recbole_scale.data.loading import DTYPES, Recipe, load_log, read_log
+from recbole_scale.data.log import DTYPES, Recipe, load_log, read_log
 from recbole_scale.errors import UserError
 
 
@@ -346,7 +346,8 @@ def test_temporaries_of_writers_killed_long_ago_go(recipe):
 CHILD = """
 import sys, time
 from pathlib import Path
-from recbole_scale.data import loading, writing
+from recbole_scale.data import log as loading
+from recbole_scale import files as writing
 write = writing.WholeFile.write
 def slowly(self, data):
     write(self, data)

@@ -116,7 +116,7 @@ def test_odd_bytes_are_read_as_they_are(folder):
     path = folder / "dataset" / "odd" / "odd.inter"
     write_inter(path, rows)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    result = recbole_scale.run("ScaledSASRec", "odd", config_dict=dict(s.lstrip("-").split("=") for s in SHAPE))
+    result = recbole_scale.runs.run("ScaledSASRec", "odd", config_dict=dict(s.lstrip("-").split("=") for s in SHAPE))
     assert result["test_result"]["nll"] > 0
 
 
@@ -166,7 +166,7 @@ def test_settings_files_are_found_among_the_packaged_ones(folder):
 
 def test_precedence_is_size_then_files_then_arguments(walk):
     (walk / "mine.yaml").write_text("n_layers: 3\ndropout_top: 0.05\n")
-    from recbole_scale.run import make_config
+    from recbole_scale.runs.run import make_config
 
     config = make_config("ScaledSASRec", "walk", ["mine.yaml"], {"size": "medium", "dropout_top": 0.15})
     assert (config["hidden_size"], config["n_layers"], config["dropout_top"]) == (256, 3, 0.15)
@@ -179,7 +179,7 @@ def test_precedence_is_size_then_files_then_arguments(walk):
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base", "medium", "large", "xlarge"])
 def test_every_shipped_size_loads_and_names_only_known_keys(walk, name):
-    from recbole_scale.run import make_config
+    from recbole_scale.runs.run import make_config
 
     config = make_config("ScaledSASRec", "walk", [f"properties/{name}.yaml"])
     assert config["size"] == name and config["inner_size"] == 4 * config["hidden_size"]
@@ -189,4 +189,4 @@ def test_every_shipped_size_loads_and_names_only_known_keys(walk, name):
 def test_own_data_needs_three_columns_only(folder):
     write_inter(folder / "dataset" / "mine" / "mine.inter", walk_rows())
     settings = dict(s.lstrip("-").split("=") for s in SHAPE)
-    assert recbole_scale.run("ScaledSASRec", "mine", config_dict=settings)["nll"] > 0
+    assert recbole_scale.runs.run("ScaledSASRec", "mine", config_dict=settings)["nll"] > 0

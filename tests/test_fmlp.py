@@ -10,7 +10,7 @@ from conftest import QUICK
 import recbole_scale
 from recbole_scale.errors import UserError
 from recbole_scale.model.fmlp import FilterLayer, pad_left
-from recbole_scale.run import build_model, make_config, prepare
+from recbole_scale.runs.run import build_model, make_config, prepare
 
 SMALL = {**QUICK, "metrics": ["Recall", "NDCG", "NLL"], "valid_metric": "NLL"}
 
@@ -77,7 +77,7 @@ def test_training_lowers_the_loss_below_chance(walk, loss):
     sampled = {"sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
     if loss:
         loss["train_neg_sample_args"] |= sampled
-    result = recbole_scale.run("FMLPRec", "walk", config_dict={**SMALL, "epochs": 4, "learning_rate": 0.01, **loss})
+    result = recbole_scale.runs.run("FMLPRec", "walk", config_dict={**SMALL, "epochs": 4, "learning_rate": 0.01, **loss})
     assert result["test_result"]["recall@5"] > 2 * 5 / 40  # twice chance on 40 items
     if not loss:
         assert result["nll"] < np.log(40)

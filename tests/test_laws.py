@@ -10,10 +10,10 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from recbole_scale.errors import UserError
-from recbole_scale.scaling.compute_optimal import compute_optimal
-from recbole_scale.scaling.laws import fit_joint_law, fit_power_law
-from recbole_scale.scaling.metric_laws import fit_metric_law
-from recbole_scale.scaling.rollout import rollout
+from recbole_scale.laws.budget import compute_optimal
+from recbole_scale.laws.loss import fit_joint_law, fit_power_law
+from recbole_scale.laws.metrics import fit_metric_law
+from recbole_scale.laws.rollout import rollout
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")  # an overflow in the fit is a wrong fit
 

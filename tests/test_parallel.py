@@ -107,7 +107,7 @@ def test_fsdp_trains_like_one_process_and_its_checkpoints_go_on_in_one(folders, 
 GRADIENTS = """
 import os, sys, torch
 import recbole_scale
-from recbole_scale.run import build_model, make_config, prepare
+from recbole_scale.runs.run import build_model, make_config, prepare
 from recbole_scale.training import parallel
 from recbole_scale.data.windows import TARGET_LIST
 settings = dict(hidden_size=32, inner_size=128, MAX_ITEM_LIST_LENGTH=10, train_batch_size=int(sys.argv[2]), topk=[5],

@@ -11,24 +11,24 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (make setup instal
 
 
 def test_a_run_in_a_ray_worker_equals_one_here(walk):
-    here = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)["nll"]
+    here = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)["nll"]
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         settings = {**QUICK, "data_path": str(walk / "dataset")}
-        there = ray.get(ray.remote(recbole_scale.run).remote("ScaledSASRec", "walk", config_dict=settings))["nll"]
+        there = ray.get(ray.remote(recbole_scale.runs.run).remote("ScaledSASRec", "walk", config_dict=settings))["nll"]
     finally:
         ray.shutdown()
     assert there == pytest.approx(here, abs=1e-4)  # a worker may have fewer threads
 
 
 def test_ray_tune_is_found_when_asked_for():
-    from recbole_scale.compat import load_ray_tune
+    from recbole_scale.plugin.compat import load_ray_tune
 
     assert load_ray_tune().__name__ == "ray.tune"
 
 
 def test_an_old_ray_is_refused_in_one_sentence(monkeypatch):
-    from recbole_scale.compat import load_ray_tune
+    from recbole_scale.plugin.compat import load_ray_tune
     from recbole_scale.errors import UserError
 
     monkeypatch.setattr(ray, "__version__", "2.6.3")

@@ -12,7 +12,7 @@ import pytest
 from conftest import walk_rows, write_inter
 
 from recbole_scale.model.sizes import SIZE_NAMES, load_size
-from recbole_scale.scaling.records import COLUMNS
+from recbole_scale.runs.records import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from recbole_scale.errors import UserError
-from recbole_scale.scaling import records
-from recbole_scale.scaling.records import COLUMNS, append_row, read_rows
+from recbole_scale.runs import records
+from recbole_scale.runs.records import COLUMNS, append_row, read_rows
 
 WRITER = """
 import sys
-from recbole_scale.scaling.records import append_row
+from recbole_scale.runs.records import append_row
 path, name, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 for i in range(n):
     append_row(path, {"run_id": f"{name}-{i}", "status": "ok", "error": "x" * 3000})
@@ -90,7 +90,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
     before = path.read_bytes()
     code = (
         "import resource, signal, sys\n"
-        "from recbole_scale.scaling.records import append_row\n"
+        "from recbole_scale.runs.records import append_row\n"
         "from recbole_scale.errors import exit_code\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before)} + 100, {len(before)} + 100))\n"

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from recbole_scale.scaling.records import read_rows
+from recbole_scale.runs.records import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "run_scripts" / "reproduce_paper.sh"
 PARTS = ["data", "sizes", "law", "data_size", "epochs", "shape", "width", "overall", "ablation", "challenges", "report"]
 PARSERS = {
-    "size_sweep.py": "recbole_scale.scaling.sweep_command",
-    "fit_power_law.py": "recbole_scale.scaling.study_command",
-    "report.py": "recbole_scale.scaling.report_command",
+    "size_sweep.py": "recbole_scale.sweep.command",
+    "fit_power_law.py": "recbole_scale.study.fit_command",
+    "report.py": "recbole_scale.report.command",
     "challenge_tasks.py": "recbole_scale.challenges.command",
     "compare_baselines.py": "recbole_scale.compare.command",
 }

@@ -16,12 +16,12 @@ import pytest
 
 from recbole_scale.data.histories import share_of_user
 from recbole_scale.errors import UserError
-from recbole_scale.run import make_config, prepare
-from recbole_scale.scaling import sweep as sweep_module
-from recbole_scale.scaling.records import COLUMNS, read_rows
-from recbole_scale.scaling.study_rows import as_rows
-from recbole_scale.scaling.sweep_command import main
-from recbole_scale.scaling.sweep_ray import share_of_a_run
+from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.sweep import sweep as sweep_module
+from recbole_scale.runs.records import COLUMNS, read_rows
+from recbole_scale.study.rows import as_rows
+from recbole_scale.sweep.command import main
+from recbole_scale.sweep.on_ray import share_of_a_run
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "size_sweep.py"
 COMMON = ["--dataset", "walk", "--epochs", "2", "--rows", "rows.jsonl", "--train_batch_size=256", "--topk=[5,10]"]
@@ -40,7 +40,7 @@ def test_a_grid_becomes_rows_and_finished_rows_are_skipped(
     walk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    run_module = sys.modules["recbole_scale.run"]  # the package's attribute of this name is the function
+    run_module = sys.modules["recbole_scale.runs.run"]  # the package's attribute of this name is the function
     original = run_module.create_dataset
     monkeypatch.setattr(run_module, "create_dataset", lambda config: reads.append(1) or original(config))
     arguments = [*COMMON, "--shapes", "1x8", "2x8", "--seeds", "1", "2", "--fractions", "0.5", "1"]

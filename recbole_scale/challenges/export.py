@@ -17,7 +17,7 @@ from tqdm import tqdm
 from recbole_scale.challenges.cases import Cases
 from recbole_scale.challenges.measuring import groups_of
 from recbole_scale.data.histories import Histories, Split
-from recbole_scale.data.writing import WholeFile, whole_files
+from recbole_scale.files import WholeFile, whole_files
 from recbole_scale.errors import UserError
 
 CHUNK = 1 << 15

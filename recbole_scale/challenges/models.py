@@ -23,15 +23,15 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
 
-from recbole_scale import plan
-from recbole_scale.challenges.incremental import CachedSteps
-from recbole_scale.challenges.trajectory import Reencoder, Stepper
+from recbole_scale.runs import plan
+from recbole_scale.model.incremental import CachedSteps
+from recbole_scale.challenges.kinds.trajectory import Reencoder, Stepper
 from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.errors import UserError
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
-from recbole_scale.plugin import find_model
-from recbole_scale.run import translate_errors
-from recbole_scale.scaling import records
+from recbole_scale.plugin.register import find_model
+from recbole_scale.runs.run import translate_errors
+from recbole_scale.runs import records
 from recbole_scale.training.checkpoint import load_checkpoint
 
 # models whose scores do not depend on how far a history is padded; the others get rows of MAX_ITEM_LIST_LENGTH

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from recbole_scale.challenges import cold_start, long_tail, multi_domain, robustness, trajectory, windows
+from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness, trajectory
+from recbole_scale.challenges import windows
 from recbole_scale.challenges.cases import Cases, leave_one_out, training_counts
 from recbole_scale.challenges.estimates import RESAMPLES
 from recbole_scale.challenges.measuring import measure, measure_trajectory

@@ -17,9 +17,9 @@ import pyarrow.csv as pacsv
 
 from recbole_scale.challenges.cases import Cases, ends_of
 from recbole_scale.data.atomic import read_coded
-from recbole_scale.data.columns import Coded
+from recbole_scale.prepare.columns import Coded
 from recbole_scale.data.histories import Histories, ragged_ranges, time_order
-from recbole_scale.data.writing import WholeFile, whole_files
+from recbole_scale.files import WholeFile, whole_files
 from recbole_scale.errors import UserError
 
 WINDOW = 10

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.model.sizes import SIZE_NAMES
-from recbole_scale.plugin import WINDOW_MODELS, find_model
-from recbole_scale.run import make_config
-from recbole_scale.scaling import records
+from recbole_scale.plugin.register import WINDOW_MODELS, find_model
+from recbole_scale.runs.run import make_config
+from recbole_scale.runs import records
 
 # the same for everybody: split, order, ranking, measures
 PROTOCOL: dict[str, Any] = {

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from recbole_scale.data.writing import whole_files
+from recbole_scale.files import whole_files
 
 CACHE_VERSION = 1  # raise it whenever reading, filtering or the layout changes
 MAGIC = b"RBSCACHE"

@@ -62,7 +62,7 @@ def load_checkpoint(
         raise UserError(f"there is no checkpoint {path}")
     if mesh is None:
         return _load_file(path, map_location)
-    from recbole_scale.training.sharding import cut
+    from recbole_scale.training.shards import cut
 
     state: dict[str, Any] = cut(_load_file(path, "cpu", mmap=True), mesh)  # only this process's parts are read
     return state

@@ -1,7 +1,7 @@
 """Several processes, one trainer: joining, sharing batches, averaging gradients, gathering evaluations.
 
 Every function also works in a single process, where it does nothing. nccl on GPUs, gloo on CPUs. Whole copies of the
-model (DDP) are handled here, models cut over processes (FSDP2) in :mod:`recbole_scale.training.sharding`.
+model (DDP) are handled here, models cut over processes (FSDP2) in :mod:`recbole_scale.training.shards`.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def data_parallel(model: Any, setting: str | None = "ddp", bf16: bool = False) -
     if mode == "none":
         return loss
     if mode == "fsdp":
-        from recbole_scale.training.sharding import ShardedLoss
+        from recbole_scale.training.shards import ShardedLoss
 
         # autocast leaves LayerNorm and its weights in float32, so they stay out of what travels in bfloat16
         return ShardedLoss(loss, [[block.attn, block.ffn] if bf16 else [block] for block in model.blocks], bf16)
@@ -211,7 +211,7 @@ def whole_state(loss: nn.Module, state: Any) -> Any:
     """A state with whole tensors, in process 0 at least; every process must call."""
     if not is_sharded(loss):
         return state
-    from recbole_scale.training.sharding import whole
+    from recbole_scale.training.shards import whole
 
     return whole(state, everywhere=False)
 

@@ -33,7 +33,7 @@ from torch.distributed.tensor import DTensor
 
 from recbole_scale.errors import UserError
 from recbole_scale.training import parallel
-from recbole_scale.training.sharding import empty_parts, map_tensors
+from recbole_scale.training.shards import empty_parts, map_tensors
 
 INDEX = "index.json"
 FORMAT = "recbole-scale sharded checkpoint, version 1"

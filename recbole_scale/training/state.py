@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from recbole.utils import set_color
 
-from recbole_scale.compat import plain_config
+from recbole_scale.plugin.compat import plain_config
 from recbole_scale.errors import UserError
-from recbole_scale.scaling.records import data_fingerprint
+from recbole_scale.runs.records import data_fingerprint
 from recbole_scale.training import parallel
 from recbole_scale.training.checkpoint import (
     copy_checkpoint,

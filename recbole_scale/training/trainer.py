@@ -18,7 +18,7 @@ from tqdm import tqdm
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError, check_choice
-from recbole_scale.scaling.records import run_id
+from recbole_scale.runs.records import run_id
 from recbole_scale.training import parallel
 from recbole_scale.training.accumulation import accumulate, check_steps, micro_batches
 from recbole_scale.training.budget import TimeBudget, check_seconds
@@ -30,7 +30,7 @@ from recbole_scale.training.optimizers import (
     guarded_step,
     learning_rate_factor,
 )
-from recbole_scale.training.report import report_epoch
+from recbole_scale.training.epoch_log import report_epoch
 from recbole_scale.training.state import Resumable
 from recbole_scale.training.switching import Switch, phase
 

@@ -1,0 +1,146 @@
+"""What all figures share: colours of Okabe and Ito with a shape each, axes of counts, and files (PNG, PDF, SVG)."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from recbole_scale.study.rows import show_count
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+BLACK, GREY = "#000000", "#808080"
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+MARKERS = "osD^vPX"
+WIDTH = 5.2  # inches; at this width 9-point text stays readable on a phone
+NAMES = {
+    "n_blocks": "parameters without embeddings, N",
+    "n_blocks_exact": "parameters without embeddings (exact)",
+    "unique_interactions": "training interactions, D",
+    "test_nll": "test loss (nats per interaction)",
+    "best_valid_nll": "valid loss (nats per interaction)",
+}
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a data set may be called $x
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "axes.titlesize": 9,
+}
+# what a page may recolour: the hex of a figure and the name of the page's variable
+VARIABLES = {
+    BLUE: "blue", VERMILLION: "vermillion", GREEN: "green", PURPLE: "purple", ORANGE: "orange", SKY: "sky",
+    GREY: "grey", "#999999": "grey", "#666666": "grey", "#333333": "ink", "#FFFFFF": "bg",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with what it shows, or the sentence that says why there is none."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure | None = None
+    skipped: str = ""
+
+
+def style() -> AbstractContextManager[None]:
+    """The context in which figures are made and saved."""
+    context: AbstractContextManager[None] = matplotlib.rc_context(_STYLE)
+    return context
+
+
+def new_figure(height: float = 3.4, width: float = WIDTH) -> Figure:
+    """An empty figure of ``width`` x ``height`` inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def metric_name(name: str) -> str:
+    """The field's name of a metric; with one held-out item, recall is the hit rate."""
+    return name.upper().replace("RECALL@", "HR@").replace("HIT@", "HR@")
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the ``index``-th line: no two of the first 28 look the same in grey."""
+    dashes = ("-", "--", "-.", ":")[index // len(PALETTE) % 4]
+    return {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)], "linestyle": dashes}
+
+
+def count_axis(panel: Any, at: Sequence[float] = ()) -> None:
+    """A log x axis whose ticks read 10K, 1M, ...; ``at`` puts them where the points are if these are few."""
+    panel.set_xscale("log")
+    places = _apart(sorted(set(at)))
+    if 1 < len(places) <= 8:
+        panel.xaxis.set_major_locator(FixedLocator(places))
+        panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show_count(value)))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.grid(True, color=GREY, alpha=0.25, linewidth=0.6)
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Those of ``places`` (ascending) that leave room for their labels: an eleventh of the axis between them."""
+    if not places or places[0] <= 0:
+        return []
+    step = max((places[-1] / places[0]) ** (1 / 11), 1.0)
+    kept = [places[0]]
+    for place in places[1:]:
+        if place >= kept[-1] * step:
+            kept.append(place)
+    return kept
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[str]:
+    """Write ``name.png`` and ``name.pdf`` to ``folder``; returns the two names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with style():
+        for suffix in ("png", "pdf"):
+            figure.savefig(folder / f"{name}.{suffix}", dpi=200)
+    return [f"{name}.png", f"{name}.pdf"]
+
+
+def as_svg(figure: Figure, name: str, label: str) -> str:
+    """The figure as an SVG element for a page: transparent, black drawn in the page's ink, colours as its variables.
+
+    Args:
+        figure: the figure
+        name: unique on the page; prefixed to every id, so that figures do not take each other's parts
+        label: what a screen reader says
+    """
+    buffer = io.StringIO()
+    with style(), matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(id=")([^"]+")', rf"\1{name}-\2", text)
+    text = re.sub(r'(url\(#|href="#)', rf"\1{name}-", text)
+    text = _tags(text, _recolour)
+    opening = f'<svg role="img" aria-label="{html.escape(label)}" '
+    return re.sub(r'<svg ([^>]*?)(height|width)="[^"]*" (.*?)(height|width)="[^"]*"', rf"{opening}\1\3", text, count=1)
+
+
+def _tags(text: str, change: Callable[[str], str]) -> str:
+    """``text`` with ``change`` applied to its tags and not to what stands between them."""
+    return re.sub(r"<[^>]*>", lambda found: change(found[0]), text)
+
+
+def _recolour(tag: str) -> str:
+    for colour, variable in VARIABLES.items():
+        tag = re.sub(colour, f"var(--{variable})", tag, flags=re.IGNORECASE)
+    tag = re.sub("#000000", "currentColor", tag)
+    return re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", tag)

@@ -1,0 +1,216 @@
+"""From published raw files, or a user's own log, to a RecBole atomic file with a data card beside it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from recbole_scale.prepare.card import card_bytes, differences, expected_counts, format_table, statistics
+from recbole_scale.prepare.columns import Interactions
+from recbole_scale.prepare.filters import DUPLICATES, HELD_OUT, PAPER_FILTERS, Filters, apply_filters, core_counts
+from recbole_scale.prepare.readers import FORMATS, FileRead, Options, Raw, read_raw
+from recbole_scale.prepare.sources import sha256_of
+from recbole_scale.files import whole_files, write_interactions
+from recbole_scale.errors import UserError, nearest
+
+CORES_TO_TRY = (5, 10, 15, 20, 25, 30)
+EXAMPLE = """examples:
+  python run_scripts/prepare_data.py ml-20m --raw ml-20m.zip --out dataset/ml-20m --filter paper --expect paper
+  python run_scripts/prepare_data.py amazon-2023 --raw Books.csv.gz Video_Games.csv.gz --out dataset/mix --user_core 5
+  python run_scripts/prepare_data.py csv --raw log.csv --user uid --item sku --time ts --out dataset/shop
+"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written: the atomic file, its card as a dict, and the lines where it differs from published counts."""
+
+    path: Path
+    card: dict[str, Any]
+    differs: list[str]
+
+
+def prepare(
+    format_name: str,
+    raw: Sequence[str | Path],
+    out: str | Path,
+    options: Options | None = None,
+    filters: Filters | None = None,
+    expect: str | None = None,
+    overwrite: bool = False,
+) -> Prepared:
+    """Read raw files, filter them and write ``out/NAME.inter`` with ``NAME.json`` beside it; print what was done.
+
+    Args: ``format_name`` of FORMATS; ``raw`` files (a zip or folder for MovieLens); ``out`` the data set's folder,
+    whose name is the data set's; ``expect`` "paper" or "readme" compares with published counts.
+    Both files appear whole or not at all. Memory: about 26 bytes a row, as much again while sorting, and the ids.
+    Raises UserError for every mistake in the arguments or the files.
+    """
+    folder = Path(out)
+    target = folder / f"{folder.name}.inter"
+    expected = expected_counts(expect, format_name) if expect else None
+    _check_target(target, raw, overwrite)
+    read = read_raw(format_name, raw, options)
+    if filters is None:
+        filters = default_filters(format_name)
+    log, dropped = apply_filters(read.log, filters)
+    stats = statistics(log)
+    card = _card(format_name, folder.name, read, filters, dropped, stats)
+    with whole_files(target, target.with_suffix(".json")) as (data_file, card_file):
+        write_interactions(data_file, log)
+        card["sha256"] = data_file.sha256()
+        card_file.write(card_bytes(card))
+    _print_account(card, target)
+    differs = differences(stats, expected) if expected is not None else []
+    if expected is not None:
+        _print_comparison(differs, expect or "", read.log, filters)
+    return Prepared(target, card, differs)
+
+
+def default_filters(format_name: str) -> Filters:
+    """Return what is filtered when the user says nothing: repeats across Amazon's domain files, else nothing."""
+    return Filters(duplicates="event" if FORMATS[format_name].domains else "keep")
+
+
+def paper_filters(format_name: str) -> Filters:
+    """Return the paper's filters for its two data sets; raises UserError for other formats."""
+    if format_name not in PAPER_FILTERS:
+        raise UserError(f"the paper has no filters for {format_name}; it used {', '.join(PAPER_FILTERS)}")
+    return PAPER_FILTERS[format_name]
+
+
+def _check_target(target: Path, raw: Sequence[str | Path], overwrite: bool) -> None:
+    if not target.parent.name:
+        raise UserError(f"--out '{target.parent}' has no name; give the data set's folder, such as dataset/mine")
+    if any(Path(path).resolve() == target.resolve() for path in raw):
+        raise UserError(f"--out would replace the raw file '{target}'; choose another folder")
+    if target.exists() and not target.with_suffix(".json").exists() and not overwrite:
+        raise UserError(f"'{target}' exists and was not made here; choose another --out, or say --overwrite")
+
+
+def _card(
+    name: str, dataset: str, read: Raw, filters: Filters, dropped: dict[str, int], stats: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "name": dataset,
+        "format": name,
+        "source": FORMATS[name].publisher,
+        "licence": FORMATS[name].licence,
+        "files": [_file_entry(file) for file in read.files],
+        "filters": asdict(filters),
+        "rows_read": sum(file.rows for file in read.files),
+        "dropped": {**read.dropped, **dropped},
+        "statistics": stats,
+    }
+
+
+def _file_entry(file: FileRead) -> dict[str, Any]:
+    path = Path(file.path)
+    digest = {"sha256": sha256_of(path)} if path.is_file() else {}
+    return {"file": path.name, "rows": file.rows, **({"domain": file.domain} if file.domain else {}), **digest}
+
+
+def _print_account(card: dict[str, Any], target: Path) -> None:
+    for file in card["files"]:
+        print(f"read     {file['rows']:>12,} rows from {file['file']}")
+    for reason, rows in card["dropped"].items():
+        print(f"dropped  {rows:>12,} rows: {reason}")
+    print(f"kept     {card['statistics']['interactions']:>12,} rows in {target}")
+    print(format_table(card["statistics"]))
+
+
+def _print_comparison(differs: list[str], expect: str, log: Interactions, filters: Filters) -> None:
+    if not differs:
+        print(f"counts equal the published ones ({expect})")
+        return
+    print(f"counts differ from the published ones ({expect}):")
+    for line in differs:
+        print(f"  {line}")
+    if expect == "paper" and filters.drop_latest:
+        print(f"  (which {HELD_OUT} rows a user the paper left out is our reading; --drop_earliest is the other one)")
+    if expect == "paper" and filters.user_core > 1:
+        print("  (the paper does not state its core; the counts at others, before and less the rows held out:)")
+        before, _ = apply_filters(log, replace(filters, user_core=0, item_core=0, drop_latest=0, drop_earliest=0))
+        for row in core_counts(before, CORES_TO_TRY, HELD_OUT):
+            print("  " + ", ".join(f"{name} {value:,}" for name, value in row.items()))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one sentence, as the rest of the package does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows examples")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's arguments."""
+    made = _Parser(
+        prog="prepare_data.py",
+        description="Turn published raw files, or your own log, into a RecBole atomic file.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
+    made.add_argument(
+        "--raw", nargs="+", required=True, metavar="PATH", help="raw files; MovieLens also as zip or folder"
+    )
+    made.add_argument("--out", required=True, metavar="dataset/NAME", help="folder; the file in it is NAME.inter")
+    own = made.add_argument_group("your own columns (csv, parquet, inter)")
+    for role in ("user", "item", "time", "rating", "domain"):
+        own.add_argument(f"--{role}", metavar="COL", help=f"the {role} column, by name (by number with --no_header)")
+    own.add_argument("--delimiter", help="one character, or '::'; sniffed when not given")
+    own.add_argument("--no_header", action="store_true", help="the csv file has no header line")
+    own.add_argument("--no_user_column", action="store_true", help="sequences: lines start with an item")
+    own.add_argument("--time_unit", default="auto", choices=("auto", "s", "ms", "us", "ns"), help="of numeric times")
+    made.add_argument("--bad_rows", default="error", choices=("error", "drop"), help="stop at one, or drop and count")
+    kept = made.add_argument_group("filters")
+    kept.add_argument("--filter", choices=("paper",), help="the paper's filters; the options below then add to them")
+    kept.add_argument("--duplicates", choices=DUPLICATES, help="drop repeated (user, item, time) or (user, item)")
+    kept.add_argument("--min_rating", type=float, help="drop rows rated lower")
+    for name in ("user_core", "item_core", "drop_earliest", "drop_latest"):
+        kept.add_argument(f"--{name}", type=int, metavar="N")
+    made.add_argument(
+        "--expect", choices=("paper", "readme"), help="compare with published counts; exit 1 if they differ"
+    )
+    made.add_argument("--overwrite", action="store_true", help="replace an atomic file that was not made here")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, or 1 when ``--expect`` finds a difference. Raises UserError for mistakes."""
+    given = parser().parse_args(argv)
+    if given.format not in FORMATS:
+        raise UserError(
+            f"there is no format '{given.format}'{nearest(given.format, FORMATS)}; known: {', '.join(FORMATS)}"
+        )
+    filters = paper_filters(given.format) if given.filter else default_filters(given.format)
+    changes = {entry.name: getattr(given, entry.name) for entry in fields(Filters)}
+    filters = replace(filters, **{name: value for name, value in changes.items() if value is not None})
+    done = prepare(given.format, given.raw, given.out, _options(given), filters, given.expect, given.overwrite)
+    return 1 if done.differs else 0
+
+
+def _options(given: argparse.Namespace) -> Options:
+    columns = {role: getattr(given, role) for role in ("user", "item", "time", "rating", "domain")}
+    columns = {role: name for role, name in columns.items() if name is not None}
+    if columns and not FORMATS[given.format].own_columns:
+        raise UserError(f"--{next(iter(columns))} is for csv, parquet and inter; {given.format} has fixed columns")
+    if given.format in ("csv", "parquet"):
+        for role in ("user", "item", "time"):
+            if role not in columns:
+                raise UserError(f"{given.format} needs --{role} COL: the {role} column of your file")
+    if given.delimiter is not None and given.format not in ("csv", "sequences"):
+        raise UserError(f"--delimiter is for csv and sequences; {given.format} has its own")
+    delimiter = "\t" if given.delimiter in ("\\t", "tab") else given.delimiter
+    return Options(
+        columns=columns,
+        delimiter=delimiter,
+        header=not given.no_header,
+        user_column=not given.no_user_column,
+        time_unit=given.time_unit,
+        bad_rows=given.bad_rows,
+    )

@@ -1,0 +1,139 @@
+"""The challenge tasks in a report: where size helps, a figure and a table each, from ``results/challenges.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_scale.challenges import figures as layouts
+from recbole_scale.challenges.table import COLUMNS, labels
+from recbole_scale.errors import UserError
+from recbole_scale.drawing import Drawn, metric_name, style
+from recbole_scale.report.html import paragraph, section, table, wide_figure
+from recbole_scale.study.rows import Row
+
+_TITLES = {
+    "long_tail": "Long-tail items",
+    "cold_start": "Cold-start users",
+    "multi_domain": "Transfer between domains",
+    "robustness": "Robustness to noise in the history",
+    "trajectory": "Several steps ahead",
+}
+_DRAWERS = {
+    "long_tail": layouts.long_tail_figure,
+    "cold_start": layouts.cold_start_figure,
+    "multi_domain": layouts.multi_domain_figure,
+    "robustness": layouts.robustness_figure,
+    "trajectory": layouts.trajectory_figure,
+}
+METRIC = "ndcg@10"
+
+
+def read_challenges(path: str | Path) -> list[Row]:
+    """Rows of a challenge file; of a case measured twice the last one.
+
+    Raises:
+        UserError: no such file, or a line that is no row of ``challenge_tasks.py``.
+    """
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except OSError as failure:
+        raise UserError(f"the challenge rows {path} cannot be read ({(failure.strerror or '').lower()})") from failure
+    rows: dict[Any, Row] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as failure:
+            raise UserError(f"{path}, line {number}: not a row ({failure.msg})") from failure
+        lacking = [name for name in COLUMNS if name not in row] if isinstance(row, dict) else ["challenge"]
+        if lacking:
+            raise UserError(f"{path}, line {number}: no row of challenge_tasks.py, for it has no column '{lacking[0]}'")
+        key = ("run_id", "n_parameters", "challenge", "setting", "level", "group", "metric", "mask_history")
+        rows[tuple(str(row[name]) for name in key)] = row
+    return list(rows.values())
+
+
+def of_dataset(rows: Sequence[Row], dataset: str) -> list[Row]:
+    """Rows of a data set, or of it with its last interactions cut off, on which trajectories are scored."""
+    return [row for row in rows if re.fullmatch(re.escape(dataset) + r"(-cut\d+)?", str(row["dataset"]))]
+
+
+def challenges_section(rows: Sequence[Row], dataset: str) -> str:
+    """One part for every challenge in the rows, the paper's five in its order."""
+    by_name: dict[str, list[Row]] = defaultdict(list)
+    for row in labelled(rows):
+        by_name[str(row["challenge"])].append(row)
+    order = [*(name for name in _TITLES if name in by_name), *(name for name in by_name if name not in _TITLES)]
+    parts = [_part(name, by_name[name]) for name in order]
+    said = (
+        f"Every model is scored on the same cases of {dataset}; whiskers are 95 % intervals over users, and "
+        "gains are relative to the smallest model."
+    )
+    return section("Where size helps: the challenge tasks", paragraph(said, "muted"), *parts) if parts else ""
+
+
+def labelled(rows: Sequence[Row]) -> list[Row]:
+    """Rows with the short name of their model in ``label``, smallest model first."""
+    ranked = sorted(rows, key=lambda row: (row["n_blocks"] is None, row["n_blocks"] or 0, row["n_parameters"] or 0))
+    models = {(row["run_id"], row["n_parameters"]): row for row in ranked}
+    names = dict(zip(models, labels(list(models.values())), strict=True))
+    return [{**row, "label": names[row["run_id"], row["n_parameters"]]} for row in ranked]
+
+
+def _part(name: str, rows: Sequence[Row]) -> str:
+    title = _TITLES.get(name, name)
+    drawer = _DRAWERS.get(name)
+    figure = ""
+    if drawer is not None:
+        with style():
+            caption = f"{metric_name(METRIC)} of every model unless an axis says otherwise."
+            figure = wide_figure(Drawn(f"challenge-{name}", title, caption, drawer(list(rows), METRIC)))
+    return figure + challenge_table(title, rows)
+
+
+def challenge_table(title: str, rows: Sequence[Row], metric: str = METRIC) -> str:
+    """Cases down, models across, with the gain of the largest over the smallest."""
+    cells = [row for row in rows if row["metric"] == metric and isinstance(row["value"], int | float)]
+    if not cells:
+        return ""
+    several = len({row["setting"] for row in cells}) > 1
+    names = list(dict.fromkeys(row["label"] for row in cells))
+    ours = list(dict.fromkeys(row["label"] for row in cells if row["n_blocks"] is not None))
+    gain = len(ours) > 1
+    lines: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in cells:
+        lines[condition(row, several)][row["label"]] = row
+    head = ["cases", "n", *names, *(["largest over smallest"] if gain else [])]
+    body = []
+    for case, line in lines.items():
+        shown = [f"{line[name]['value']:.4f}" if name in line else None for name in names]
+        body.append([case, f"{next(iter(line.values()))['n']:,}", *shown, *([_gain(line, ours)] if gain else [])])
+    return table(head, body, f"{title}: {metric_name(metric)}")
+
+
+def condition(row: Row, with_setting: bool = True) -> str:
+    """What is special about a row's cases, in words."""
+    level = None if row["level"] is None else f"{row['level']:g}"
+    if row["challenge"] == "trajectory" and level is None:
+        level = "(window as a set)"
+    parts = [row["setting"] if with_setting else None, level, None if row["group"] == "all" else row["group"]]
+    return " ".join(str(part) for part in parts if part not in (None, "")) or "all"
+
+
+def _gain(line: dict[str, Row], ours: Sequence[str]) -> str | None:
+    """Gain of the largest over the smallest in percent, with the interval the row has for it."""
+    small, large = line.get(ours[0]), line.get(ours[-1])
+    if small is None or large is None or not small["value"]:
+        return None
+    gain = large["value"] / small["value"] - 1.0
+    ends = large["gain_lower"], large["gain_upper"]
+    known = all(isinstance(end, int | float) and np.isfinite(end) for end in ends)
+    return f"{gain:+.0%}" + (f" ({ends[0]:+.0%} to {ends[1]:+.0%})" if known else "")

@@ -1,0 +1,246 @@
+"""The sections of the report: each takes a study and returns markup, empty where there is nothing to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from recbole_scale.drawing import Drawn, metric_name
+from recbole_scale.report.report import Study
+from recbole_scale.report.findings import headline, metric_of
+from recbole_scale.report.html import bullets, cards, figures, paragraph, section, table
+from recbole_scale.report.next_runs import advice, next_runs, run_noise
+from recbole_scale.laws.rollout import Judgement
+from recbole_scale.study.study import Answer
+from recbole_scale.study.rows import Row, best_settings, show_count
+from recbole_scale.study.tables import by_size, whole_data
+
+_RANKS = (5, 10, 50)
+_STEPS = 5
+
+
+def answer_section(study: Study) -> str:
+    """The two sentences, and the figures behind them in small boxes."""
+    first, second = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
+    return paragraph(f"{first} {second}", "lead") + cards(_key_figures(study))
+
+
+def law_section(study: Study, drawn: Sequence[Drawn]) -> str:
+    """The law in size: figures, constants, how it did on sizes it had not seen, and predictions."""
+    found = study.found
+    parts = [figures([one for one in drawn if one.name in ("law", "metrics")])]
+    if found is not None:
+        parts.append(_constants("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law))
+        caption = "Held out: predicted from the fitted sizes (95 % band of one run; error above 0: predicted too high)"
+        parts.append(_judgements(caption, found.held_out))
+        parts.append(_judgements("Rollout: the smallest sizes fitted, every larger one predicted", found.rolled_out))
+        for name, law in found.metric_laws.items():
+            if name == study.metric:
+                parts.append(_constants(f"{metric_name(name)}: limit / (1 + (x0 / N)^alpha), {law.message}", law))
+        parts.append(_predictions(found, study.metric, "Predictions for one run, and the training cost"))
+        if found.whole is not None:
+            parts.append(_constants("Held-out sizes fitted too: " + found.whole.law.message, found.whole.law))
+            parts.append(_predictions(found.whole, study.metric, "Predictions, held-out sizes fitted too"))
+    notes = found.notes if found is not None else study.choice.notes
+    return section("Loss and ranking against size", *parts, bullets(notes, "muted"))
+
+
+def sizes_section(study: Study) -> str:
+    """Every size of the law with its loss, metrics and cost."""
+    rows = study.choice.fitted + study.choice.held_out
+    loss, names = study.question.loss, _metric_names(rows)
+    head = ["N", "layers x d_model", "runs", "loss", "sd", *map(metric_name, names), "best epoch", "seconds", "MB"]
+    body = []
+    for n, group in by_size(rows, loss).items():
+        values = np.array([row[loss] for row in group])
+        sd = f"{values.std(ddof=1):.4f}" if len(values) > 1 else None
+        shape = f"{group[0].get('n_layers')} x {group[0].get('d_model')}"
+        best = [row["best_epoch"] + 1 for row in group if isinstance(row.get("best_epoch"), int | float)]
+        body.append([
+            show_count(n), shape, len(group), f"{values.mean():.4f}", sd,
+            *(_mean([metric_of(row, name) for row in group], ".4f") for name in names),
+            _mean(best, ".0f"), _mean([row.get("seconds_total") for row in group], ",.0f"),
+            _mean([row.get("peak_memory_mb") for row in group], ",.0f"),
+        ])  # fmt: skip
+    caption = f"Means over seeds; loss is {loss} in nats, sd its standard deviation between seeds"
+    return section("Sizes", table(head, body, caption))
+
+
+def study_section(drawn: Sequence[Drawn]) -> str:
+    """Figures of data, epochs, repetition, shape and equal compute."""
+    names = ("data", "epochs", "repetition", "aspect", "isoflop")
+    return section("Data, epochs, shape and compute", figures([one for one in drawn if one.name in names]))
+
+
+def joint_section(study: Study) -> str:
+    """The joint law in size and data, and how to spend a budget by it."""
+    law, optimum = study.joint, study.optimum
+    if law is None:
+        why = f"No joint law in size and data: {study.joint_refusal}."
+        return section("Size and data together", paragraph(why, "muted"))
+    parts = [_constants("L(N, D) = E + (n0 / N)^alpha + (d0 / D)^beta, " + law.message, law)]
+    if optimum is not None:
+        head = ["FLOPs", "N", "95 % band", "D", "95 % band", "loss", ""]
+        body = [
+            [
+                f"{flops:.1e}", show_count(n), _counts(n_low, n_high), show_count(d), _counts(d_low, d_high),
+                f"{loss:.3f}", "beyond the runs" if beyond else "",
+            ]
+            for flops, n, n_low, n_high, d, d_low, d_high, loss, beyond in zip(
+                optimum.flops, optimum.n, *optimum.n_band, optimum.d, *optimum.d_band, optimum.loss,
+                optimum.extrapolates, strict=True,
+            )
+        ]  # fmt: skip
+        caption = f"Best use of a training budget, every interaction seen {optimum.epochs:.3g} times"
+        parts.append(table(head, body, caption))
+    return section("Size and data together", *parts)
+
+
+def models_section(study: Study) -> str:
+    """Other models on the same data beside the sizes."""
+    if not study.others:
+        return ""
+    loss = study.question.loss
+    runs: dict[tuple[str, str, float], list[Row]] = {}
+    models = dict.fromkeys(str(row.get("model")) for row in study.others)  # each counts targets in its own way
+    others = [row for model in models for row in whole_data(r for r in study.others if str(r.get("model")) == model)]
+    for row in best_settings(others + study.choice.fitted + study.choice.held_out, []):
+        shape = f"{row.get('n_layers')} x {row.get('d_model')}" if row.get("n_layers") else ""
+        runs.setdefault((str(row.get("model")), shape, float(row.get("n_parameters") or 0)), []).append(row)
+    names = _metric_names([row for group in runs.values() for row in group])
+    head = ["model", "shape", "parameters", "runs", "loss", *map(metric_name, names), "train s"]
+    body = [
+        [
+            model, shape, show_count(count) if count else None, len(group),
+            _mean([row.get(loss) for row in group], ".4f"),
+            *(_mean([metric_of(row, name) for row in group], ".4f") for name in names),
+            _mean([row.get("seconds_train") for row in group], ",.0f"),
+        ]
+        for (model, shape, count), group in runs.items()
+    ]  # fmt: skip
+    caption = "Means over seeds; all trainable parameters, embeddings included; budgets may differ between models"
+    return section("Beside other models", table(head, body, caption))
+
+
+def next_section(study: Study) -> str:
+    """What would sharpen the estimate."""
+    parts = [bullets(advice(study.sizes, study.ends, study.ladder, study.found))]
+    found = study.deciding
+    if found is not None:
+        target = found.predictions[0].x if found.predictions else 10.0 * study.ends.large.n
+        largest = study.ends.best.n if study.ends.over_the_top else np.inf  # beyond it the law does not hold
+        steps = [step for step in next_runs(found, target) if step.n <= largest]
+        head = ["runs to add", "band at the target, nats", "FLOPs", "hours at the rate seen"]
+        body = [
+            [
+                step.what, f"± {step.before:.3f} to ± {step.after:.3f}",
+                None if step.flops is None else f"{step.flops:.1e}",
+                None if step.hours is None else f"{step.hours:.2g}",
+            ]
+            for step in steps[:_STEPS]
+        ]  # fmt: skip
+        caption = (
+            f"Which runs narrow the prediction at N = {show_count(target)} most (linearised law, noise of one run "
+            f"{100 * run_noise(found.law):.2f} %); it ranks choices and is no band"
+        )
+        parts.append(table(head, body, caption))
+    return section("What would sharpen the estimate", *parts)
+
+
+def _key_figures(study: Study) -> list[tuple[str, str]]:
+    sizes, found = study.sizes, study.found
+    runs = len(study.choice.fitted) + len(study.choice.held_out)
+    pairs = [(f"{len(sizes)} sizes, {runs} runs", f"{show_count(sizes[0].n)} to {show_count(sizes[-1].n)} parameters")]
+    noise = study.ends.noise
+    if noise is not None:
+        pairs.append((f"{noise:.4f} nats", "standard deviation between seeds"))
+    pairs += _cost(study)
+    if found is None:
+        return pairs
+    law = (study.deciding or found).law
+    verdict = "" if law.identified else ", not identified"
+    low, high = law.bands()["alpha"]
+    pairs.append((f"alpha = {law.alpha:.3g}", f"95 % band {_band(low, high, '.3g')}{verdict}"))
+    low, high = law.bands()["E"]
+    pairs.append((f"E = {law.E:.3g} nats", f"floor of the law; 95 % band {_band(low, high, '.3g')}{verdict}"))
+    for judged in found.held_out[-1:]:
+        shown = f"predicted {judged.predicted:.3f}, measured {judged.observed:.3f} at {show_count(judged.x)}, held out"
+        pairs.append((f"{100 * judged.signed_error:+.2f} %", shown))
+    for prediction in (study.deciding or found).predictions:
+        value, low, high = prediction.loss
+        pairs.append((f"{value:.3f} nats", f"predicted at {show_count(prediction.x)}, band {_band(low, high, '.3f')}"))
+    return pairs
+
+
+def _cost(study: Study) -> list[tuple[str, str]]:
+    """What the best size costs, against the smallest."""
+    rows = study.choice.fitted + study.choice.held_out
+    runs = by_size(rows, "flops_total")
+    small, best = study.ends.small.n, study.ends.best.n
+    if small == best or not {small, best} <= set(runs):
+        return []
+    least, most = (float(np.mean([row["flops_total"] for row in runs[n]])) for n in (small, best))
+    shown = f"training FLOPs at {show_count(best)} ({most:.1e}) against {show_count(small)}"
+    return [(f"{most / least:.3g}x", shown)]
+
+
+def _constants(caption: str, law: Any) -> str:
+    bands = law.bands()
+    body = []
+    for name, value in law.constants().items():
+        counts = name in ("x0", "n0", "d0")
+        low, high = bands[name]
+        body.append([
+            name, show_count(value) if counts else f"{value:#.4g}",
+            _counts(low, high) if counts else _band(low, high, "#.4g"),
+        ])  # fmt: skip
+    return table(["constant", "value", "95 % band"], body, caption)
+
+
+def _judgements(caption: str, judged: Sequence[Judgement]) -> str:
+    head = ["fitted sizes", "up to", "predicted size", "runs", "predicted", "95 % band", "measured", "error", "in band"]
+    body = [
+        [
+            one.sizes_fitted, show_count(one.largest_fitted), show_count(one.x), one.runs, f"{one.predicted:.4f}",
+            _band(one.lower, one.upper, ".4f"), f"{one.observed:.4f}", f"{100 * one.signed_error:+.2f} %",
+            {None: None, True: "yes", False: "no"}[one.covered],
+        ]
+        for one in judged
+    ]  # fmt: skip
+    return table(head, body, caption)
+
+
+def _predictions(found: Answer, metric: str | None, caption: str) -> str:
+    names = [name for name in (metric,) if name in found.metric_laws]
+    head = ["N", "loss", "95 % band", *(f"{metric_name(str(name))} (band)" for name in names), "FLOPs"]
+    body = []
+    for one in found.predictions:
+        metrics = [one.metrics[str(name)] for name in names]
+        body.append([
+            show_count(one.x), f"{one.loss[0]:.4f}", _band(one.loss[1], one.loss[2], ".4f"),
+            *(f"{value:.4f} ({_band(low, high, '.4f')})" for value, low, high in metrics),
+            None if one.flops is None else f"{one.flops:.2e}",
+        ])  # fmt: skip
+    return table(head, body, caption)
+
+
+def _metric_names(rows: Sequence[Row]) -> list[str]:
+    """HR and NDCG at 5, 10 and 50, as far as the rows have them."""
+    present = {name for row in rows for name in row.get("test_metrics") or {}}
+    hit = "hit" if any(name.startswith("hit@") for name in present) else "recall"
+    return [name for rank in _RANKS for name in (f"{hit}@{rank}", f"ndcg@{rank}") if name in present]
+
+
+def _mean(values: Sequence[Any], form: str) -> str | None:
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    return format(float(np.mean(numbers)), form) if numbers else None
+
+
+def _band(low: float, high: float, form: str) -> str:
+    return f"{low:{form}} to {high:{form}}" if np.isfinite(low) else "none"
+
+
+def _counts(low: float, high: float) -> str:
+    return f"{show_count(low)} to {show_count(high)}" if np.isfinite(low) else "none"

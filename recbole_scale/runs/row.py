@@ -1,0 +1,68 @@
+"""The row of a finished run: what it was, what it cost, what it measured. Columns: ``runs/records.py``."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+import torch
+
+from recbole_scale.runs import plan
+from recbole_scale.runs import records
+from recbole_scale.training import parallel
+
+
+def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """The run's row; columns are documented in :mod:`recbole_scale.runs.records`."""
+    config = prepared.config
+    seen = getattr(trainer, "targets_seen", None)
+    costs = plan.costs(prepared, network)
+    guard = getattr(trainer, "guard", None)
+    test, best = result["test_result"] or {}, result["best_valid_result"] or {}
+    return {
+        "run_id": result["run_id"],
+        "status": "ok",
+        "error": None,
+        "dataset": config["dataset"],
+        "data_fingerprint": prepared.fingerprint,
+        "split": config["eval_args"]["split"],
+        "model": config["model"],
+        **costs,
+        "flops_total": seen * costs["flops_per_interaction"] if "flops_per_interaction" in costs else None,
+        "interactions_seen": seen,
+        "data_fraction": config["data_fraction"],
+        "epochs": len(trainer.train_loss_dict) or len(getattr(trainer, "evaluations", ())),
+        "best_epoch": getattr(trainer, "best_epoch", None),
+        "seed": config["seed"],
+        "evaluations": getattr(trainer, "evaluations", None),
+        "phases": getattr(trainer, "phases", None),
+        **{name: getattr(guard, name, None) for name in ("skipped_steps", "spikes", "rollbacks")},
+        "best_valid_metrics": best,
+        "best_valid_nll": best.get("nll"),
+        "test_metrics": test,
+        "test_nll": test.get("nll"),
+        "test_nll_se": test.get("nll_se"),
+        "seconds_train": round(trainer.seconds_train, 2) if hasattr(trainer, "seconds_train") else None,
+        "peak_memory_mb": peak_memory_mb(config["device"]),
+        "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "processes": parallel.world_size(),
+        "versions": records.versions(),
+        "commit": records.commit(),
+        "settings": without_paths(config.external_config_dict),
+    }
+
+
+def without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the user set, less what only this machine knows."""
+    paths = ("data_path", "checkpoint_dir", "results_file", "per_user_file")
+    return {key: value for key, value in settings.items() if key not in paths}
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory used so far, MB: resident memory of the process, or allocated memory of the GPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

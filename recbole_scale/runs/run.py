@@ -1,0 +1,277 @@
+"""One run from settings to its row: what the command line, sweeps, searches and comparisons all call."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from logging import getLogger
+from time import perf_counter
+from typing import Any
+
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_environment, get_trainer, init_logger, init_seed
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_scale.runs import plan
+from recbole_scale.data.histories import Histories
+from recbole_scale.errors import UserError
+from recbole_scale.plugin.register import find_model
+from recbole_scale.runs.row import run_row
+from recbole_scale.runs import records
+from recbole_scale.settings import check_keys, find_settings_file, load_settings_file
+from recbole_scale.training import parallel
+from recbole_scale.training.checkpoint import last_checkpoint
+from recbole_scale.runs.measuring import measured_fit, measured_test
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to train: RecBole's config, data loaders, and the histories that name the data."""
+
+    config: Any
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    fingerprint: str | None
+
+
+def run(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    saved: bool = True,
+    resume: str | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Train and test a model, as RecBole's ``run_recbole``; any RecBole model or ScaledSASRec.
+
+    Args:
+        model: name of the model.
+        dataset: name of the data set.
+        config_file_list: config files; packaged ones are found by name (``properties/small.yaml``).
+        config_dict: settings, which win over the files'.
+        saved: whether checkpoints are written.
+        resume: path of a ``.last.pth`` checkpoint, or ``auto`` for this run's own if there is one.
+        dry_run: print the plan and stop.
+
+    Returns:
+        RecBole's dict (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) plus
+        ``nll`` (test NLL in nats, None when it is not among the metrics), ``checkpoint``, ``results_file``, ``run_id``.
+
+    Raises:
+        UserError: a mistake in settings or data, in one sentence.
+    """
+    config = make_config(model, dataset, config_file_list, config_dict)
+    if dry_run:
+        prepared = prepare(config)
+        described = plan.describe(prepared, build_model(prepared), config["world_size"])
+        getLogger().info("\n" + described)
+        return {"plan": described, "run_id": records.run_id(config)}
+    result, row = train_and_test(config, saved=saved, resume=resume)
+    if config["results_file"] and parallel.rank() == 0:
+        records.append_row(config["results_file"], row)
+    return result
+
+
+def train_and_test(
+    config: Any,
+    saved: bool = True,
+    resume: str | None = None,
+    loaded: LoadedData | None = None,
+    callback_fn: Callable[[int, float], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train and test as ``config`` says; returns :func:`run`'s result and the run's row, which is written nowhere.
+
+    ``loaded`` keeps the data set for the next run of this process that reads the same; ``callback_fn`` is RecBole's,
+    called after each evaluation with the epoch (from 0) and the valid score.
+    """
+    started, clock = datetime.now(timezone.utc), perf_counter()
+    prepared = prepare(config, loaded)
+    network = build_model(prepared)
+    logger = getLogger()
+    logger.info("\n" + plan.describe(prepared, network))
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
+    _resume(trainer, config, resume)
+    best_score, best_result = measured_fit(
+        trainer,
+        prepared,
+        saved=saved,
+        show_progress=config["show_progress"],
+        **({"callback_fn": callback_fn} if callback_fn else {}),  # RecBole's tree trainers take none
+    )
+    test_result, seconds = measured_test(
+        trainer, prepared, config["per_user_file"], load_best_model=saved, show_progress=config["show_progress"]
+    )
+    result = {
+        "best_valid_score": best_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_result,
+        "test_result": test_result,
+        "nll": (test_result or {}).get("nll"),
+        "checkpoint": trainer.saved_model_file if saved else None,
+        "results_file": config["results_file"],
+        "run_id": records.run_id(config),
+    }
+    row = run_row(prepared, network, trainer, result) | {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds_evaluate": round(seconds, 3),
+        "seconds_total": round(perf_counter() - clock, 2),
+    }
+    _to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
+    logger.info(plan.results_table(best_result, test_result))
+    return result, row
+
+
+def make_config(
+    model: str | None,
+    dataset: str | None,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+) -> Any:
+    """RecBole's Config from checked settings; ``sys.argv`` is left to the command line.
+
+    Raises:
+        UserError: an unknown key, a missing or malformed file, or a value RecBole refuses.
+    """
+    paths = [find_settings_file(name) for name in config_file_list or ()]
+    for path in paths:
+        check_keys(load_settings_file(path), f"in {path}")
+    check_keys(config_dict or {}, "among the settings")
+    argv, sys.argv = sys.argv, sys.argv[:1]  # RecBole's Config reads the command line again by itself
+    try:
+        config = translate_errors(lambda: Config(model, dataset, paths, config_dict))
+    finally:
+        sys.argv = argv
+    _check_valid_metric(config)
+    return config
+
+
+def _check_valid_metric(config: Any) -> None:
+    """RecBole trains an epoch before it looks this up."""
+    name, at, k = config["valid_metric"].lower().partition("@")
+    measured = [metric.lower() for metric in config["metrics"]]
+    if name not in measured or (at and k not in map(str, config["topk"])):
+        raise UserError(
+            f"valid_metric {config['valid_metric']} is not measured: metrics are {', '.join(config['metrics'])}, "
+            f"topk is {config['topk']}"
+        )
+
+
+def translate_errors(build: Callable[[], Any]) -> Any:
+    """Call RecBole and turn the exceptions it raises for a user's mistake into one sentence."""
+    try:
+        return build()
+    except (
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        AssertionError,
+    ) as failure:
+        if os.environ.get("RECBOLE_SCALE_TRACEBACK"):
+            raise
+        text = " ".join(str(failure).split()) or type(failure).__name__
+        raise UserError(f"RecBole refuses these settings or this data: {text[:400]}") from failure
+
+
+class LoadedData:
+    """The data set that this process read last, before its split, for the next run that reads the same."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._dataset: Any = None
+
+    def dataset(self, config: Any) -> Any:
+        """The data set of ``config``: read, or the one at hand when nothing that reading depends on has changed."""
+        path = os.path.join(config["data_path"], f"{config['dataset']}.inter")
+        stamp = (os.stat(path).st_mtime_ns, os.stat(path).st_size) if os.path.isfile(path) else None
+        settings = {name: config[name] for name in (*dataset_arguments, "data_path", "model", "dataset")}
+        key = json.dumps([settings, stamp], sort_keys=True, default=str)
+        if key != self._key:
+            self._dataset, self._key = create_dataset(config), key
+        dataset = copy(self._dataset)  # the split is set on the copy
+        dataset.config = config
+        return dataset
+
+
+def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
+    """Read, filter, remap and split the data set of ``config``; ``loaded`` may have read it before."""
+    init_seed(config["seed"], config["reproducibility"])
+    _open_log(config)
+    _to_file_only(getLogger(), str(config))
+    read = create_dataset if loaded is None else loaded.dataset
+    dataset = translate_errors(lambda: read(config))
+    if max(config["topk"]) >= dataset.item_num:
+        raise UserError(
+            f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
+        )
+    histories = getattr(dataset, "histories", None) or histories_of(dataset)
+    train_data, valid_data, test_data = translate_errors(lambda: data_preparation(config, dataset))
+    dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
+    fingerprint = records.data_fingerprint(dataset) if dataset.histories is not None else None
+    return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint)
+
+
+def _open_log(config: Any) -> None:
+    """RecBole's log file and terminal output for this run; those of an earlier run in this process are closed.
+
+    RecBole configures the root logger only while it has no handler, so that a second run would have an empty file.
+    """
+    root = getLogger()
+    others = [handler for handler in root.handlers if not getattr(handler, "of_a_run", False)]
+    for handler in root.handlers:
+        if handler not in others:
+            handler.close()
+    root.handlers = []
+    init_logger(config)
+    for handler in root.handlers:
+        handler.of_a_run = True  # type: ignore[attr-defined]
+    root.handlers = others + root.handlers
+
+
+def histories_of(dataset: Any) -> Histories | None:
+    """Histories of a RecBole dataset that has users, items and times and is not built yet."""
+    frame, fields = dataset.inter_feat, (dataset.uid_field, dataset.iid_field, dataset.time_field)
+    if dataset.benchmark_filename_list is not None or any(field not in frame for field in fields):
+        return None
+    return Histories.from_columns(*(frame[field].to_numpy() for field in fields))
+
+
+def build_model(prepared: Prepared) -> Any:
+    """The model of a prepared run, initialised from its seed, on its device."""
+    config = prepared.config
+    init_seed(config["seed"] + parallel.rank(), config["reproducibility"])
+    build = find_model(config["model"])
+    return translate_errors(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
+
+
+def _resume(trainer: Any, config: Any, resume: str | None) -> None:
+    if resume is None:
+        return
+    if resume != "auto":
+        trainer.resume_checkpoint(resume)
+    elif not hasattr(trainer, "last_file"):
+        raise UserError(f"--resume auto is for ScaledSASRec; {config['model']} resumes from a path")
+    elif last := last_checkpoint(trainer.last_file):
+        trainer.resume_checkpoint(last)
+    else:
+        getLogger().info(f"nothing to resume: there is no {trainer.last_file}; starting afresh")
+
+
+def _to_file_only(logger: logging.Logger, text: str) -> None:
+    """Write to RecBole's log file what would only fill the terminal."""
+    record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, text, (), None)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler) and handler.filter(record):
+            handler.emit(record)

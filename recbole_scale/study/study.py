@@ -1,0 +1,220 @@
+"""Answer a question from rows: the law of the loss and of the metrics, judged on held-out sizes, with predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+
+from recbole_scale.errors import UserError, nearest
+from recbole_scale.model.sizes import SIZE_NAMES, load_size
+from recbole_scale.laws.fit import MIN_SIZES
+from recbole_scale.laws.budget import Cost
+from recbole_scale.laws.fitting import Array
+from recbole_scale.laws.loss import PowerLaw, fit_power_law
+from recbole_scale.laws.metrics import MetricLaw, fit_metric_law
+from recbole_scale.laws.rollout import Judgement, judge, rollout
+from recbole_scale.study.rows import Choice, Question, Row, choose, parse_count
+
+MISFIT = 0.01  # p value of the lack of fit below which the band is resampled by sizes instead of by runs
+_METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the laws say of a size: loss and metrics with the 95 % band of a single run, and the FLOPs to get there."""
+
+    name: str
+    x: float
+    loss: tuple[float, float, float]  # value, lower, upper
+    metrics: dict[str, tuple[float, float, float]]
+    flops: float | None  # estimate, for as many epochs as the largest fitted run; None where the rows do not tell
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Everything found out for a question."""
+
+    question: Question
+    choice: Choice
+    law: PowerLaw
+    resampled_by: str  # "run" or "size"
+    held_out: list[Judgement]
+    rolled_out: list[Judgement]
+    metric_laws: dict[str, MetricLaw]
+    metric_judgements: dict[str, list[Judgement]]
+    predictions: list[Prediction]
+    notes: list[str]
+    whole: Answer | None = None  # the same from every run, held-out ones too; None where none is held out
+
+
+def answer(rows: Sequence[Row], question: Question) -> Answer:
+    """Fit, judge and predict.
+
+    Raises:
+        UserError: the rows do not allow it, see :func:`recbole_scale.study.rows.choose`; fewer than 3 sizes.
+    """
+    choice = choose(rows, question)
+    asked = [_size(name, rows, question.x) for name in question.predict]
+    notes: list[str] = []
+    found = _answer(choice, question, asked)
+    rolled_out = _roll_out(choice, question, found.resampled_by, notes)
+    found = replace(found, rolled_out=rolled_out, notes=[*found.notes, *notes])
+    if not choice.held_out:
+        return found
+    everything = replace(choice, fitted=choice.fitted + choice.held_out, held_out=[])
+    return replace(found, whole=_answer(everything, replace(question, holdout=()), asked))
+
+
+def _answer(choice: Choice, question: Question, asked: Sequence[float]) -> Answer:
+    """The answer of the fitted runs of ``choice``, judged on its held-out ones, without a rollout."""
+    notes = list(choice.notes)
+    law, groups, resampled_by = _fit(choice, question, notes)
+    options: dict[str, Any] = {"resamples": question.resamples, "seed": question.seed}
+    held_out = _judge(law, choice, *_columns(choice.held_out, question), question.x)
+    metric_laws = _metric_laws(choice, question, groups, options, notes)
+    metric_judgements = {
+        name: _judge(metric_law, choice, *_metric_columns(choice.held_out, name, question.x), question.x)
+        for name, metric_law in metric_laws.items()
+    }
+    predictions = [
+        Prediction(
+            name,
+            size,
+            _banded(law, size),
+            {metric: _banded(metric_law, size) for metric, metric_law in metric_laws.items()},
+            estimate_flops(choice.fitted, question.x, size),
+        )
+        for name, size in zip(question.predict, asked, strict=True)
+    ]
+    return Answer(question, choice, law, resampled_by, held_out, [], metric_laws, metric_judgements, predictions, notes)
+
+
+def estimate_flops(rows: Sequence[Row], x: str, size: float) -> float | None:
+    """Training FLOPs of a run at ``size`` of column ``x``, from those of ``rows``; None where they lack the columns.
+
+    As many interactions are seen as by the row of largest x for a law in size, as many epochs for a law in data.
+    """
+    known = [row for row in rows if isinstance(row.get("interactions_seen"), int | float)]
+    axis = "n_blocks" if x == "unique_interactions" else x
+    cost = flops_per_interaction_of(known, axis)
+    if cost is None:
+        return None
+    largest = max(known, key=lambda row: float(row[x]))
+    same = [row["flops_per_interaction"] for row in known if row[x] == size and row.get("flops_per_interaction")]
+    if x != "unique_interactions" and same:
+        return float(np.mean(same) * largest["interactions_seen"])
+    if x == "unique_interactions":
+        return float(cost(np.array([float(largest[axis])]))[0] * size * largest["interactions_seen"] / largest[x])
+    return float(cost(np.array([size]))[0] * largest["interactions_seen"])
+
+
+def flops_per_interaction_of(rows: Sequence[Row], axis: str) -> Cost | None:
+    """Training FLOPs of one interaction as a function of the size in column ``axis``; None where rows lack them.
+
+    6 n for the matrices, plus what the rows cost beyond it: a nonnegative mix of sqrt(n), for softmax and attention,
+    which grow with the width, and a constant. An exact cost needs the model's shape: ``recbole_scale.model.sizes``.
+    """
+    known = [row for row in rows if all(isinstance(row.get(c), int | float) for c in ("flops_per_interaction", axis))]
+    if not known:
+        return None
+    n = np.array([row[axis] for row in known], dtype=np.float64)
+    cost = np.array([row["flops_per_interaction"] for row in known], dtype=np.float64)
+    matrices = min(6.0, float((cost / n).min()))  # below 6 only where the rows count otherwise than we do
+    scale = n.max()
+
+    def beyond(sizes: Array) -> Array:
+        return np.stack([np.sqrt(sizes / scale), np.ones_like(sizes)], axis=-1)
+
+    mix, _ = scipy.optimize.nnls(beyond(n) / cost[:, None], (cost - matrices * n) / cost)
+    return lambda sizes: np.asarray(matrices * sizes + beyond(sizes) @ mix)
+
+
+def run_label(row: Row) -> tuple[str, str]:
+    """The run of a row: size (layers x width for a shape without a name) and seed."""
+    size = row.get("size") or f"{row.get('n_layers')}x{row.get('d_model')}"
+    return str(size), str(row.get("seed"))
+
+
+def _fit(choice: Choice, question: Question, notes: list[str]) -> tuple[PowerLaw, list[Any], str]:
+    """The law with its band by runs, or by sizes where these miss the law by more than their runs differ."""
+    x, loss = _columns(choice.fitted, question)
+    groups = _runs(choice.fitted, question.x)
+    options: dict[str, Any] = {"resamples": question.resamples, "seed": question.seed}
+    law = fit_power_law(x, loss, groups, **options)
+    if not law.lack_of_fit < MISFIT:
+        return law, groups, "run"
+    notes.append(
+        f"the sizes miss the law by more than their runs differ (p = {law.lack_of_fit:.1g}): something besides seed "
+        "noise sets them apart, such as unequal tuning, so bands are resampled by size"
+    )
+    return fit_power_law(x, loss, list(x), **options), list(x), "size"
+
+
+def _roll_out(choice: Choice, question: Question, resampled_by: str, notes: list[str]) -> list[Judgement]:
+    """The rollout over all chosen rows: a window never sees a larger size, held out or not."""
+    rows = choice.fitted + choice.held_out
+    x, loss = _columns(rows, question)
+    if len(np.unique(x)) <= MIN_SIZES:
+        notes.append(f"no rollout: it needs more than {MIN_SIZES} sizes")
+        return []
+    runs = x if resampled_by == "size" else _runs(rows, question.x)
+    return rollout(x, loss, runs, resamples=question.resamples, seed=question.seed)
+
+
+def _runs(rows: Sequence[Row], x: str) -> list[Any]:
+    """Label of every row's run; the same size and seed on two amounts of data are two runs."""
+    return [(*run_label(row), float(row[x])) for row in rows]
+
+
+def _columns(rows: Sequence[Row], question: Question) -> tuple[list[float], list[float]]:
+    return [float(row[question.x]) for row in rows], [float(row[question.loss]) for row in rows]
+
+
+def _metric_columns(rows: Sequence[Row], name: str, x: str) -> tuple[list[float], list[float]]:
+    kept = [row for row in rows if isinstance((row.get("test_metrics") or {}).get(name), int | float)]
+    return [float(row[x]) for row in kept], [float(row["test_metrics"][name]) for row in kept]
+
+
+def _judge(law: PowerLaw | MetricLaw, choice: Choice, x: list[float], value: list[float], axis: str) -> list[Judgement]:
+    fitted = {float(row[axis]) for row in choice.fitted}
+    return judge(law, x, value, sizes_fitted=len(fitted), largest_fitted=max(fitted))
+
+
+def _metric_laws(
+    choice: Choice, question: Question, groups: list[Any], options: dict[str, Any], notes: list[str]
+) -> dict[str, MetricLaw]:
+    """A law for every ranking metric that all fitted rows carry; one that cannot be fitted leaves a note."""
+    tables = [row.get("test_metrics") or {} for row in choice.fitted]
+    names = [name for name in tables[0] if name.lower().startswith(_METRICS) and all(name in table for table in tables)]
+    laws = {}
+    for name in names:
+        x, value = _metric_columns(choice.fitted, name, question.x)
+        try:
+            laws[name] = fit_metric_law(x, value, groups, **options)
+        except UserError as refusal:
+            notes.append(f"no law for {name}: {refusal}")
+    return laws
+
+
+def _banded(law: PowerLaw | MetricLaw, size: float) -> tuple[float, float, float]:
+    lower, upper = law.interval(size, new_run=True)
+    return float(law.predict(size)), float(lower), float(upper)
+
+
+def _size(name: str, rows: Sequence[Row], x: str) -> float:
+    """The x that a name in ``--predict`` means: a count, a size in the rows, or a rung of the packaged ladder."""
+    count = parse_count(name)
+    if count is not None:
+        return count
+    named = {float(row[x]) for row in rows if str(row.get("size")) == name and isinstance(row.get(x), int | float)}
+    if len(named) == 1:
+        return named.pop()
+    if name in SIZE_NAMES and x == "n_blocks":
+        rung = load_size(name)
+        return 12.0 * rung["n_layers"] * rung["hidden_size"] ** 2
+    known = sorted({str(row["size"]) for row in rows if row.get("size")} | set(SIZE_NAMES))
+    raise UserError(f"--predict {name} is neither a count such as 829M nor one size of the rows{nearest(name, known)}")

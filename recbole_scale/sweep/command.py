@@ -1,0 +1,266 @@
+"""The command behind ``run_scripts/size_sweep.py``: a grid in, the plan first, then a row and a line per run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from recbole_scale.errors import UserError, nearest
+from recbole_scale.runs import records
+from recbole_scale.model.ladder import Rung, equal_shapes, named, shaped
+from recbole_scale.study.rows import Row, parse_count, show_count
+from recbole_scale.sweep.sweep import (
+    Engine,
+    Grid,
+    LoadedData,
+    Point,
+    finished_rows,
+    in_process,
+    plan_sweep,
+    seconds_left,
+)
+from recbole_scale.settings import load_settings_file, parse_arguments
+
+EXAMPLE = """examples:
+  python run_scripts/size_sweep.py --dataset ml-100k --shapes 1x8 2x16 2x32 tiny --seeds 1 2 3 --epochs 10
+  python run_scripts/size_sweep.py --dataset ml-1m --shapes 2x16 tiny 4x64 --fractions 0.1 0.25 0.5 1 --seeds 1
+  python run_scripts/size_sweep.py --dataset ml-1m --equal_n 98.3K --epochs 10 --dropout_bottom=0.2
+  python run_scripts/size_sweep.py --sweep my_sweep.yaml --ray_address auto --gpus_per_run 1
+Any setting of run_recbole can be given as --key=value. A sweep file holds the same options as YAML.
+"""
+_GRID_OPTIONS = ("dataset", "sizes", "shapes", "layers", "d_model", "equal_n", "seeds", "fractions", "epochs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 1 when a run of the sweep failed.
+
+    Raises:
+        UserError: a mistake in the options, the settings or the data, before anything is trained.
+    """
+    options, rest = _parser().parse_known_args(arguments)
+    if options.columns:
+        print(columns_text())
+        return 0
+    grid = read_grid(options, rest)
+    loaded = LoadedData()
+    points = plan_sweep(grid, loaded)
+    rows = finished_rows(options.rows)
+    done = {row["run_id"] for row in rows}
+    todo = [point for point in points if point.run_id not in done]
+    threads = torch.get_num_threads()
+    print(plan_table(grid, points, done))
+    jobs = f"{len(points)} runs, {len(points) - len(todo)} of them finished; {len(todo)} to go"
+    print(f"{jobs}: {sum(p.flops for p in todo):.3g} FLOP, about {duration(seconds_left(todo, rows, threads))}")
+    if options.dry_run or not todo:
+        return 0
+    return 1 if sweep(todo, rows, _engine(options, loaded), options.rows) else 0
+
+
+def sweep(points: Sequence[Point], rows: list[Row], engine: Engine, path: str) -> int:
+    """Run ``points``, append their rows to ``path`` and print a line each; returns how many failed."""
+    failed = 0
+    with Progress(points, rows) as progress:
+        for point, row in engine(points, progress.epoch):
+            records.append_row(path, row)
+            rows.append(row)
+            failed += row["status"] != "ok"
+            progress.end(point, line(point, row))
+    print(f"{len(points) - failed} runs finished, {failed} failed; rows in {path}")
+    return failed
+
+
+class Progress:
+    """One bar for a sweep, in FLOPs, that moves with every evaluated epoch; and a line for each finished run."""
+
+    def __init__(self, points: Sequence[Point], rows: list[Row]) -> None:
+        self._left, self._rows, self._count = {point.run_id: point for point in points}, rows, len(points)
+        self._done = 0.0  # FLOPs of finished runs
+        form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} so far]"
+        self._bar = tqdm(total=sum(p.flops for p in points), desc="sweep", bar_format=form, file=sys.stderr)
+        self._show(0.0)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._bar.close()
+
+    def epoch(self, point: Point, epoch: int) -> None:
+        """``point`` has trained and evaluated its ``epoch``, counted from 0."""
+        share = min(1.0, (epoch + 1) / point.epochs)
+        self._show(share * point.flops, f", {point.label}: epoch {epoch + 1} of {point.epochs}")
+
+    def end(self, point: Point, line: str) -> None:
+        """``point`` is finished, as ``line`` tells."""
+        self._left.pop(point.run_id)
+        self._done += point.flops
+        tqdm.write(f"[{self._count - len(self._left)}/{self._count}] {line}", file=sys.stdout)
+        self._show(0.0)
+
+    def _show(self, running: float, remark: str = "") -> None:
+        """``running``: FLOPs of the run in progress so far; it goes first, so the estimate is less its share."""
+        seconds = seconds_left(self._left.values(), self._rows, torch.get_num_threads())
+        todo = sum(point.flops for point in self._left.values())
+        left = duration(seconds * (1 - running / todo)) if todo else "nothing"
+        self._bar.n = self._done + running
+        self._bar.set_postfix_str(
+            f"{self._count - len(self._left)}/{self._count} runs{remark}, {left} left", refresh=False
+        )
+        self._bar.refresh()
+
+
+def line(point: Point, row: Row) -> str:
+    """One finished run on one line."""
+    head = f"{point.label:<24} N {show_count(point.n_blocks):>6}"
+    if row["status"] != "ok":
+        return f"{head}  failed: {row['error']}"
+    test = row["test_metrics"] or {}
+    text = head  # a sweep may measure no NLL
+    if row["test_nll"] is not None:
+        text += f"  test nll {row['test_nll']:.4f} ± {row['test_nll_se']:.4f}"
+    text += f"  ndcg@10 {test['ndcg@10']:.4f}" if "ndcg@10" in test else ""
+    return f"{text}  best epoch {(row['best_epoch'] or 0) + 1} of {row['epochs']}  {duration(row['seconds_total'])}"
+
+
+def plan_table(grid: Grid, points: Sequence[Point], done: set[str]) -> str:
+    """Every run with its size and cost, cheapest first."""
+    lines = [f"sweep of ScaledSASRec on {grid.dataset}"]
+    lines.append(f"  {'run':<36} {'N':>7} {'targets':>9} {'epochs':>6} {'FLOP':>9}  run_id")
+    for point in points:
+        lines.append(
+            f"  {point.label:<36} {show_count(point.n_blocks):>7} {point.targets:>9,} {point.epochs:>6} "
+            f"{point.flops:>9.2e}  {point.run_id}{'  finished' if point.run_id in done else ''}"
+        )
+    return "\n".join(lines)
+
+
+def columns_text() -> str:
+    """What each column of a row means, one a line."""
+    width = max(map(len, records.COLUMNS))
+    return "\n".join(f"{name:<{width}}  {meaning}" for name, meaning in records.COLUMNS.items())
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 45 s, 12 min or 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def read_grid(options: argparse.Namespace, rest: Sequence[str]) -> Grid:
+    """The grid of the options, of the sweep file, and of further ``--key=value`` settings.
+
+    Raises:
+        UserError: an unknown option in the file, a value of the wrong kind, or no shape at all.
+    """
+    given = {name: getattr(options, name) for name in _GRID_OPTIONS if getattr(options, name) is not None}
+    settings = {**_from_file(options.sweep, given), **parse_arguments(rest)}
+    rungs = _rungs(given)
+    if "dataset" not in given:
+        raise UserError("a sweep needs --dataset")
+    return Grid(
+        dataset=str(given["dataset"]),
+        rungs=tuple(rungs),
+        seeds=tuple(_numbers(given, "seeds", int, [1])),
+        fractions=tuple(_numbers(given, "fractions", float, [1.0])),
+        epochs=tuple(_numbers(given, "epochs", int, [])),
+        settings=settings,
+        config_files=tuple(options.config_files or ()),
+        per_user=options.per_user,
+    )
+
+
+def _from_file(path: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Add a sweep file's options to ``given``, where the command line has none; returns its ``settings``."""
+    content = load_settings_file(path) if path else {}
+    settings = content.pop("settings", {}) or {}
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: settings is {settings!r}, but must be a list of 'key: value' lines")
+    for name, value in content.items():
+        if name not in _GRID_OPTIONS:
+            known = (*_GRID_OPTIONS, "settings")
+            raise UserError(f"{path}: a sweep has no option '{name}'{nearest(name, known)}")
+        given.setdefault(name, value)
+    return settings
+
+
+def _rungs(given: dict[str, Any]) -> list[Rung]:
+    rungs = [named(str(name)) for name in _several(given, "sizes")]
+    for text in _several(given, "shapes"):
+        rungs.append(shaped(str(text)) if str(text)[:1].isdigit() else named(str(text)))
+    layers, widths = _numbers(given, "layers", int, []), _numbers(given, "d_model", int, [])
+    if bool(layers) != bool(widths):
+        raise UserError("--layers and --d_model go together: every number of layers with every width")
+    rungs += [shaped(f"{count}x{width}") for count in layers for width in widths]
+    for text in _several(given, "equal_n"):
+        count = parse_count(str(text))
+        if count is None:
+            raise UserError(f"--equal_n {text} is no count such as 98304 or 98.3K")
+        rungs += equal_shapes(count)
+    if not rungs:
+        raise UserError("a sweep needs shapes: --sizes tiny small, --shapes 2x16 2x32, --layers with --d_model, "
+                        "or --equal_n 98.3K")  # fmt: skip
+    return list({rung.name: rung for rung in rungs}.values())
+
+
+def _several(given: dict[str, Any], name: str) -> list[Any]:
+    value = given.get(name, [])
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _numbers(given: dict[str, Any], name: str, kind: type, default: list[Any]) -> list[Any]:
+    values = _several(given, name) or default
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
+            raise UserError(f"--{name} {value} is no {'whole number' if kind is int else 'number'}")
+    return [kind(value) for value in dict.fromkeys(values)]
+
+
+def _engine(options: argparse.Namespace, loaded: LoadedData) -> Engine:
+    if options.ray_address is None:
+        return in_process(loaded, options.keep)
+    from recbole_scale.sweep.on_ray import on_ray
+
+    return on_ray(options.ray_address, options.cpus_per_run, options.gpus_per_run, options.keep)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="size_sweep.py",
+        description="Train a grid of ScaledSASRec shapes x seeds x data fractions x epochs; one row per run.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add: Any = parser.add_argument
+    add("--dataset", metavar="D", help="data set")
+    add("--sizes", nargs="+", metavar="SIZE", help="named sizes: tiny small base medium large xlarge")
+    add("--shapes", nargs="+", metavar="LxD", help="shapes LAYERSxD_MODEL[xHEADS], or named sizes")
+    add("--layers", nargs="+", type=int, metavar="L", help="with --d_model: every combination")
+    add("--d_model", nargs="+", type=int, metavar="D", help="with --layers: every combination")
+    add("--equal_n", nargs="+", metavar="N", help="shapes of this N within 2 %%, from wide to deep")
+    add("--seeds", nargs="+", type=int, metavar="S", help="random seeds (default: 1)")
+    add("--fractions", nargs="+", type=float, metavar="F", help="shares of users that train (default: 1)")
+    add(
+        "--epochs",
+        nargs="+",
+        type=int,
+        metavar="E",
+        help="epochs, a run with its own schedule each (default: the size's)",
+    )
+    add("--sweep", metavar="FILE", help="YAML file with these options and 'settings:'")
+    add("--config_files", nargs="+", metavar="FILE", help="config files of every run")
+    add("--rows", default="results/runs.jsonl", metavar="FILE", help="where rows go (default: %(default)s)")
+    add("--per_user", metavar="DIR", help="also write each run's users, ranks and NLL there, for paired comparison")
+    add("--keep", default="best", choices=["best", "none"], help="checkpoints to keep (default: %(default)s)")
+    add("--ray_address", metavar="ADDRESS", help="run on Ray: auto, HOST:PORT, or local to start one here")
+    add("--cpus_per_run", type=float, metavar="N", help="with Ray (default: those that go with its GPU, else 1)")
+    add("--gpus_per_run", type=float, metavar="N", help="with Ray; fractions share one (default: 1 if there are any)")
+    add("--dry_run", action="store_true", help="print the plan and stop")
+    add("--columns", action="store_true", help="print what the columns of a row mean, and stop")
+    return parser

@@ -1,0 +1,185 @@
+"""A sweep: every run of a grid of shapes, seeds, data fractions and epochs, one row each; a finished row is skipped."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from recbole_scale.errors import UserError
+from recbole_scale.model.sizes import Shape, flops_per_interaction
+from recbole_scale.runs.row import without_paths
+from recbole_scale.runs.run import LoadedData, make_config, prepare, train_and_test
+from recbole_scale.runs import records
+from recbole_scale.model.ladder import Rung
+from recbole_scale.study.rows import Row, as_rows
+
+_DEFAULT_RATE = 20e9  # FLOP/s assumed until a run has been measured; only the first estimate depends on it
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep varies, and what all its runs share.
+
+    Attributes:
+        dataset: name of the data set.
+        rungs: shapes.
+        seeds: random seeds.
+        fractions: shares of users that train.
+        epochs: numbers of epochs; empty: each size's own.
+        settings: settings of every run; they win over a shape's.
+        config_files: config files of every run.
+        per_user: folder for each run's ``RUN_ID.npz`` of users, ranks and NLL, for paired comparison; None: none.
+    """
+
+    dataset: str
+    rungs: tuple[Rung, ...]
+    seeds: tuple[int, ...] = (1,)
+    fractions: tuple[float, ...] = (1.0,)
+    epochs: tuple[int, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    config_files: tuple[str, ...] = ()
+    per_user: str | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep: its settings, what it will cost, and the id its row will have."""
+
+    label: str
+    dataset: str
+    settings: dict[str, Any]
+    config_files: tuple[str, ...]
+    run_id: str
+    n_blocks: int
+    targets: int  # training targets of an epoch
+    epochs: int
+    flops: float
+
+
+OnEpoch = Callable[[Point, int], None]  # told of a run's epochs (from 0) as they are evaluated
+Engine = Callable[[Sequence[Point], OnEpoch], Iterator[tuple[Point, Row]]]
+
+
+def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
+    """The grid's runs, cheapest first, with their cost in FLOPs; reads the data set once.
+
+    Raises:
+        UserError: a setting or the data set is wrong, before anything is trained; two runs would be the same.
+    """
+    points: dict[str, Point] = {}
+    targets: dict[float, tuple[int, int]] = {}  # fraction: targets of an epoch, items
+    for rung, seed, fraction, epochs in itertools.product(
+        grid.rungs, grid.seeds, grid.fractions, grid.epochs or (None,)
+    ):
+        settings = {**rung.settings, **grid.settings, "seed": seed, "data_fraction": fraction}
+        settings |= {"epochs": epochs} if epochs is not None else {}
+        config = make_config("ScaledSASRec", grid.dataset, list(grid.config_files), quiet(settings))
+        if fraction not in targets:
+            prepared = prepare(config, loaded)
+            targets[fraction] = prepared.train_data.n_targets, prepared.dataset.item_num - 1
+        count, n_items = targets[fraction]
+        flops = flops_per_interaction(Shape.from_config(config, n_items)) * float(count) * config["epochs"]
+        label = f"{rung.name} seed {seed}" + (f" {fraction:.4g} of users" if fraction != 1 else "")
+        label += f" {epochs} epochs" if len(grid.epochs) > 1 else ""
+        name = records.run_id(config)
+        if name in points:
+            raise UserError(f"the runs '{points[name].label}' and '{label}' of this sweep are the same")
+        if grid.per_user:
+            settings["per_user_file"] = os.path.join(grid.per_user, f"{name}.npz")
+        points[name] = Point(
+            label, grid.dataset, settings, grid.config_files, name, rung.n_blocks, count, config["epochs"], flops
+        )
+    return sorted(points.values(), key=lambda point: point.flops)
+
+
+def quiet(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with a run's own terminal output off; they do not change its numbers or its id."""
+    return {"show_progress": False, "state": "error", **settings}
+
+
+def finished_rows(path: str) -> list[Row]:
+    """Rows of runs that ended well, none when the file is not there yet."""
+    if not os.path.isfile(path):
+        return []
+    return [row for row in as_rows(records.read_rows(path)) if row["status"] == "ok"]
+
+
+def run_point(
+    point: Point, loaded: LoadedData | None = None, keep: str = "best", on_epoch: OnEpoch | None = None
+) -> Row:
+    """Train and test one run, going on from its own checkpoint if it was stopped; its row, whatever happens.
+
+    Args:
+        point: the run.
+        loaded: keeps the data set between runs of this process.
+        keep: checkpoints to leave behind: ``best`` or ``none``.
+        on_epoch: called after each evaluation.
+    """
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    row: Row = {"run_id": point.run_id, "dataset": point.dataset, "model": "ScaledSASRec", "n_blocks": point.n_blocks}
+    try:
+        config = make_config("ScaledSASRec", point.dataset, list(point.config_files), quiet(point.settings))
+        callback = None if on_epoch is None else (lambda epoch, score: on_epoch(point, epoch))
+        result, row = train_and_test(config, resume="auto", loaded=loaded, callback_fn=callback)
+        with suppress(OSError):  # a file that cannot be removed makes no finished run a failed one
+            _tidy(result["checkpoint"], keep)
+        return row
+    except Exception as failure:  # a failed run must not end the sweep
+        logging.getLogger().error(traceback.format_exc())
+        sentence = " ".join(str(failure).split())[:500] or type(failure).__name__
+        error = sentence if isinstance(failure, UserError) else f"{type(failure).__name__}: {sentence}"
+        return row | {
+            "status": "failed",
+            "error": error,
+            "seed": point.settings.get("seed"),
+            "settings": without_paths(point.settings),
+            "started": started.isoformat(timespec="seconds"),
+            "seconds_total": round(time.perf_counter() - clock, 2),
+            "versions": records.versions(),
+            "commit": records.commit(),
+        }
+
+
+def _tidy(best: str, keep: str) -> None:
+    """Remove what a finished run does not need any more: its ``last`` checkpoint holds three times the model."""
+    last = best.removesuffix(".best.pth") + ".last.pth"
+    for path in [last] + ([best] if keep == "none" else []):
+        if os.path.isfile(path):
+            os.remove(path)
+
+
+def in_process(loaded: LoadedData, keep: str = "best") -> Engine:
+    """Engine that trains one run after the other in this process, on the data set read once."""
+
+    def engine(points: Sequence[Point], on_epoch: OnEpoch) -> Iterator[tuple[Point, Row]]:
+        for point in points:
+            yield point, run_point(point, loaded, keep, on_epoch)
+
+    return engine
+
+
+def seconds_left(points: Iterable[Point], rows: Sequence[Row], threads: int) -> float:
+    """Estimated seconds of ``points`` one after the other, from the rate of the measured run of nearest cost.
+
+    Rates differ tenfold between small and large shapes, so the nearest measured FLOPs per target is used, and of equals
+    the newest.
+    """
+    measured = [
+        (row["flops_per_interaction"], row["flops_total"] / row["seconds_train"], row["seconds_total"])
+        for row in rows
+        if row.get("flops_total") and row.get("seconds_train") and row.get("threads") == threads
+    ]
+    total = 0.0
+    for point in points:
+        each = point.flops / max(point.targets * point.epochs, 1)
+        near = min(reversed(measured), key=lambda m: abs(m[0] / each - 1), default=None)
+        total += point.flops / (near[1] if near else _DEFAULT_RATE)
+    return total
