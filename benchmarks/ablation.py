@@ -98,8 +98,9 @@ def rows_of(shape: str, seed: int, lad: bool, config: Any, trained: tuple[Any, A
     import torch
 
     from recbole_scale.model.sizes import parameter_groups
-    from recbole_scale.runs.row import without_paths
     from recbole_scale.runs import records
+    from recbole_scale.runs.row import without_paths
+    from recbole_scale.settings import run_id
 
     network, trainer, test = trained
     first, second = trainer.phases
@@ -115,7 +116,7 @@ def rows_of(shape: str, seed: int, lad: bool, config: Any, trained: tuple[Any, A
             "epochs": epochs, "best_epoch": phase["best_epoch"], "switch": second["reason"],
             "skipped_steps": trainer.guard.skipped_steps, "rollbacks": trainer.guard.rollbacks,
             "seconds_train": round(trainer.seconds_train, 1), "threads": torch.get_num_threads(),
-            "run_id": records.run_id(config), "settings": without_paths(config.external_config_dict),
+            "run_id": run_id(config), "settings": without_paths(config.external_config_dict),
             "commit": records.commit(), "versions": records.versions(), "command": command(),
         })  # fmt: skip
     return rows
@@ -164,8 +165,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Train what is missing and print the tables."""
     from tqdm import tqdm
 
+    from recbole_scale.runs.records import append_rows
     from recbole_scale.runs.run import LoadedData, make_config
-    from recbole_scale.runs.records import append_rows, run_id
+    from recbole_scale.settings import run_id
 
     loaded, wanted = LoadedData(), []
     for shape in arguments.shapes:

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from recbole_scale.prepare.filters import Filters
 from recbole_scale.prepare.command import prepare
+from recbole_scale.prepare.filters import Filters
 from recbole_scale.prepare.readers import Options, read_raw
 from recbole_scale.prepare.synthetic import SyntheticProcess, SyntheticSettings, write_synthetic
 

@@ -41,8 +41,9 @@ def name_of(rows: int, shuffled: bool) -> str:
 
 def generate(work: Path, rows: int, shuffled: bool) -> Path:
     """Write the log unless it is there; return its path. Shuffled: in no order of users or times."""
+    from recbole_scale.files import whole_files
     from recbole_scale.prepare.synthetic import SyntheticProcess, SyntheticSettings, write_synthetic
-    from recbole_scale.files import AtomicWriter, whole_files
+    from recbole_scale.prepare.writing import AtomicWriter
 
     shape = SyntheticSettings(int(138_000 * rows / 20e6), int(26_000 * (rows / 20e6) ** 0.5), rows)
     folder = work / name_of(rows, shuffled)
@@ -158,7 +159,7 @@ def dry_run(path: Path) -> dict[str, Any]:
 
     drop_caches(path)
     settings = {"data_path": str(path.parent.parent)}
-    plan = recbole_scale.runs.run("ScaledSASRec", path.parent.name, config_dict=settings, dry_run=True)["plan"]
+    plan = recbole_scale.run("ScaledSASRec", path.parent.name, config_dict=settings, dry_run=True)["plan"]
     return {"seconds": round(process_age(), 2), "peak_mb": round(peak_mb()), "plan": plan.splitlines()}
 
 

@@ -56,12 +56,12 @@ class Worker:
     def __init__(self, data: Path, size: str, mode: str, more: list[str]) -> None:
         from recbole_scale.runs.run import build_model, make_config, prepare
         from recbole_scale.settings import parse_arguments
-        from recbole_scale.training import parallel
+        from recbole_scale.training import group, parallel
         from recbole_scale.training.trainer import ScaledSASRecTrainer
 
         settings = {"size": size, "epochs": 1000, "lr_schedule": "constant", "show_progress": False, "parallel": mode,
                     "metrics": ["Recall", "NDCG", "NLL"], "topk": [10], "data_path": str(data.parent.parent),
-                    **parallel.torchrun_settings(), **parse_arguments(f"--{setting}" for setting in more)}  # fmt: skip
+                    **group.torchrun_settings(), **parse_arguments(f"--{setting}" for setting in more)}  # fmt: skip
         config = make_config("ScaledSASRec", data.parent.name, config_dict=settings)
         self.prepared = prepare(config)
         self.trainer = ScaledSASRecTrainer(config, build_model(self.prepared))
@@ -85,13 +85,13 @@ class Worker:
         wall, cpu = perf_counter() - wall, process_time() - cpu
         waits = [self._uneven(step % len(data)) for step in range(self.at, self.at + n)]
         self.at += n
-        every = self.parallel.gather(cpu)
+        every = self.group.gather(cpu)
         return {"targets": targets, "wall": wall, "cpu": sum(every), "wait": sum(waits) / n}
 
     def _uneven(self, step: int) -> float:
         """Share of its time that a process waits on average when time goes with targets: 1 - mean / largest."""
         mine, _ = self.parallel.share(self.prepared.train_data.batch(step), "target_list")
-        sizes = self.parallel.gather(int((mine["target_list"] != 0).sum()))
+        sizes = self.group.gather(int((mine["target_list"] != 0).sum()))
         return 1 - sum(sizes) / len(sizes) / max(sizes)
 
     def collectives(self, n: int) -> dict[str, float]:
@@ -99,7 +99,7 @@ class Worker:
         import torch
         import torch.distributed as dist
 
-        if self.parallel.world_size() == 1:
+        if self.group.world_size() == 1:
             return {"ms": 0.0}
         size, world = sum(p.numel() for p in self.trainer.model.parameters()), dist.get_world_size()
         whole, part, two = torch.ones(size + -size % world), torch.ones(-(-size // world)), torch.ones(2)
@@ -118,7 +118,7 @@ class Worker:
     def evaluate(self, n: int) -> dict[str, float]:
         """Milliseconds of ranking all test users, and of them in gathering results and weights."""
         gathering = [0.0]
-        original = self.parallel.gather
+        original = self.group.gather
 
         def timed(value: Any) -> Any:
             started = perf_counter()
@@ -126,14 +126,14 @@ class Worker:
             gathering[0] += perf_counter() - started
             return gathered
 
-        self.parallel.gather = timed
+        self.group.gather = timed
         started = perf_counter()
         with self.parallel.whole_model(self.trainer.loss):
             weights = perf_counter() - started
         started = perf_counter()
         self.trainer.evaluate(self.prepared.test_data, load_best_model=False)
         whole = perf_counter() - started
-        self.parallel.gather = original
+        self.group.gather = original
         self.trainer.model.train()
         return {"ms": whole * 1000, "gather_ms": (gathering[0] + weights) * 1000}
 
@@ -148,9 +148,9 @@ def serve(data: Path, size: str, mode: str, more: list[str]) -> None:
         for line in chain(["{}"], iter(sys.stdin.readline, "")):  # first: ready
             question = json.loads(line)
             answer = getattr(worker, question.pop("do"))(**question) if question else {}
-            if worker.parallel.rank() == 0:
+            if worker.group.rank() == 0:
                 print(json.dumps(answer), file=answers, flush=True)
-        worker.parallel.leave()
+        worker.group.leave()
 
 
 # The systems side by side ------------------------------------------------------------------------------------------

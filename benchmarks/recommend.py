@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "recommend.py"
 
 def write_histories(path: Path, checkpoint: str, data_path: str | None, lines: int) -> None:
     """The histories of the checkpoint's data set, their last items as raw ids, repeated under new user names."""
-    from recbole_scale.recommend.recommend import load_trained
+    from recbole_scale.serving.recommend import load_trained
 
     trained = load_trained(checkpoint, data_path)
     histories, names = trained.histories, trained.items.astype(str)

@@ -28,8 +28,8 @@ def main() -> None:
     data_path = arguments.data_path.resolve()
     import torch
 
-    from recbole_scale.sweep import command as sweep_command
     from recbole_scale.runs.records import commit, versions
+    from recbole_scale.sweep import command as sweep_command
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
     useful = {"seconds": 0.0}

@@ -1,26 +1,39 @@
 """recbole-scale: scaling laws of sequential recommenders, inside RecBole.
 
-Importing this package makes RecBole run on today's stack and adds ``ScaledSASRec`` and ``NLL`` to its look-ups, so
-that ``recbole.quick_start.run_recbole(model="ScaledSASRec", ...)`` works too.
+Importing this package is cheap. The moment RecBole itself is imported, it is made to run on today's stack and gets
+``ScaledSASRec`` and ``NLL`` in its look-ups, so that ``recbole.quick_start.run_recbole(model="ScaledSASRec", ...)``
+works too.
 """
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from recbole_scale.errors import UserError
+from recbole_scale.on_import import when_recbole_is_imported
+
+if TYPE_CHECKING:
+    from recbole_scale.laws.loss import fit_joint_law, fit_power_law
+    from recbole_scale.runs.run import run
+
+__all__ = ["UserError", "fit_joint_law", "fit_power_law", "run"]
 
 # GNU OpenMP spins for milliseconds at every barrier, so that one busy neighbour slows small steps like ours down 5 to
 # 20 times; a short spin costs nothing on an idle machine. Read when torch is first loaded; a user's choice stands.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from recbole_scale.plugin import compat
+when_recbole_is_imported()
 
-compat.apply()
+_HOMES = {
+    "fit_joint_law": "recbole_scale.laws.loss",
+    "fit_power_law": "recbole_scale.laws.loss",
+    "run": "recbole_scale.runs.run",
+}
 
-from recbole_scale import plugin  # noqa: E402 (RecBole cannot be imported before compat.apply)
 
-plugin.register()
-
-from recbole_scale.errors import UserError  # noqa: E402
-from recbole_scale.runs.run import run  # noqa: E402
-from recbole_scale.laws.loss import fit_joint_law, fit_power_law  # noqa: E402
-
-__all__ = ["UserError", "fit_joint_law", "fit_power_law", "run"]
+def __getattr__(name: str) -> Any:
+    """Public names come from their modules when first asked for: a law needs neither torch nor RecBole."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'recbole_scale' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

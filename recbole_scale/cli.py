@@ -11,7 +11,7 @@ import torch
 
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.settings import find_settings_file, load_settings_file, parse_arguments
-from recbole_scale.training import parallel
+from recbole_scale.training import group
 
 _EXAMPLES = """examples:
   run_recbole --model=ScaledSASRec --dataset=ml-100k
@@ -66,9 +66,9 @@ def _run_recbole() -> None:
     if arguments.dry_run and world_size > 1:  # one process can plan for all
         call["config_dict"] = {**settings, "world_size": world_size}
     if world_size <= 1 or arguments.dry_run:
-        _run_one(0, call, parallel.torchrun_settings())
+        _run_one(0, call, group.torchrun_settings())
         return
-    group = {
+    members = {
         "nproc": arguments.nproc,
         "world_size": world_size,
         "ip": arguments.ip,
@@ -77,9 +77,9 @@ def _run_recbole() -> None:
     }
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one sentence says it all
     try:
-        torch.multiprocessing.spawn(_run_one, (call, group), nprocs=arguments.nproc)
+        torch.multiprocessing.spawn(_run_one, (call, members), nprocs=arguments.nproc)
     except torch.multiprocessing.ProcessExitedException as failure:
-        sys.exit(f"error: {parallel.how_it_ended(failure)}")
+        sys.exit(f"error: {group.how_it_ended(failure)}")
     except torch.multiprocessing.ProcessRaisedException as failure:  # the other ranks have been ended by now
         kind, _, sentence = str(failure).strip().splitlines()[-1].partition(": ")
         if not kind.endswith(UserError.__name__):
@@ -87,17 +87,17 @@ def _run_recbole() -> None:
         raise UserError(sentence) from failure
 
 
-def _run_one(local_rank: int, call: dict[str, Any], group: dict[str, Any]) -> None:
-    """One process of a run: alone when ``group`` is empty, else rank ``offset + local_rank`` of it."""
-    import recbole_scale
+def _run_one(local_rank: int, call: dict[str, Any], members: dict[str, Any]) -> None:
+    """One process of a run: alone when ``members`` is empty, else rank ``offset + local_rank`` of it."""
+    from recbole_scale.runs.run import run
 
-    if group:
-        call["config_dict"] = {"local_rank": local_rank, **call["config_dict"], **group}
-    with parallel.first_failure_speaks():
-        result = recbole_scale.runs.run(**call)
-    if not call["dry_run"] and parallel.rank() == 0:
+    if members:
+        call["config_dict"] = {"local_rank": local_rank, **call["config_dict"], **members}
+    with group.first_failure_speaks():
+        result = run(**call)
+    if not call["dry_run"] and group.rank() == 0:
         print(f"checkpoint  {result['checkpoint']}\nrow         {result['results_file']}, run_id {result['run_id']}")
-    parallel.leave()
+    group.leave()
 
 
 def run_hyper_command() -> None:

@@ -5,11 +5,12 @@ Values are YAML scalars and lists; nothing is ever evaluated as Python.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ def load_settings_file(path: str) -> dict[str, Any]:
     return settings
 
 
+def properties_folder() -> Path:
+    """Where the packaged config files lie: inside an installed package, at the top of a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "properties"
+    return inside if inside.is_dir() else package.parent / "properties"
+
+
 def find_settings_file(name: str) -> str:
     """Path of a config file: as given if it is a file, else among the packaged ones.
 
@@ -95,7 +103,7 @@ def find_settings_file(name: str) -> str:
     """
     if os.path.isfile(name):
         return name
-    packaged = Path(str(files("recbole_scale").joinpath("properties")))
+    packaged = properties_folder()
     relative = Path(name)
     if relative.parts[:1] == ("properties",):
         relative = Path(*relative.parts[1:])
@@ -115,7 +123,7 @@ def known_keys() -> frozenset[str]:
     """
     keys: set[str] = set()
     for package, root in (("recbole", _folder("recbole")), ("recbole_scale", _folder("recbole_scale"))):
-        for path in root.rglob("*.yaml"):
+        for path in (root if package == "recbole" else properties_folder()).rglob("*.yaml"):
             if path.name == "url.yaml" or "/log/" in str(path):
                 continue
             keys.update(_yaml_keys(path))
@@ -150,3 +158,23 @@ def check_keys(settings: dict[str, Any], where: str) -> None:
     for key in settings:
         if key not in known_keys():
             raise UserError(f"unknown key '{key}' {where}{nearest(key, known_keys())}")
+
+
+# settings that do not change a run's numbers
+_ENVIRONMENT = {
+    "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "log_wandb", "wandb_project", "worker",
+    "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
+    "data_cache", "rows_on_demand", "per_user_file", "local_rank", "single_spec", "config_files", "results_file",
+    "save_step", "resume", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset",
+    "group_offset", "world_size", "dry_run", "parallel",
+    # names of columns that RecBole's transforms (BERT4Rec's masks and others) add to the settings as the data is loaded
+    "MASK_INDEX", "MASK_ITEM_SEQ", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "CROP_ITEM_SEQ", "CROP_ITEM_SEQ_LEN",
+    "REORDER_ITEM_SEQ",
+}  # fmt: skip
+
+
+def run_id(config: Any) -> str:
+    """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers."""
+    settings = {k: v for k, v in config.final_config_dict.items() if k not in _ENVIRONMENT}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -2,8 +2,8 @@
 
 import sys
 
-from recbole_scale.prepare.command import main
 from recbole_scale.errors import exit_code
+from recbole_scale.prepare.command import main
 
 if __name__ == "__main__":
     sys.exit(exit_code(main))

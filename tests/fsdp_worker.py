@@ -14,13 +14,13 @@ import torch
 import recbole_scale  # noqa: F401 (registers the plugin)
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.runs.run import make_config, train_and_test
-from recbole_scale.training import parallel
+from recbole_scale.training import group
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 
 
 def train(name: str, job: dict[str, Any]) -> dict[str, Any]:
     """The row of a run with ``job["settings"]``, in its own checkpoint folder."""
-    settings = {**job["settings"], "checkpoint_dir": f"saved/{name}", **parallel.torchrun_settings()}
+    settings = {**job["settings"], "checkpoint_dir": f"saved/{name}", **group.torchrun_settings()}
     with bad_steps(job.get("bad", ())):
         _, row = train_and_test(make_config("ScaledSASRec", "walk", config_dict=settings), resume=job.get("resume"))
     return row
@@ -51,6 +51,6 @@ if __name__ == "__main__":
     jobs, rows = Path(sys.argv[1]), {}
     for name, job in json.loads(jobs.read_text()).items():
         rows[name] = train(name, job)
-    if parallel.rank() == 0:
+    if group.rank() == 0:
         Path(sys.argv[2]).write_text(json.dumps(rows))
-    parallel.leave()
+    group.leave()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_scale.model.layers import DecoderBlock, init_weights
-from recbole_scale.training import parallel
+from recbole_scale.training import group, parallel
 from recbole_scale.training.checkpoint import load_checkpoint, save_checkpoint
 from recbole_scale.training.optimizers import build_optimizer
 from recbole_scale.training.sharded_checkpoint import save_sharded
@@ -70,7 +70,7 @@ class Run:
     """Model, loss and optimizer of one process."""
 
     def __init__(self, mode: str, bf16: bool = False) -> None:
-        self.model = Tied(seed=1 + parallel.rank())  # other first weights in each process: the first one's count
+        self.model = Tied(seed=1 + group.rank())  # other first weights in each process: the first one's count
         self.bf16 = bf16
         self.loss = parallel.data_parallel(self.model, mode, bf16)
         self.optimizer = build_optimizer(self.model, "adamw", 1e-2, 0.1)
@@ -85,7 +85,7 @@ class Run:
         gradients = {name: whole(p.grad).clone() for name, p in self.model.named_parameters()}
         norm = whole(clip_grad_norm_(self.model.parameters(), 0.5))
         self.optimizer.step()
-        mean = parallel.total(loss.detach().clone()) / parallel.world_size()
+        mean = group.total(loss.detach().clone()) / group.world_size()
         return {"loss": mean, "norm": norm, "gradients": gradients}
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -114,7 +114,7 @@ def write(folder: Path, mode: str) -> None:
         run.step(number)
     if parallel.mode_of(run.loss) == "fsdp":
         save_sharded(run.state(), folder / "last")
-    elif parallel.rank() == 0:
+    elif group.rank() == 0:
         save_checkpoint(run.state(), folder / "last")
     for number in range(2, 5):
         run.step(number)
@@ -136,7 +136,7 @@ def evaluation(folder: Path, mode: str) -> None:
     run = Run(mode)
     run.step(0)
     with torch.no_grad(), parallel.whole_model(run.loss) as model:
-        for number in range(parallel.rank() + 1):
+        for number in range(group.rank() + 1):
             scores = model.scores(batch_of(number)["input"])
         first = model.scores(batch_of(0)["input"])
     weights = run.weights()
@@ -157,19 +157,19 @@ def full_disk(folder: Path, mode: str) -> None:
     from recbole_scale.errors import exit_code
 
     code = exit_code(lambda: save_sharded(run.state(), folder / "last"))
-    parallel.leave()
+    group.leave()
     sys.exit(code)
 
 
 def keep(path: Path, found: Any) -> None:
-    if parallel.rank() == 0:
+    if group.rank() == 0:
         torch.save(found, path)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if settings := parallel.torchrun_settings():
-        parallel.join(settings, use_gpu=False)
+    if settings := group.torchrun_settings():
+        group.join(settings, use_gpu=False)
     task, target, *more = sys.argv[1:]
     globals()[task](Path(target), *(more or ["fsdp"]))
-    parallel.leave()
+    group.leave()

@@ -75,5 +75,5 @@ def test_the_benchmark_runs_resumes_and_agrees_with_plain_runs(walk):
     assert [r["test_nll"] for r in again] == [r["test_nll"] for r in rows]
     assert second.stdout == first.stdout
     settings = {**rows[0]["settings"], "checkpoint_dir": "plain", "optimizer_switch": False}
-    plain = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+    plain = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     assert plain["nll"] == rows[0]["test_nll"]  # the run without the switch, trained by itself

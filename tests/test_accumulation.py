@@ -100,7 +100,7 @@ def test_the_models_gradients_equal_the_whole_batch(walk):
 def test_a_run_in_micro_batches_gives_the_same_curve(walk):
     curves = []
     for steps in (1, 3):
-        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**NO_DROPOUT, "accumulation_steps": steps})
+        recbole_scale.run("ScaledSASRec", "walk", config_dict={**NO_DROPOUT, "accumulation_steps": steps})
         row = json.loads((walk / "results" / "runs.jsonl").read_text().splitlines()[-1])
         curves.append(row)
     a, b = curves
@@ -113,19 +113,19 @@ def test_a_run_in_micro_batches_gives_the_same_curve(walk):
 @pytest.mark.parametrize("value", [0, -1, 2.5, "two", True])
 def test_a_wrong_number_of_steps_is_one_sentence(walk, value):
     with pytest.raises(UserError, match=r"accumulation_steps is .* whole number"):
-        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**QUICK, "accumulation_steps": value})
+        recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "accumulation_steps": value})
 
 
 TWO_PROCESSES = """
 import sys
 import recbole_scale, torch
-from recbole_scale.training import accumulation, parallel
+from recbole_scale.training import accumulation, group, parallel
 from torch.nn.parallel import DistributedDataParallel as DDP
 from recbole_scale.runs.run import build_model, make_config, prepare
 from recbole_scale.data.windows import TARGET_LIST
 from contextlib import nullcontext
 settings = dict(hidden_size=32, inner_size=128, MAX_ITEM_LIST_LENGTH=10, train_batch_size=int(sys.argv[2]), topk=[5],
-                hidden_dropout_prob=0.0, **parallel.torchrun_settings())
+                hidden_dropout_prob=0.0, **group.torchrun_settings())
 prepared = prepare(make_config("ScaledSASRec", "walk", config_dict=settings))
 model = build_model(prepared)
 torch.manual_seed(1)
@@ -137,9 +137,9 @@ for step in range(8):
     parts = accumulation.micro_batches(prepared.train_data.batch(step), TARGET_LIST, int(sys.argv[3]))
     accumulation.accumulate(loss, parts, nullcontext, "cpu")
     gradients.append([p.grad.clone() for p in model.parameters()])
-if parallel.rank() == 0:
+if group.rank() == 0:
     torch.save(gradients, sys.argv[1])
-parallel.leave()
+group.leave()
 """
 
 

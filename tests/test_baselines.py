@@ -106,7 +106,7 @@ def test_training_gives_stock_recboles_metrics(walk, model, settings):
     results = []
     for on_demand in (True, False):
         config = {**SMALL, **settings, "epochs": 2, "rows_on_demand": on_demand}
-        results.append(recbole_scale.runs.run(model, "walk", config_dict=config))
+        results.append(recbole_scale.run(model, "walk", config_dict=config))
     ours, stock = results
     assert ours["test_result"] == stock["test_result"] and ours["best_valid_result"] == stock["best_valid_result"]
     assert ours["run_id"] == stock["run_id"]  # the switch changes no number
@@ -118,7 +118,7 @@ def test_ml_100k_metrics_equal_stock(folder, model):
     results = []
     for on_demand in (True, False):
         config = {**SMALL, **settings, "rows_on_demand": on_demand}
-        results.append(recbole_scale.runs.run(model, "ml-100k", config_dict=config)["test_result"])
+        results.append(recbole_scale.run(model, "ml-100k", config_dict=config)["test_result"])
     assert results[0] == results[1] and results[0]["nll"] > 0
 
 

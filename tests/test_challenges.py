@@ -12,10 +12,10 @@ from conftest import write_inter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness
 from recbole_scale.challenges import windows
 from recbole_scale.challenges.cases import leave_one_out, training_counts
 from recbole_scale.challenges.export import export
+from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness
 from recbole_scale.challenges.measuring import groups_of
 from recbole_scale.data.histories import split_histories
 from recbole_scale.errors import UserError

@@ -49,7 +49,7 @@ def trained(tmp_path_factory) -> dict[str, str]:
             ("SASRec", "SASRec", "walk", {}),
             ("other", "ScaledSASRec", "other", {}),
         ):
-            found[name] = recbole_scale.runs.run(model, data, config_dict={**ONE, **changes})["checkpoint"]
+            found[name] = recbole_scale.run(model, data, config_dict={**ONE, **changes})["checkpoint"]
     return {name: str(Path(folder, path)) for name, path in found.items()}
 
 
@@ -62,7 +62,7 @@ def place(trained, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("model", ["ScaledSASRec", "SASRec", "GRU4Rec", "Caser", "BERT4Rec"])
 def test_every_model_scores_as_in_its_own_test_run(walk, model):
-    result = recbole_scale.runs.run(model, "walk", config_dict=STOCK)
+    result = recbole_scale.run(model, "walk", config_dict=STOCK)
     (point,) = models.open_checkpoints([result["checkpoint"]])
     assert point.run_id == result["run_id"]
     ranker, about = models.build_ranker(point)
@@ -160,7 +160,7 @@ def test_a_model_that_gives_no_numbers_leaves_nothing_behind(trained, place, cap
 
 
 def test_a_checkpoint_whose_file_has_changed_since_is_refused(walk, capsys):
-    checkpoint = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=ONE)["checkpoint"]
+    checkpoint = recbole_scale.run("ScaledSASRec", "walk", config_dict=ONE)["checkpoint"]
     write_inter(walk / "dataset" / "walk" / "walk.inter", walk_rows(seed=9))
     with pytest.raises(UserError, match="was trained on other data than 'walk' in"):
         models.open_checkpoints([checkpoint])
@@ -233,7 +233,7 @@ def test_a_trajectory_from_cutting_to_figures(folder, capsys):
     assert main(["--dataset", "walk", "--make_trajectory_data", "dataset", "--window", "4"]) == 0
     assert "train on it with run_recbole --dataset=walk-cut4 --data_path=dataset" in capsys.readouterr().out
     points = [
-        recbole_scale.runs.run(model, "walk-cut4", config_dict=ONE)["checkpoint"] for model in ("ScaledSASRec", "GRU4Rec")
+        recbole_scale.run(model, "walk-cut4", config_dict=ONE)["checkpoint"] for model in ("ScaledSASRec", "GRU4Rec")
     ]
     call = ["--checkpoints", *points, "--dataset", "walk-cut4", "--challenges", "trajectory", "--resamples", "20"]
     assert main([*call, "--feeds", "greedy", "sampled", "truth", "--out", "out"]) == 0

@@ -48,7 +48,7 @@ def test_runs_that_all_had_fewer_users_are_compared():
 
 
 def test_the_file_of_a_run_is_found_by_name_or_settings_and_other_files_do_not_matter(walk):
-    ours, gru = (recbole_scale.runs.run(model, "walk", config_dict=ONE) for model in ("ScaledSASRec", "GRU4Rec"))
+    ours, gru = (recbole_scale.run(model, "walk", config_dict=ONE) for model in ("ScaledSASRec", "GRU4Rec"))
     copied = Path("saved", "my-small.pth")
     shutil.copy(ours["checkpoint"], copied)
     Path("saved", "alien.pth").write_bytes(b"no checkpoint at all")
@@ -69,6 +69,6 @@ def test_runs_without_any_checkpoint_are_one_sentence(folder):
 
 
 def test_two_checkpoints_of_one_run_are_refused(walk):
-    best = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=ONE)["checkpoint"]
+    best = recbole_scale.run("ScaledSASRec", "walk", config_dict=ONE)["checkpoint"]
     with pytest.raises(UserError, match="are checkpoints of one run"):
         models.open_checkpoints([best, best.replace(".best.pth", ".last.pth")])

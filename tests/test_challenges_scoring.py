@@ -12,13 +12,13 @@ from test_model import make_model
 
 from recbole_scale.challenges import scoring
 from recbole_scale.challenges.estimates import Estimate, case_metrics, estimate
-from recbole_scale.model.incremental import CachedSteps
-from recbole_scale.challenges.measuring import measure, measure_trajectory
 from recbole_scale.challenges.kinds.robustness import make_cases as noisy_cases
+from recbole_scale.challenges.kinds.trajectory import Reencoder, roll_out, window_metrics
+from recbole_scale.challenges.measuring import measure, measure_trajectory
 from recbole_scale.challenges.scoring import rank_targets, score
 from recbole_scale.challenges.table import Key, Measured, in_order, labels, reference, tidy
-from recbole_scale.challenges.kinds.trajectory import Reencoder, roll_out, window_metrics
 from recbole_scale.errors import UserError
+from recbole_scale.model.incremental import CachedSteps
 
 RNG = np.random.default_rng(0)
 

@@ -116,7 +116,7 @@ def test_odd_bytes_are_read_as_they_are(folder):
     path = folder / "dataset" / "odd" / "odd.inter"
     write_inter(path, rows)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    result = recbole_scale.runs.run("ScaledSASRec", "odd", config_dict=dict(s.lstrip("-").split("=") for s in SHAPE))
+    result = recbole_scale.run("ScaledSASRec", "odd", config_dict=dict(s.lstrip("-").split("=") for s in SHAPE))
     assert result["test_result"]["nll"] > 0
 
 
@@ -189,4 +189,4 @@ def test_every_shipped_size_loads_and_names_only_known_keys(walk, name):
 def test_own_data_needs_three_columns_only(folder):
     write_inter(folder / "dataset" / "mine" / "mine.inter", walk_rows())
     settings = dict(s.lstrip("-").split("=") for s in SHAPE)
-    assert recbole_scale.runs.run("ScaledSASRec", "mine", config_dict=settings)["nll"] > 0
+    assert recbole_scale.run("ScaledSASRec", "mine", config_dict=settings)["nll"] > 0

@@ -17,8 +17,9 @@ from recbole_scale.compare.runs import Budget, plan_runs, split_name, threads_of
 from recbole_scale.compare.significance import hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.compare.table import as_latex, as_markdown, as_text, cells, summarise
 from recbole_scale.errors import UserError
-from recbole_scale.runs.run import make_config, prepare
 from recbole_scale.runs import records
+from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.settings import run_id
 from recbole_scale.training.budget import TimeBudget, check_seconds
 
 SMALL = {**QUICK, "embedding_size": 16, "metrics": ["Recall", "NDCG", "NLL"], "valid_metric": "NDCG@10"}
@@ -100,7 +101,7 @@ def test_several_processes_take_no_time_budget():
 @pytest.mark.parametrize("model", ["ScaledSASRec", "GRU4Rec"])
 def test_a_time_budget_ends_training_inside_an_epoch_and_evaluates_what_there_is(walk, model):
     settings = {**SMALL, "epochs": 10_000, "stopping_step": 10_000, "train_batch_size": 16, "eval_step": 1000}
-    result = recbole_scale.runs.run(model, "walk", config_dict={**settings, "train_budget_seconds": 0.3})
+    result = recbole_scale.run(model, "walk", config_dict={**settings, "train_budget_seconds": 0.3})
     row = json.loads((walk / "results" / "runs.jsonl").read_text())
     assert 0.3 <= row["seconds_train"] < 30  # the last step ends late, on a busy machine by far
     assert (
@@ -112,9 +113,9 @@ def test_a_time_budget_ends_training_inside_an_epoch_and_evaluates_what_there_is
 
 def test_a_baselines_row_says_what_ours_says(walk):
     settings = {**SMALL, "epochs": 3, "learning_rate": 0.01, "per_user_file": "users.npz"}
-    result = recbole_scale.runs.run("GRU4Rec", "walk", config_dict=settings)
+    result = recbole_scale.run("GRU4Rec", "walk", config_dict=settings)
     row = json.loads((walk / "results" / "runs.jsonl").read_text())
-    config = recbole_scale.runs.run("ScaledSASRec", "walk", dry_run=True, config_dict={**QUICK})
+    config = recbole_scale.run("ScaledSASRec", "walk", dry_run=True, config_dict={**QUICK})
     targets = int(config["plan"].split(" training targets")[0].split()[-1].replace(",", ""))
     assert row["interactions_seen"] == 3 * targets and row["epochs"] == 3
     scores = [e["valid_ndcg@10"] for e in row["evaluations"]]
@@ -128,7 +129,7 @@ def test_a_baselines_row_says_what_ours_says(walk):
 def test_the_users_ranks_give_the_rows_metrics(walk, model):
     more = {"load_col": None, "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"}} if model == "Pop" else {}
     more |= {"repeatable": True}
-    result = recbole_scale.runs.run(model, "walk", config_dict={**SMALL, **more, "per_user_file": "users.npz"})
+    result = recbole_scale.run(model, "walk", config_dict={**SMALL, **more, "per_user_file": "users.npz"})
     with np.load(walk / "users.npz") as users:
         assert len(set(users["user"])) == len(users["user"]) and set(users["user"]) <= {f"u{i}" for i in range(60)}
         for k in (5, 10):
@@ -159,9 +160,9 @@ def test_plans_treat_everybody_alike(walk):
 def test_a_run_has_the_id_it_was_planned_with(walk, transform):
     more = {"transform": transform, "mask_ratio": 0.2, "ft_ratio": 0.5, "eta": 0.5, "beta": 0.5}
     config = make_config("SASRec", "walk", config_dict={**SMALL, **more})
-    planned = records.run_id(config)
+    planned = run_id(config)
     prepare(config)
-    assert records.run_id(config) == planned
+    assert run_id(config) == planned
 
 
 def test_a_model_that_masks_is_found_again(walk, capsys):

@@ -13,9 +13,9 @@ from conftest import QUICK
 
 import recbole_scale
 from recbole_scale.errors import UserError
+from recbole_scale.plugin.evaluation import held_out_nll
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs.run import build_model, make_config, prepare
-from recbole_scale.plugin.evaluation import held_out_nll
 
 METRICS = ["Recall", "Hit", "NDCG", "MRR", "Precision", "ItemCoverage", "NLL"]
 
@@ -145,7 +145,7 @@ def test_nll_can_be_the_valid_metric_of_recboles_own_models(walk):
         "topk": [10],
         "valid_metric": "NLL",
     }
-    result = recbole_scale.runs.run("GRU4Rec", "walk", config_dict=settings)
+    result = recbole_scale.run("GRU4Rec", "walk", config_dict=settings)
     assert result["valid_score_bigger"] is False
     assert result["best_valid_score"] == result["best_valid_result"]["nll"]
     assert result["nll"] == result["test_result"]["nll"] > 0
@@ -154,7 +154,7 @@ def test_nll_can_be_the_valid_metric_of_recboles_own_models(walk):
 def test_nll_without_full_ranking_is_one_sentence(walk):
     settings = {**QUICK, "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}}
     with pytest.raises(UserError, match="NLL needs the full ranking"):
-        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+        recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
 
 
 def test_anomaly_mode_is_off_unless_asked_for(walk):

@@ -77,7 +77,7 @@ def test_training_lowers_the_loss_below_chance(walk, loss):
     sampled = {"sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
     if loss:
         loss["train_neg_sample_args"] |= sampled
-    result = recbole_scale.runs.run("FMLPRec", "walk", config_dict={**SMALL, "epochs": 4, "learning_rate": 0.01, **loss})
+    result = recbole_scale.run("FMLPRec", "walk", config_dict={**SMALL, "epochs": 4, "learning_rate": 0.01, **loss})
     assert result["test_result"]["recall@5"] > 2 * 5 / 40  # twice chance on 40 items
     if not loss:
         assert result["nll"] < np.log(40)

@@ -108,7 +108,7 @@ def test_a_step_left_out_changes_neither_weights_nor_state(learner, wait):
 
 def test_one_bad_step_is_left_out_and_logged(walk, poison):
     poison(lambda trainer: float("nan") if trainer.global_step == 4 else 1.0)
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**SMALL, "seed": 5})
+    recbole_scale.run("ScaledSASRec", "walk", config_dict={**SMALL, "seed": 5})
     row = last_row(walk)
     assert (row["skipped_steps"], row["rollbacks"]) == (1, 0)
     assert all(math.isfinite(e["train_nll"]) for e in row["evaluations"])
@@ -133,7 +133,7 @@ def test_three_in_a_row_go_back_and_halve_the_rate(walk, poison, monkeypatch):
 
     monkeypatch.setattr(ScaledSASRecTrainer, "_save_last", save_and_check)
     monkeypatch.setattr(ScaledSASRecTrainer, "_train_step", note_rate)
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=SMALL)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=SMALL)
     row = last_row(walk)
     assert (row["skipped_steps"], row["rollbacks"]) == (6, 2)
     assert saved[:5] == [(0, 0, 1.0), (0, 4, 1.0), (0, 8, 1.0), (0, 8, 0.5), (0, 8, 0.25)]
@@ -159,7 +159,7 @@ def test_looking_at_the_losses_late_gives_the_same_run(walk, poison, monkeypatch
         monkeypatch.setattr(ScaledSASRecTrainer, "__init__", with_interval)
         monkeypatch.setattr(module, "guarded_step", lambda o, good, wait, late=number: guarded_step(o, good, not late))
         settings = {**SMALL, "save_step": 6, "checkpoint_dir": f"saved{number}"}
-        results.append(recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)["test_result"])
+        results.append(recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)["test_result"])
         row = last_row(walk)
         assert (row["skipped_steps"], row["rollbacks"]) == (4, 1)
     assert results[0] == results[1]
@@ -170,7 +170,7 @@ def test_a_loss_that_stays_bad_ends_in_one_sentence_with_a_good_checkpoint(walk,
     with pytest.raises(
         UserError, match=rf"not finite 3 steps in a row .* after {MAX_ROLLBACKS} returns .* lower learn"
     ):
-        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=SMALL)
+        recbole_scale.run("ScaledSASRec", "walk", config_dict=SMALL)
     state = load_checkpoint(next(walk.glob("saved/*.last.pth")))
     assert state["progress"]["global_step"] == 4 and state["progress"]["guard"]["rollbacks"] == MAX_ROLLBACKS
     assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
@@ -179,7 +179,7 @@ def test_a_loss_that_stays_bad_ends_in_one_sentence_with_a_good_checkpoint(walk,
 def test_without_checkpoints_there_is_nothing_to_go_back_to(walk, poison):
     poison(lambda trainer: float("nan") if trainer.global_step > 5 else 1.0)
     with pytest.raises(UserError, match="nothing to go back to"):
-        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=SMALL, saved=False)
+        recbole_scale.run("ScaledSASRec", "walk", config_dict=SMALL, saved=False)
 
 
 def test_weights_that_are_not_finite_are_never_written(walk, monkeypatch):
@@ -193,7 +193,7 @@ def test_weights_that_are_not_finite_are_never_written(walk, monkeypatch):
             self.model.final_norm.weight.data[0] = float("inf")
 
     monkeypatch.setattr(ScaledSASRecTrainer, "_train_step", break_once)
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=SMALL)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=SMALL)
     row = last_row(walk)
     assert broken and (row["skipped_steps"], row["rollbacks"], row["epochs"]) == (0, 1, 2)
     for path in walk.glob("saved/*.pth"):
@@ -202,7 +202,7 @@ def test_weights_that_are_not_finite_are_never_written(walk, monkeypatch):
 
 def test_a_run_stopped_after_a_return_keeps_the_lower_rate(walk, poison, monkeypatch):
     poison(lambda trainer: float("nan") if trainer.global_step in (10, 11, 12) and trainer.guard.rollbacks < 1 else 1.0)
-    expected = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=SMALL)["test_result"]
+    expected = recbole_scale.run("ScaledSASRec", "walk", config_dict=SMALL)["test_result"]
     for path in walk.glob("saved/*"):
         path.unlink()
     save = ScaledSASRecTrainer._save_last
@@ -217,15 +217,15 @@ def test_a_run_stopped_after_a_return_keeps_the_lower_rate(walk, poison, monkeyp
 
     monkeypatch.setattr(ScaledSASRecTrainer, "_save_last", save_then_stop)
     with pytest.raises(Stop):
-        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=SMALL)
+        recbole_scale.run("ScaledSASRec", "walk", config_dict=SMALL)
     monkeypatch.setattr(ScaledSASRecTrainer, "_save_last", save)
-    assert recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=SMALL, resume="auto")["test_result"] == expected
+    assert recbole_scale.run("ScaledSASRec", "walk", config_dict=SMALL, resume="auto")["test_result"] == expected
     assert (last_row(walk)["skipped_steps"], last_row(walk)["rollbacks"]) == (3, 1)
 
 
 def test_spikes_of_a_run_are_logged_and_counted(walk, poison):
     poison(lambda trainer: 3.0 if trainer.global_step == 30 else 1.0)
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=SMALL)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=SMALL)
     row = last_row(walk)
     assert (row["spikes"], row["skipped_steps"]) == (1, 0)
     log = next((walk / "log").rglob("*.log")).read_text()
@@ -237,18 +237,18 @@ import sys, torch
 import recbole_scale
 from recbole_scale import cli
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
-from recbole_scale.training import parallel
+from recbole_scale.training import group
 from recbole_scale.training.trainer import ScaledSASRecTrainer as Trainer
 loss, step, fit = ScaledSASRec.calculate_loss, Trainer._train_step, Trainer.fit
 ScaledSASRec.calculate_loss = lambda self, batch: loss(self, batch) * self.factor
 def train_step(self, *a):
-    bad = parallel.rank() == 1 and self.global_step in (2, 10, 11, 12) and self.guard.rollbacks == 0
+    bad = group.rank() == 1 and self.global_step in (2, 10, 11, 12) and self.guard.rollbacks == 0
     self.model.factor = float("nan") if bad else 1.0
     step(self, *a)
 def fit_and_compare(self, *a, **k):
     result = fit(self, *a, **k)
     mine = [(self.guard.state(), {n: p.tolist() for n, p in self.model.state_dict().items()})]
-    assert all(other == mine for other in parallel.gather(mine))
+    assert all(other == mine for other in group.gather(mine))
     return result
 Trainer._train_step, Trainer.fit = train_step, fit_and_compare
 if __name__ == "__main__":

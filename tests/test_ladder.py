@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from recbole_scale.data.histories import share_of_user
 from recbole_scale.errors import UserError
-from recbole_scale.model.sizes import SIZE_NAMES
-from recbole_scale.model.ladder import equal_shapes, heads_of, named, nearest_size, shaped
+from recbole_scale.model.sizes import SIZE_NAMES, equal_shapes, heads_of, named, nearest_size, shaped
 
 PAPER = {"tiny": 98_304, "small": 786_432, "base": 1_572_864, "medium": 9_437_184, "large": 75_497_472,
          "xlarge": 829_440_000}  # fmt: skip

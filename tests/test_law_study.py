@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from recbole_scale.errors import UserError, exit_code
-from recbole_scale.study.study import answer, estimate_flops
 from recbole_scale.study.fit_command import main
-from recbole_scale.study.rows import Question, choose, parse_count, show_count
+from recbole_scale.study.rows import Question, choose
+from recbole_scale.study.study import answer, estimate_flops
+from recbole_scale.text import parse_count, show_count
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "fit_power_law.py"
 LADDER = (("a", 1, 20), ("b", 1, 32), ("c", 2, 32), ("d", 2, 64), ("e", 4, 64), (None, 4, 128), ("large", 8, 128))

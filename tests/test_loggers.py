@@ -13,7 +13,7 @@ import recbole_scale
 def test_tensorboard_holds_training_and_validation_curves(walk):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
     folders = list((walk / "log_tensorboard").iterdir())
     events = EventAccumulator(str(folders[0]))
     events.Reload()
@@ -22,8 +22,8 @@ def test_tensorboard_holds_training_and_validation_curves(walk):
 
 
 def test_the_log_file_holds_the_settings_the_plan_and_the_epochs(walk):
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**QUICK, "seed": 7})
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "seed": 7})
     first, second = sorted((path.read_text() for path in (walk / "log").rglob("*.log")), key=lambda text: "= 7" in text)
     assert "seed = 2020" in first and "seed = 7" in second
     for words in ("Training Hyper Parameters", "own shape: 2 layers x 16", "epoch   1  train nll", "targets/s"):
@@ -39,7 +39,7 @@ def test_wandb_gets_the_same_numbers(walk, monkeypatch):
         log=lambda metrics, commit=True: logged.append(metrics),
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    result = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**QUICK, "log_wandb": True})
+    result = recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "log_wandb": True})
     valid = [entry for entry in logged if "valid/nll" in entry]
     assert [entry["valid_step"] for entry in valid] == [0, 1]
     assert result["best_valid_result"]["nll"] in [entry["valid/nll"] for entry in valid]
@@ -47,7 +47,7 @@ def test_wandb_gets_the_same_numbers(walk, monkeypatch):
 
 
 def test_progress_bars_follow_show_progress(walk, capfd):
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**QUICK, "show_progress": True})
+    recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "show_progress": True})
     assert "Train     0" in capfd.readouterr().err
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
     assert "Train     0" not in capfd.readouterr().err

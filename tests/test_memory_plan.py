@@ -11,7 +11,6 @@ from recbole.data.interaction import Interaction
 from test_cli import call
 from test_model import make_config, make_model
 
-from recbole_scale.runs import plan as run_plan
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
 from recbole_scale.model.memory import (
@@ -25,6 +24,7 @@ from recbole_scale.model.memory import (
     ways_to_fit,
 )
 from recbole_scale.model.sizes import Shape, load_size, total_parameters
+from recbole_scale.runs import plan as run_plan
 
 GIB = 1 << 30
 SHAPES = {"tiny": {}, "small": load_size("small") | {"attn_dropout_prob": None}}
@@ -172,14 +172,14 @@ def test_the_dry_run_says_what_fits_and_what_to_turn(walk, monkeypatch):
     import recbole_scale
 
     settings = {"show_progress": False, "topk": [5], "size": "small"}
-    told = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
+    told = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
     assert "on each device at the peak of a step (weights" in told and "fits into the" in told
     assert "precision  float32" in told
     monkeypatch.setattr(run_plan, "available_memory", lambda *_: 130 << 20)
-    told = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
+    told = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
     assert "does NOT fit into the 130 MiB free here" in told and "accumulation_steps: " in told
     monkeypatch.setattr(run_plan, "available_memory", lambda *_: 1 << 20)
-    told = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
+    told = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
     assert "not enough: take a smaller size" in told and "lower eval_batch_size" in told
 
 

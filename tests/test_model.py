@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
 from recbole_scale.model import layers
-from recbole_scale.model.softmax import ChunkedCrossEntropy, item_cross_entropy
 from recbole_scale.model.precision import resolve_precision
 from recbole_scale.model.scaled_sasrec import ScaledSASRec, dropout_rates
 from recbole_scale.model.sizes import (
@@ -24,6 +23,7 @@ from recbole_scale.model.sizes import (
     parameter_groups,
     total_parameters,
 )
+from recbole_scale.model.softmax import ChunkedCrossEntropy, item_cross_entropy
 from recbole_scale.settings import load_settings_file
 
 PAPER_N = {"tiny": 98_304, "small": 786_432, "base": 1_572_864, "medium": 9_437_184, "large": 75_497_472,
@@ -435,7 +435,7 @@ def test_the_papers_negative_results_run_from_config_alone(walk, shape):
     import recbole_scale
 
     settings = {"topk": [5], "show_progress": False, "epochs": 1, "train_batch_size": 4096, "MAX_ITEM_LIST_LENGTH": 5}
-    told = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**settings, **shape}, dry_run=True)["plan"]
+    told = recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, **shape}, dry_run=True)["plan"]
     expected = ("2 layers x 1200, 24 heads", "N 34.6M") if "hidden_size" in shape else ("24 layers x 512", "N 75.5M")
     assert all(text in told for text in expected)
     assert "dropout    0.1\n" in told

@@ -108,10 +108,10 @@ GRADIENTS = """
 import os, sys, torch
 import recbole_scale
 from recbole_scale.runs.run import build_model, make_config, prepare
-from recbole_scale.training import parallel
+from recbole_scale.training import group, parallel
 from recbole_scale.data.windows import TARGET_LIST
 settings = dict(hidden_size=32, inner_size=128, MAX_ITEM_LIST_LENGTH=10, train_batch_size=int(sys.argv[2]), topk=[5],
-                hidden_dropout_prob=0.0, **parallel.torchrun_settings())
+                hidden_dropout_prob=0.0, **group.torchrun_settings())
 prepared = prepare(make_config("ScaledSASRec", "walk", config_dict=settings))
 model = build_model(prepared)
 torch.manual_seed(1)
@@ -124,9 +124,9 @@ for step in range(len(prepared.train_data)):
     batch, weight = parallel.share(prepared.train_data.batch(step), TARGET_LIST)
     (loss_module(batch) * weight).backward()
     gradients.append([p.grad.clone() for p in model.parameters()])
-if parallel.rank() == 0:
+if group.rank() == 0:
     torch.save(gradients, sys.argv[1])
-parallel.leave()
+group.leave()
 """
 
 
@@ -155,7 +155,7 @@ def test_a_crashed_rank_ends_all_ranks_with_its_own_traceback(folders, mode):
         "from recbole_scale.training import parallel\n"
         "step = ScaledSASRecTrainer._train_step\n"
         "def broken(self, *a):\n"
-        "    if parallel.rank() == 1 and self.global_step == 3:\n"
+        "    if group.rank() == 1 and self.global_step == 3:\n"
         "        raise ZeroDivisionError('rank one broke')\n"
         "    step(self, *a)\n"
         "ScaledSASRecTrainer._train_step = broken\n"

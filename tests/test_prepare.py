@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import OWN, ROWS, lines_of, options_for, rows_of, write_jsonl_2023, write_raw, write_zip
 
-from recbole_scale.prepare import card, filters, sources
 from recbole_scale import files as writing
+from recbole_scale.errors import UserError
+from recbole_scale.prepare import card, filters, sources
 from recbole_scale.prepare.columns import Coder, Interactions
-from recbole_scale.prepare.filters import Filters, apply_filters
 from recbole_scale.prepare.command import main, paper_filters, prepare
+from recbole_scale.prepare.filters import Filters, apply_filters
 from recbole_scale.prepare.readers import FORMATS, Options, read_raw
 from recbole_scale.prepare.sources import text_blocks
-from recbole_scale.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 EXACT = [(user, item, float(rating), time) for user, item, rating, time in ROWS]

@@ -11,7 +11,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (make setup instal
 
 
 def test_a_run_in_a_ray_worker_equals_one_here(walk):
-    here = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)["nll"]
+    here = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)["nll"]
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
         settings = {**QUICK, "data_path": str(walk / "dataset")}
@@ -28,8 +28,8 @@ def test_ray_tune_is_found_when_asked_for():
 
 
 def test_an_old_ray_is_refused_in_one_sentence(monkeypatch):
-    from recbole_scale.plugin.compat import load_ray_tune
     from recbole_scale.errors import UserError
+    from recbole_scale.plugin.compat import load_ray_tune
 
     monkeypatch.setattr(ray, "__version__", "2.6.3")
     with pytest.raises(UserError, match=r'Ray 2.6.3 does not work .* pip install -U "ray\[tune\]>=2.50"'):

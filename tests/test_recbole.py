@@ -29,7 +29,7 @@ def test_recboles_models_train_test_and_load_again(walk, model):
     from recbole.utils import get_trainer
 
     settings = {**SMALL, **MODELS[model], "metrics": ["Recall", "NDCG", "NLL"], "valid_metric": "NLL"}
-    result = recbole_scale.runs.run(model, "walk", config_dict=settings)
+    result = recbole_scale.run(model, "walk", config_dict=settings)
     assert result["nll"] == result["test_result"]["nll"] > 0
     config, network, _, train_data, _, test_data = load_data_and_model(result["checkpoint"])
     trainer = get_trainer(config["MODEL_TYPE"], model)(config, network)
@@ -44,7 +44,7 @@ def test_stock_run_recbole_takes_our_model_by_name(walk, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script"])
     result = run_recbole(model="ScaledSASRec", dataset="walk", config_dict=dict(QUICK))
     assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
-    assert result["test_result"]["nll"] == recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)["nll"]
+    assert result["test_result"]["nll"] == recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)["nll"]
 
 
 def test_stock_run_recbole_on_ml_100k(folder, monkeypatch):
@@ -57,8 +57,8 @@ def test_stock_run_recbole_on_ml_100k(folder, monkeypatch):
 
 def test_resuming_recboles_own_trainer(walk):
     settings = {**SMALL, "train_neg_sample_args": None, "epochs": 1, "valid_metric": "MRR@10"}
-    first = recbole_scale.runs.run("GRU4Rec", "walk", config_dict=settings)
-    again = recbole_scale.runs.run("GRU4Rec", "walk", config_dict={**settings, "epochs": 2}, resume=first["checkpoint"])
+    first = recbole_scale.run("GRU4Rec", "walk", config_dict=settings)
+    again = recbole_scale.run("GRU4Rec", "walk", config_dict={**settings, "epochs": 2}, resume=first["checkpoint"])
     assert again["test_result"] is not None
 
 

@@ -13,14 +13,14 @@ from conftest import QUICK, walk_rows, write_inter
 
 import recbole_scale
 from recbole_scale.errors import UserError
-from recbole_scale.recommend.recommend import load_trained, recommend
-from recbole_scale.recommend.command import main
+from recbole_scale.serving.command import main
+from recbole_scale.serving.recommend import load_trained, recommend
 
 SETTINGS = {**QUICK, "epochs": 1, "metrics": ["Recall", "NLL"], "valid_metric": "NLL", "embedding_size": 16}
 
 
 def checkpoint(model="ScaledSASRec", **settings):
-    return recbole_scale.runs.run(model, "walk", config_dict={**SETTINGS, **settings})["checkpoint"]
+    return recbole_scale.run(model, "walk", config_dict={**SETTINGS, **settings})["checkpoint"]
 
 
 def expected_lists(trained, topk, mask=False):
@@ -96,7 +96,7 @@ def test_files_of_histories_give_the_lists_of_the_data_set(walk, kind):
 
 
 def test_a_long_file_is_read_and_written_in_blocks(walk, monkeypatch):
-    from recbole_scale.recommend import recommend as module
+    from recbole_scale.serving import recommend as module
 
     trained = load_trained(checkpoint())
     (walk / "users.txt").write_text("".join(f"v{i} i1 i{i % 40}\n" for i in range(3000)))

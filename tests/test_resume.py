@@ -73,7 +73,7 @@ def test_stopping_between_any_two_saves_gives_the_same_numbers(walk, monkeypatch
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
     settings = {**QUICK, "epochs": 3, "train_batch_size": 64, "save_step": 3}
-    expected = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+    expected = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     saves = []
     original = ScaledSASRecTrainer._save_last
 
@@ -93,24 +93,24 @@ def test_stopping_between_any_two_saves_gives_the_same_numbers(walk, monkeypatch
             path.unlink()
         monkeypatch.setattr(ScaledSASRecTrainer, "_save_last", save_then_stop)
         with pytest.raises(Stop):
-            recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+            recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
         monkeypatch.setattr(ScaledSASRecTrainer, "_save_last", original)
-        resumed = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings, resume="auto")
+        resumed = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings, resume="auto")
         assert resumed["test_result"] == expected["test_result"], saves[-1]
         assert resumed["best_valid_result"] == expected["best_valid_result"], saves[-1]
 
 
 def test_resuming_a_finished_run_trains_nothing_and_reports_the_same(walk):
-    first = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)
-    again = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK, resume="auto")
+    first = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
+    again = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK, resume="auto")
     assert again["test_result"] == first["test_result"]
     assert last_row(walk)["interactions_seen"] > 0
 
 
 def test_more_epochs_from_a_finished_run(walk):
-    first = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)
+    first = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
     path = first["checkpoint"].replace(".best.", ".last.")
-    longer = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**QUICK, "epochs": 3}, resume=path)
+    longer = recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "epochs": 3}, resume=path)
     assert longer["run_id"] != first["run_id"]
     assert [e["epoch"] for e in last_row(walk)["evaluations"]] == [0, 1, 2]
 
@@ -118,7 +118,7 @@ def test_more_epochs_from_a_finished_run(walk):
 def test_checkpoints_load_without_unpickling_and_build_the_same_model(walk):
     from recbole.quick_start import load_data_and_model
 
-    result = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)
+    result = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
     for path in (result["checkpoint"], result["checkpoint"].replace(".best.", ".last.")):
         assert "state_dict" in torch.load(path, weights_only=True)
         config, model, _, _, _, test_data = load_data_and_model(path)
@@ -131,7 +131,7 @@ def test_checkpoints_load_without_unpickling_and_build_the_same_model(walk):
 
 
 def test_wrong_checkpoints_are_one_sentence(walk):
-    result = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK)
+    result = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
     best, last = result["checkpoint"], result["checkpoint"].replace(".best.", ".last.")
     (walk / "cut.pth").write_bytes((walk / last).read_bytes()[:5000])
     (walk / "text.pth").write_text("no checkpoint at all")
@@ -144,14 +144,14 @@ def test_wrong_checkpoints_are_one_sentence(walk):
         (best, "no training state"),
     ):
         with pytest.raises(UserError, match=says):
-            recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK, resume=str(path))
+            recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK, resume=str(path))
     with pytest.raises(UserError, match="another model"):
-        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**QUICK, "n_layers": 1}, resume=last)
+        recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "n_layers": 1}, resume=last)
     write_inter(walk / "dataset" / "walk" / "walk.inter", [*walk_rows()[::-1]])
     changed = walk_rows(seed=1)
     write_inter(walk / "dataset" / "walk" / "walk.inter", changed)
     with pytest.raises(UserError, match=r"other data|another model"):
-        recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=QUICK, resume=last)
+        recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK, resume=last)
 
 
 def test_a_full_disk_keeps_the_older_checkpoint(tmp_path):

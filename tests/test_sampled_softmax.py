@@ -153,7 +153,7 @@ def test_the_model_trains_with_it_and_is_evaluated_exactly():
 def test_a_run_from_config_draws_by_training_counts(walk):
     import recbole_scale
 
-    result = recbole_scale.runs.run(
+    result = recbole_scale.run(
         "ScaledSASRec", "walk", config_dict={**QUICK, "loss_type": "SCE", "sce_samples": 20, "sce_power": 0.5}
     )
     assert 0 < result["nll"] < np.log(40) + 1

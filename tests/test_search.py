@@ -300,7 +300,7 @@ def test_an_exhaustive_search_tries_every_setting_and_goes_on_where_it_was(walk,
     assert "hidden_size 16 is not a multiple of n_heads 5" in out
     best = found[0]
     assert best.values["learning_rate"] == 0.03 and best.score == min(one.score for one in found if one.score)
-    again = recbole_scale.runs.run("ScaledSASRec", "walk", ["s/best.yaml"], {"show_progress": False})
+    again = recbole_scale.run("ScaledSASRec", "walk", ["s/best.yaml"], {"show_progress": False})
     assert again["run_id"] == best.result["row"]["run_id"]
     assert again["nll"] == pytest.approx(best.result["row"]["test_nll"], abs=1e-4)
     assert (walk / "rows.jsonl").read_text().count("\n") == 2  # the best trial's row, and the run's just now
@@ -443,7 +443,7 @@ def test_a_search_survives_kill_9_of_a_worker_and_of_the_driver(walk):
     lines = (first.folder / "evaluations.jsonl").read_text().splitlines()
     assert 20 <= len(lines) <= 22 and killed_at < 20  # went on from its checkpoints: nothing was trained twice
     for trial in trials("s"):
-        whole = recbole_scale.runs.run("ScaledSASRec", "walk", None, {
+        whole = recbole_scale.run("ScaledSASRec", "walk", None, {
             **trial.values, **settings, **dict(s.lstrip("-").split("=") for s in (*SMALL[:4], SMALL[5])),
             "show_progress": False})  # fmt: skip
         row = json.loads((trial.folder / "result.json").read_text())["row"]

@@ -73,9 +73,9 @@ def test_mistakes_are_found_before_training(mistake, says):
 
 def test_the_first_phase_is_the_run_without_the_switch_bit_for_bit(walk):
     settings = {**SMALL, "epochs": 8, "stopping_step": 1, "learning_rate": 0.05, "lr_schedule": "constant"}
-    plain = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+    plain = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     without = last_row(walk)
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**settings, "optimizer_switch": True, "sgd_epochs": 2})
+    recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, "optimizer_switch": True, "sgd_epochs": 2})
     row = last_row(walk)
     first, second = row["phases"]
     assert curve(row)[: len(curve(without))] == curve(without)
@@ -96,7 +96,7 @@ def test_the_first_phase_is_the_run_without_the_switch_bit_for_bit(walk):
 
 def test_patience_counts_evaluations_without_a_gain(walk):
     settings = {**SMALL, "epochs": 30, "learning_rate": 0.1, "lr_schedule": "constant", "switch_patience": 2}
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**settings, "optimizer_switch": True, "sgd_epochs": 1})
+    recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, "optimizer_switch": True, "sgd_epochs": 1})
     row = last_row(walk)
     first, second = row["phases"]
     assert second["reason"] == f"no better nll for 2 evaluations since epoch {first['best_epoch']}"
@@ -105,7 +105,7 @@ def test_patience_counts_evaluations_without_a_gain(walk):
 
 def test_sgd_ends_when_it_has_converged_in_its_turn(walk):
     settings = {**SMALL, "switch_at_epoch": 2, "sgd_epochs": 30, "sgd_learning_rate": 5.0, "stopping_step": 2}
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     row = last_row(walk)
     best = row["phases"][1]["best_epoch"]  # too high a rate: soon nothing is gained
     assert row["epochs"] == best + 1 + 3 < 2 + 30
@@ -117,7 +117,7 @@ def test_sgd_starts_from_the_best_model_and_is_torchs_sgd(walk):
     """Against a plain torch loop over the same batches: weights after the second phase."""
     settings = {**SMALL, "epochs": 2, "hidden_dropout_prob": 0.0, "switch_at_epoch": 2, "sgd_epochs": 2,
                 "sgd_learning_rate": 0.02, "sgd_momentum": 0.8, "clip_grad_norm": None}  # fmt: skip
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     last = load_checkpoint(next(p for p in walk.glob("saved/*.last.pth") if "phase1" not in p.name))
     assert [e["epoch"] for e in last["progress"]["evaluations"]] == [0, 1, 2, 3]
     prepared = prepare(make_config("ScaledSASRec", "walk", config_dict=settings))
@@ -137,7 +137,7 @@ def test_sgd_starts_from_the_best_model_and_is_torchs_sgd(walk):
 def test_log_tensorboard_and_checkpoint_tell_the_phase_and_the_reason(walk):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=FORCED)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=FORCED)
     text = next((walk / "log").rglob("*.log")).read_text()
     assert re.search(r"epoch   1  train nll .* adam lr ", text) and re.search(r"epoch   2  train nll .* sgd lr ", text)
     assert re.search(
@@ -214,23 +214,23 @@ def test_kill_9_around_the_switch_and_resume_auto_gives_the_same_numbers(tmp_pat
 
 
 def test_the_second_phase_can_be_tried_again_from_the_end_of_the_first(walk):
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=FORCED)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=FORCED)
     first = last_row(walk)
     kept = str(next(walk.glob("saved/*.phase1.last.pth")))
     again = {**FORCED, "sgd_learning_rate": 0.01}
-    result = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=again, resume=kept)
+    result = recbole_scale.run("ScaledSASRec", "walk", config_dict=again, resume=kept)
     row = last_row(walk)
     assert curve(row)[:2] == curve(first)[:2] and curve(row)[2] != curve(first)[2]
     assert [p["learning_rate"] for p in row["phases"]] == [0.01, 0.01] and first["phases"][1]["learning_rate"] == 0.1
     fresh_settings = {**again, "checkpoint_dir": "other"}
-    assert recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=fresh_settings)["test_result"] == result["test_result"]
+    assert recbole_scale.run("ScaledSASRec", "walk", config_dict=fresh_settings)["test_result"] == result["test_result"]
 
 
 def test_a_finished_run_can_be_given_the_switch_afterwards(walk):
-    plain = recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**SMALL, "epochs": 2})
+    plain = recbole_scale.run("ScaledSASRec", "walk", config_dict={**SMALL, "epochs": 2})
     path = plain["checkpoint"].replace(".best.", ".last.")
     switched = {**SMALL, "epochs": 2, "optimizer_switch": True, "sgd_epochs": 1}
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=switched, resume=path)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=switched, resume=path)
     assert [p["first_epoch"] for p in last_row(walk)["phases"]] == [0, 2]
 
 
@@ -249,7 +249,7 @@ def test_without_checkpoints_the_best_weights_are_kept_in_memory(walk):
 
 def test_without_evaluations_the_switch_goes_on_from_the_last_weights(walk):
     settings = {**SMALL, "epochs": 2, "optimizer_switch": True, "sgd_epochs": 2, "eval_step": 0}
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     row = last_row(walk)
     assert row["epochs"] == 4 and row["phases"][1]["reason"] == "epochs of the first phase used up"
     assert row["phases"][1]["best_epoch"] is None
@@ -275,8 +275,8 @@ def test_one_kernel_updates_many_tensors(learner):
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_can_be_switched_with_one_layer(walk, learner):
     settings = {**SMALL, "learner": learner, "n_layers": 1, "epochs": 1, "optimizer_switch": True, "sgd_epochs": 1}
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict=settings)
+    recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     row = last_row(walk)
     assert [p["optimizer"] for p in row["phases"]] == [learner, "sgd"] and row["epochs"] == 2
-    recbole_scale.runs.run("ScaledSASRec", "walk", config_dict={**settings, "optimizer_switch": False})
+    recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, "optimizer_switch": False})
     assert len(last_row(walk)["phases"]) == 1

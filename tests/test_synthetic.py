@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 import recbole_scale
+from recbole_scale.errors import UserError
 from recbole_scale.prepare import synthetic
 from recbole_scale.prepare.readers import read_raw
 from recbole_scale.prepare.synthetic import SyntheticProcess, SyntheticSettings, main, write_synthetic
-from recbole_scale.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "dataset" / "synthetic"
 SMALL = SyntheticSettings(users=4_000, items=500, interactions=400_000, seed=7)
@@ -217,5 +217,5 @@ def test_a_model_trained_on_the_shipped_file_beats_the_best_popularity_by_far(tm
     known = json.loads((root / "dataset" / "synthetic" / "synthetic.json").read_text())["nats_per_interaction"]
     monkeypatch.chdir(tmp_path)
     settings = {"data_path": str(root / "dataset"), "epochs": 12, "show_progress": False, "train_batch_size": 512}
-    result = recbole_scale.runs.run("ScaledSASRec", "synthetic", config_dict=settings)
+    result = recbole_scale.run("ScaledSASRec", "synthetic", config_dict=settings)
     assert known["best"] < result["nll"] < known["popularity"] - 0.3

@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from recbole_scale.challenges.kinds import cold_start, long_tail, robustness
 from recbole_scale.challenges import table, windows
 from recbole_scale.challenges.estimates import CUTOFFS, RESAMPLES
+from recbole_scale.challenges.kinds import cold_start, long_tail, robustness
 from recbole_scale.challenges.terminal import as_text
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.runs import records

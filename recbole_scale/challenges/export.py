@@ -17,8 +17,8 @@ from tqdm import tqdm
 from recbole_scale.challenges.cases import Cases
 from recbole_scale.challenges.measuring import groups_of
 from recbole_scale.data.histories import Histories, Split
-from recbole_scale.files import WholeFile, whole_files
 from recbole_scale.errors import UserError
+from recbole_scale.files import WholeFile, whole_files
 
 CHUNK = 1 << 15
 

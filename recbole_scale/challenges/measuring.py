@@ -10,9 +10,9 @@ import numpy as np
 
 from recbole_scale.challenges.cases import Cases
 from recbole_scale.challenges.estimates import RESAMPLES, Estimate, case_metrics, estimate
+from recbole_scale.challenges.kinds.trajectory import roll_out, window_metrics
 from recbole_scale.challenges.scoring import Ranker, score
 from recbole_scale.challenges.table import Key
-from recbole_scale.challenges.kinds.trajectory import roll_out, window_metrics
 
 NO_LISTS = ("robustness",)  # 60 more top-k searches for a Coverage that is not the question there
 

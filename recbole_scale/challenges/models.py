@@ -23,15 +23,16 @@ from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
 
-from recbole_scale.runs import plan
-from recbole_scale.model.incremental import CachedSteps
 from recbole_scale.challenges.kinds.trajectory import Reencoder, Stepper
 from recbole_scale.data.dataset import HistoryDataset
+from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.errors import UserError
+from recbole_scale.model.incremental import CachedSteps
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.plugin.register import find_model
+from recbole_scale.runs import plan
 from recbole_scale.runs.run import translate_errors
-from recbole_scale.runs import records
+from recbole_scale.settings import run_id
 from recbole_scale.training.checkpoint import load_checkpoint
 
 # models whose scores do not depend on how far a history is padded; the others get rows of MAX_ITEM_LIST_LENGTH
@@ -98,7 +99,7 @@ def open_checkpoints(paths: list[str], data_path: str | None = None) -> list[Che
         if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
             raise UserError(f"{path} holds {config['model']}, which is no sequential model")
         dataset = _dataset(config, loaded)
-        fingerprint = records.data_fingerprint(dataset)
+        fingerprint = data_fingerprint(dataset)
         found.append(Checkpoint(path, config, dataset, fingerprint, _run_id(path, config)))
         if state.get("data") not in (None, "", fingerprint):
             raise UserError(
@@ -113,7 +114,7 @@ def open_checkpoints(paths: list[str], data_path: str | None = None) -> list[Che
 def _run_id(path: str, config: Any) -> str:
     """The id of a checkpoint's run: in its name, or the hash of its settings, as the run's row has it."""
     named = re.search(r"-([0-9a-f]{10})\.best\.pth$", path)
-    return named[1] if named else records.run_id(config)
+    return named[1] if named else run_id(config)
 
 
 def checkpoint_config(state: dict[str, Any], path: str, data_path: str | None = None) -> Any:

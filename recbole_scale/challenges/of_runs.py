@@ -10,6 +10,7 @@ from pathlib import Path
 from recbole_scale.challenges.models import checkpoint_config
 from recbole_scale.errors import UserError
 from recbole_scale.runs import records
+from recbole_scale.settings import run_id
 from recbole_scale.study.rows import Row, as_rows, best_settings
 from recbole_scale.training.checkpoint import load_checkpoint
 
@@ -72,7 +73,7 @@ def files_of(ids: Sequence[str], folder: str) -> dict[str, str]:
         if not set(ids) - found.keys():
             break
         try:
-            run = records.run_id(checkpoint_config(load_checkpoint(str(path)), str(path)))
+            run = run_id(checkpoint_config(load_checkpoint(str(path)), str(path)))
         except UserError:
             continue  # somebody else's file is no reason to stop
         if run in ids:

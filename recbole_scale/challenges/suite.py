@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness, trajectory
 from recbole_scale.challenges import windows
 from recbole_scale.challenges.cases import Cases, leave_one_out, training_counts
 from recbole_scale.challenges.estimates import RESAMPLES
+from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness, trajectory
 from recbole_scale.challenges.measuring import measure, measure_trajectory
 from recbole_scale.challenges.models import Checkpoint, build_ranker
 from recbole_scale.challenges.table import Measured

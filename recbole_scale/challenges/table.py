@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_scale.challenges.estimates import Estimate
-from recbole_scale.study.rows import show_count
+from recbole_scale.text import show_count
 
 COLUMNS: dict[str, str] = {
     "challenge": "long_tail, cold_start, multi_domain, robustness, trajectory",

@@ -19,8 +19,9 @@ from tqdm import tqdm
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.model.sizes import SIZE_NAMES
 from recbole_scale.plugin.register import WINDOW_MODELS, find_model
-from recbole_scale.runs.run import make_config
 from recbole_scale.runs import records
+from recbole_scale.runs.run import make_config
+from recbole_scale.settings import run_id
 
 # the same for everybody: split, order, ranking, measures
 PROTOCOL: dict[str, Any] = {
@@ -120,7 +121,7 @@ def plan_runs(
                 own |= {k.rpartition(".")[2]: v for k, v in settings.items() if k.rpartition(".")[0] == owner}
             chosen = {**PROTOCOL, **budget.settings(), **size, **shared, **own, "seed": seed}
             config = make_config(model, dataset, config_dict=dict(chosen))
-            runs.append(Run(name, model, chosen, records.run_id(config)))
+            runs.append(Run(name, model, chosen, run_id(config)))
     return runs
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from recbole_scale.prepare.columns import Coded
+from recbole_scale.data.coded import Coded
 from recbole_scale.errors import UserError, nearest
 
 TYPES = ("token", "float", "token_seq", "float_seq")

@@ -14,9 +14,9 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_scale.data.atomic import read_atomic, read_header
-from recbole_scale.data.recbole_filters import Interval, LogFilters
 from recbole_scale.data.histories import Histories, Split, share_of_user, split_histories, time_order
 from recbole_scale.data.log import Log, Recipe, load_log
+from recbole_scale.data.recbole_filters import Interval, LogFilters
 from recbole_scale.data.rows import HistoryRows
 from recbole_scale.errors import UserError, nearest
 

@@ -5,6 +5,7 @@ A *position* is an index into the flat item array. Plain numpy; nothing here kno
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,3 +221,16 @@ def _ratio_counts(rows: np.ndarray, ratios: list[float]) -> tuple[np.ndarray, np
                 count[0] -= 1
         counts[i] = count
     return counts[inverse, 0], counts[inverse, 1]
+
+
+def data_fingerprint(dataset: Any) -> str:
+    """Sixteen hex digits that name the data a run sees: users, items and every history's order.
+
+    ``dataset`` has ``histories`` and RecBole's ``field2id_token``.
+    """
+    digest = hashlib.sha256()
+    for field in (dataset.uid_field, dataset.iid_field):
+        digest.update("\n".join(map(str, dataset.field2id_token[field])).encode())
+    for array in (dataset.histories.items, dataset.histories.users, dataset.histories.offsets):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.windows import (
     TARGET_LIST,
     Windows,
@@ -20,9 +21,6 @@ from recbole_scale.data.windows import (
     padding_share,
 )
 from recbole_scale.errors import UserError
-
-if TYPE_CHECKING:
-    from recbole_scale.data.dataset import HistoryDataset
 
 
 class WindowDataLoader:

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from recbole_scale.data.atomic import read_coded
 from recbole_scale.data.cache import cache_path, content_digest, read_cache, write_cache
-from recbole_scale.prepare.columns import Coded
-from recbole_scale.data.recbole_filters import LogFilters, kept_rows
+from recbole_scale.data.coded import Coded
 from recbole_scale.data.histories import Histories, in_time_order, time_order
+from recbole_scale.data.recbole_filters import LogFilters, kept_rows
 from recbole_scale.errors import UserError
 
 DTYPES: dict[str, np.dtype[Any]] = {

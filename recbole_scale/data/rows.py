@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_scale.data.histories import Histories, Split
 from recbole_scale.errors import UserError
 
-if TYPE_CHECKING:
-    from recbole_scale.data.dataset import HistoryDataset
+
+class SplitDataset(Protocol):
+    """What rows need of a data set: histories, their split, and RecBole's names of the columns."""
+
+    config: Any
+    histories: Histories
+    split: Split
+    max_item_list_len: int
+    uid_field: str
+    iid_field: str
+    item_list_length_field: str
 
 
 class HistoryRows:
@@ -20,7 +30,7 @@ class HistoryRows:
     The rows of ``phase`` of a split data set, one user after the other: by id, or as ``order`` (indices [U]) says.
     """
 
-    def __init__(self, dataset: HistoryDataset, phase: str, order: np.ndarray | None = None) -> None:
+    def __init__(self, dataset: SplitDataset, phase: str, order: np.ndarray | None = None) -> None:
         self._histories = dataset.histories
         self._ascending = dataset.split.ranges(dataset.histories, phase)
         self._order = order

@@ -17,12 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError, check_choice
-from recbole_scale.model.softmax import item_cross_entropy
 from recbole_scale.model.layers import ACTIVATIONS, DecoderBlock, dropout, init_weights, layer_rates
 from recbole_scale.model.memory import softmax_chunk
 from recbole_scale.model.precision import check_compiler, check_flag, resolve_precision
 from recbole_scale.model.sampled_softmax import SampledSoftmax, proposal, training_counts
 from recbole_scale.model.sizes import Shape
+from recbole_scale.model.softmax import item_cross_entropy
 
 LOSSES = ("CE", "SCE")
 

@@ -96,7 +96,7 @@ def _plain_checkpoints() -> None:
         """As RecBole's, with the user's settings in the place of the pickled Config."""
         if not self.config["single_spec"] and self.config["local_rank"] != 0:
             return
-        from recbole_scale.training.checkpoint import save_checkpoint
+        from recbole_scale.training.checkpoint import plain_config, save_checkpoint
 
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         state = {
@@ -129,12 +129,6 @@ def _decode_other_parameter() -> None:
         original(self, decode(state))
 
     AbstractRecommender.load_other_parameter = load
-
-
-def plain_config(config: Any) -> dict[str, Any]:
-    """What the user set, with model and data set by name: enough to build the same RecBole Config again."""
-    external = {k: v for k, v in config.external_config_dict.items() if k != "local_rank"}
-    return {**external, "model": config["model"], "dataset": config["dataset"]}
 
 
 def encode(value: Any) -> Any:

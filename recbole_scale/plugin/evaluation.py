@@ -13,7 +13,7 @@ from recbole.utils import EvaluatorType
 from torch import Tensor
 
 from recbole_scale.errors import UserError
-from recbole_scale.training import parallel
+from recbole_scale.training import group, parallel
 
 PER_ROW = ("rec.", "data.label")  # entries of RecBole's data struct that hold one row per ranked user
 
@@ -108,10 +108,10 @@ class ScaleCollector(Collector):
 
     def _from_all_processes(self, struct: Any) -> Any:
         """What all processes gathered, row by row in the order that one process would have seen."""
-        if parallel.world_size() == 1:
+        if group.world_size() == 1:
             return struct
         mine = {key: value.cpu() for key, value in struct._data_dict.items() if key.startswith(PER_ROW)}
-        parts = parallel.gather(mine)
+        parts = group.gather(mine)
         for key in {key for part in parts for key in part}:
             rows = [part[key] for part in parts if key in part]
             struct.set(key, parallel.interleave(rows, self.config["eval_batch_size"]))

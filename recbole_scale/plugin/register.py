@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ from recbole.utils import FeatureSource, ModelType, ensure_dir
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.model.sizes import load_size
-from recbole_scale.settings import SettingsLoader, load_settings_file, parse_value
-from recbole_scale.training import parallel
+from recbole_scale.settings import SettingsLoader, load_settings_file, parse_value, properties_folder
+from recbole_scale.training import group
 
 OWN_MODELS = {"ScaledSASRec": "recbole_scale.model.scaled_sasrec", "FMLPRec": "recbole_scale.model.fmlp"}
 WINDOW_MODELS = ("ScaledSASRec",)  # trained on windows by our own trainer, with a size; the others RecBole's way
@@ -48,14 +47,20 @@ def _replace(name: str, replacement: Any) -> None:
 
 
 def _register_models() -> None:
-    import recbole.trainer
-    from recbole.utils.utils import get_model
+    from recbole.utils.utils import get_model, get_trainer
 
-    from recbole_scale.training.trainer import ScaledSASRecTrainer
-
-    _ORIGINAL["get_model"] = get_model
+    _ORIGINAL["get_model"], _ORIGINAL["get_trainer"] = get_model, get_trainer
     _replace("get_model", find_model)
-    recbole.trainer.ScaledSASRecTrainer = ScaledSASRecTrainer  # found by name in recbole.utils.get_trainer
+    _replace("get_trainer", find_trainer)
+
+
+def find_trainer(model_type: Any, model_name: str) -> Any:
+    """Trainer class of a model: ours for the models that train on windows, else RecBole's."""
+    if model_name in WINDOW_MODELS:
+        from recbole_scale.training.trainer import ScaledSASRecTrainer
+
+        return ScaledSASRecTrainer
+    return _ORIGINAL["get_trainer"](model_type, model_name)
 
 
 def find_model(model_name: str) -> Any:
@@ -107,23 +112,10 @@ def model_names() -> list[str]:
 
 
 def _register_data() -> None:
-    import recbole.data.dataset
     from recbole.data.dataset import Dataset, SequentialDataset
     from recbole.data.utils import create_dataset, get_dataloader
 
-    from recbole_scale.data.baselines import BaselineDataset, loader_class, rows_on_demand
-    from recbole_scale.data.dataset import HistoryDataset
-
-    recbole.data.dataset.ScaledSASRecDataset = HistoryDataset  # found by name in recbole.data.create_dataset
     _ORIGINAL["get_dataloader"], _ORIGINAL["create_dataset"] = get_dataloader, create_dataset
-
-    def find_dataloader(config: Any, phase: str) -> Any:
-        ours = loader_class(config, phase, windows=config["model"] in WINDOW_MODELS)
-        return ours or _ORIGINAL["get_dataloader"](config, phase)
-
-    def find_dataset(config: Any) -> Any:
-        return BaselineDataset(config) if rows_on_demand(config) else _ORIGINAL["create_dataset"](config)
-
     _replace("get_dataloader", find_dataloader)
     _replace("create_dataset", find_dataset)
     _ORIGINAL["load_feat"] = Dataset._load_feat
@@ -134,6 +126,24 @@ def _register_data() -> None:
     Dataset._load_inter_feat = _load_inter_feat
     Dataset._download = _download
     SequentialDataset._change_feat_format = _sort_exactly_first
+
+
+def find_dataloader(config: Any, phase: str) -> Any:
+    """Loader class of a phase: over our histories where that gives RecBole's rows, else RecBole's."""
+    from recbole_scale.data.baselines import loader_class
+
+    ours = loader_class(config, phase, windows=config["model"] in WINDOW_MODELS)
+    return ours or _ORIGINAL["get_dataloader"](config, phase)
+
+
+def find_dataset(config: Any) -> Any:
+    """The data set of a run: histories for our models and for sequential ones where that gives RecBole's rows."""
+    from recbole_scale.data.baselines import BaselineDataset, rows_on_demand
+    from recbole_scale.data.dataset import HistoryDataset
+
+    if config["model"] in WINDOW_MODELS:
+        return HistoryDataset(config)
+    return BaselineDataset(config) if rows_on_demand(config) else _ORIGINAL["create_dataset"](config)
 
 
 def _load_feat(self: Any, filepath: str, source: Any) -> Any:
@@ -245,7 +255,7 @@ def _load_defaults(self: Any, model: str, model_class: Any, dataset: str) -> Non
     defaults.setdefault("results_file", "results/runs.jsonl")
     defaults.setdefault("rows_on_demand", True)
     if model in OWN_MODELS:
-        path = files("recbole_scale").joinpath("properties", "model", f"{model}.yaml")
+        path = properties_folder() / "model" / f"{model}.yaml"
         defaults.update(load_settings_file(str(path)))
     if model in WINDOW_MODELS:
         defaults.update(load_size(self.external_config_dict.get("size", defaults["size"])))
@@ -296,6 +306,6 @@ def _init_device(self: Any) -> None:
         return
     if self.model not in WINDOW_MODELS:
         raise UserError(f"{self.model} trains in one process here; only {', '.join(WINDOW_MODELS)} takes --nproc")
-    final["device"] = parallel.join(final, use_gpu)
-    if parallel.rank() != 0:
+    final["device"] = group.join(final, use_gpu)
+    if group.rank() != 0:
         final.update(state="error", show_progress=False, log_wandb=False)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_scale.prepare.times import TimeColumn, parse_numbers
+from recbole_scale.data.coded import Coded
 from recbole_scale.errors import UserError
+from recbole_scale.prepare.times import TimeColumn, parse_numbers
 
 Locate = Callable[[int], str]  # row of the batch -> "line 7" (or "row 7" where a format has no lines)
 
@@ -23,22 +24,6 @@ RESERVED_IDS = (
 )
 # control characters (tab, line ends), the double quote and the byte order mark break the atomic file
 UNSAFE_ID = '[\\x00-\\x1f\\x7f"\\x{feff}\\x{85}\\x{2028}\\x{2029}]|^[\\s\\p{Z}]|[\\s\\p{Z}]$'
-
-
-@dataclass(frozen=True)
-class Coded:
-    """One text column: ``codes`` [rows] int32 into ``texts`` [distinct], a pyarrow string array."""
-
-    codes: np.ndarray
-    texts: pa.Array
-
-    def take(self, rows: np.ndarray) -> Coded:
-        """Return the column at ``rows`` (indices or a mask); ``texts`` is shared."""
-        return replace(self, codes=self.codes[rows])
-
-    def used(self) -> int:
-        """Return how many distinct texts occur in the rows."""
-        return int(np.count_nonzero(np.bincount(self.codes, minlength=len(self.texts))))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from recbole_scale.errors import UserError, nearest
+from recbole_scale.files import whole_files
 from recbole_scale.prepare.card import card_bytes, differences, expected_counts, format_table, statistics
 from recbole_scale.prepare.columns import Interactions
 from recbole_scale.prepare.filters import DUPLICATES, HELD_OUT, PAPER_FILTERS, Filters, apply_filters, core_counts
 from recbole_scale.prepare.readers import FORMATS, FileRead, Options, Raw, read_raw
 from recbole_scale.prepare.sources import sha256_of
-from recbole_scale.files import whole_files, write_interactions
-from recbole_scale.errors import UserError, nearest
+from recbole_scale.prepare.writing import write_interactions
 
 CORES_TO_TRY = (5, 10, 15, 20, 25, 30)
 EXAMPLE = """examples:

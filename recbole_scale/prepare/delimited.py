@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from recbole_scale.errors import UserError, nearest
 from recbole_scale.prepare.columns import LogBuilder
 from recbole_scale.prepare.sources import BYTE_ORDER_MARK, Block, text_blocks
-from recbole_scale.errors import UserError, nearest
 
 DELIMITERS = (",", "\t", ";", "|", "::", " ")
 SPOKEN = {"\t": "a tab", " ": "a space"}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from recbole_scale.errors import UserError
 from recbole_scale.prepare.columns import Interactions
 from recbole_scale.prepare.times import parse_numbers
-from recbole_scale.errors import UserError
 
 DUPLICATES = ("keep", "event", "pair")
 

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recbole_scale.errors import UserError, nearest
 from recbole_scale.prepare.columns import Interactions, LogBuilder, Problems
 from recbole_scale.prepare.delimited import Layout, read_delimited
 from recbole_scale.prepare.json_lines import read_json_lines
 from recbole_scale.prepare.sequences import read_sequences
 from recbole_scale.prepare.sources import check_raw_paths, text_blocks
-from recbole_scale.errors import UserError, nearest
 
 GROUPLENS_RESEARCH = "research use; no redistribution and no commercial use without permission (GroupLens README)"
 GROUPLENS_SHARE = (

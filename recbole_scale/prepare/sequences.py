@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_scale.errors import UserError
 from recbole_scale.prepare.columns import LogBuilder
 from recbole_scale.prepare.sources import text_blocks
-from recbole_scale.errors import UserError
 
 
 def read_sequences(path: Path, delimiter: str | None, user_column: bool, builder: LogBuilder) -> None:

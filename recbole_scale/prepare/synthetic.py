@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recbole_scale.prepare.card import card_bytes
-from recbole_scale.files import AtomicWriter, whole_files
 from recbole_scale.errors import UserError
+from recbole_scale.files import whole_files
+from recbole_scale.prepare.card import card_bytes
+from recbole_scale.prepare.writing import AtomicWriter
 
 CHUNK_INTERACTIONS = 2_000_000
 MOST_TOPICS = 128  # the second-order kernel has topics cubed entries

@@ -13,8 +13,8 @@ import numpy as np
 
 from recbole_scale.challenges import figures as layouts
 from recbole_scale.challenges.table import COLUMNS, labels
-from recbole_scale.errors import UserError
 from recbole_scale.drawing import Drawn, metric_name, style
+from recbole_scale.errors import UserError
 from recbole_scale.report.html import paragraph, section, table, wide_figure
 from recbole_scale.study.rows import Row
 

@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if find_spec("matplotlib") is None:
         raise UserError("a report needs matplotlib: pip install 'recbole-scale[figures]'")
     from recbole_scale.drawing import save
-    from recbole_scale.report.report import draw, make_study
     from recbole_scale.report.challenges import of_dataset, read_challenges
     from recbole_scale.report.page import answer_text, as_page
+    from recbole_scale.report.report import draw, make_study
 
     question = Question(
         dataset=options.dataset,

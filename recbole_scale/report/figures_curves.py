@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from recbole_scale.drawing import NAMES, Drawn, count_axis, line_style, new_figure
-from recbole_scale.study.rows import Row, show_count
+from recbole_scale.study.rows import Row
 from recbole_scale.study.tables import (
     LOSS,
     by_size,
@@ -24,6 +24,7 @@ from recbole_scale.study.tables import (
     planned_epochs,
     whole_data,
 )
+from recbole_scale.text import show_count
 
 _LEAST = 3  # points that make a curve
 _BUDGETS = 6

@@ -15,9 +15,10 @@ import numpy as np
 
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.report.findings import Ends, SizeMean
+from recbole_scale.study.rows import Row
 from recbole_scale.study.study import Answer, estimate_flops
-from recbole_scale.study.rows import Row, show_count
 from recbole_scale.study.tables import curve_of, distinct, number, whole_data
+from recbole_scale.text import show_count
 
 MORE_RUNS = 3
 _PRIOR_SD = np.array([0.5, 5.0, 0.5])  # of log E, a = alpha log x0, alpha: wide, so that data decide

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_scale.drawing import Drawn
-from recbole_scale.report.report import Study
 from recbole_scale.report.challenges import challenges_section
 from recbole_scale.report.findings import headline
 from recbole_scale.report.html import page
+from recbole_scale.report.report import Study
 from recbole_scale.report.runs_table import runs_section
 from recbole_scale.report.sections import (
     answer_section,

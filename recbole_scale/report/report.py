@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from recbole_scale.errors import UserError
-from recbole_scale.laws.fit import MIN_SIZES
-from recbole_scale.laws.budget import ComputeOptimal
-from recbole_scale.study.figures import law_figures
-from recbole_scale.report.figures_study import study_figures
 from recbole_scale.drawing import Drawn
+from recbole_scale.errors import UserError
+from recbole_scale.laws.budget import ComputeOptimal
+from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.loss import JointLaw, PowerLaw, fit_power_law
+from recbole_scale.report.figures_study import study_figures
 from recbole_scale.report.findings import WORTH, Ends, SizeMean, deciding, ends_of, main_metric, size_means
-from recbole_scale.study.study import Answer, answer, run_label
+from recbole_scale.study.figures import law_figures
 from recbole_scale.study.fit_command import fit_both_axes
 from recbole_scale.study.rows import (
     SAME_SIZE,
@@ -25,6 +24,7 @@ from recbole_scale.study.rows import (
     matching,
     same_data,
 )
+from recbole_scale.study.study import Answer, answer, run_label
 from recbole_scale.study.tables import by_size, distinct, number
 
 MAIN_MODEL = "ScaledSASRec"

@@ -14,7 +14,7 @@ import numpy as np
 from recbole.utils import ModelType
 
 from recbole_scale.errors import UserError
-from recbole_scale.training import parallel
+from recbole_scale.training import group
 from recbole_scale.training.budget import check_seconds
 
 
@@ -141,7 +141,7 @@ def measured_test(trainer: Any, prepared: Any, per_user_file: str | None, **name
     seconds = perf_counter() - started
     if per_user_file:
         trainer.evaluator.evaluate = evaluate
-        if parallel.rank() == 0:  # every process has all rows
+        if group.rank() == 0:  # every process has all rows
             save_per_user(per_user_file, prepared, kept[-1])
     return result, seconds
 

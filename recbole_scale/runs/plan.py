@@ -16,7 +16,7 @@ from recbole_scale.model.sizes import (
     parameter_groups,
     total_parameters,
 )
-from recbole_scale.training import parallel
+from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import check_steps
 
 
@@ -53,7 +53,7 @@ def describe(prepared: Any, network: Any, processes: int | None = None) -> str:
     lines = {"data": f"{known['n_users']:,} users, {known['n_items']:,} items"}
     if isinstance(network, ScaledSASRec):
         lines = _model_lines(config, network, known) | _data_lines(prepared, known)
-        lines |= _cost_lines(prepared, network) | _memory_lines(prepared, network, processes or parallel.world_size())
+        lines |= _cost_lines(prepared, network) | _memory_lines(prepared, network, processes or group.world_size())
     else:
         lines["parameters"] = f"{known['n_parameters']:,}"
     title = f"{config['model']} on {config['dataset']}"

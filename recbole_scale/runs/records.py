@@ -5,7 +5,6 @@ Many processes may append at once, and any of them may be killed at any time: a 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -70,38 +69,6 @@ COLUMNS: dict[str, str] = {
     "started": "start of the run, UTC",
     "settings": "what the user set",
 }
-
-# settings that do not change a run's numbers
-_ENVIRONMENT = {
-    "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "log_wandb", "wandb_project", "worker",
-    "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
-    "data_cache", "rows_on_demand", "per_user_file", "local_rank", "single_spec", "config_files", "results_file",
-    "save_step", "resume", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset",
-    "group_offset", "world_size", "dry_run", "parallel",
-    # names of columns that RecBole's transforms (BERT4Rec's masks and others) add to the settings as the data is loaded
-    "MASK_INDEX", "MASK_ITEM_SEQ", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "CROP_ITEM_SEQ", "CROP_ITEM_SEQ_LEN",
-    "REORDER_ITEM_SEQ",
-}  # fmt: skip
-
-
-def run_id(config: Any) -> str:
-    """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers."""
-    settings = {k: v for k, v in config.final_config_dict.items() if k not in _ENVIRONMENT}
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def data_fingerprint(dataset: Any) -> str:
-    """Sixteen hex digits that name the data a run sees: users, items and every history's order.
-
-    ``dataset`` has ``histories`` and RecBole's ``field2id_token``.
-    """
-    digest = hashlib.sha256()
-    for field in (dataset.uid_field, dataset.iid_field):
-        digest.update("\n".join(map(str, dataset.field2id_token[field])).encode())
-    for array in (dataset.histories.items, dataset.histories.users, dataset.histories.offsets):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:

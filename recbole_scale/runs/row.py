@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from recbole_scale.runs import plan
-from recbole_scale.runs import records
-from recbole_scale.training import parallel
+from recbole_scale.runs import plan, records
+from recbole_scale.training import group
 
 
 def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -
         "peak_memory_mb": peak_memory_mb(config["device"]),
         "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "processes": parallel.world_size(),
+        "processes": group.world_size(),
         "versions": records.versions(),
         "commit": records.commit(),
         "settings": without_paths(config.external_config_dict),

@@ -19,16 +19,15 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_trainer, init_logger, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
-from recbole_scale.runs import plan
-from recbole_scale.data.histories import Histories
+from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.plugin.register import find_model
-from recbole_scale.runs.row import run_row
-from recbole_scale.runs import records
-from recbole_scale.settings import check_keys, find_settings_file, load_settings_file
-from recbole_scale.training import parallel
-from recbole_scale.training.checkpoint import last_checkpoint
+from recbole_scale.runs import plan, records
 from recbole_scale.runs.measuring import measured_fit, measured_test
+from recbole_scale.runs.row import run_row
+from recbole_scale.settings import check_keys, find_settings_file, load_settings_file, run_id
+from recbole_scale.training import group
+from recbole_scale.training.checkpoint import last_checkpoint
 
 
 @dataclass
@@ -75,9 +74,9 @@ def run(
         prepared = prepare(config)
         described = plan.describe(prepared, build_model(prepared), config["world_size"])
         getLogger().info("\n" + described)
-        return {"plan": described, "run_id": records.run_id(config)}
+        return {"plan": described, "run_id": run_id(config)}
     result, row = train_and_test(config, saved=saved, resume=resume)
-    if config["results_file"] and parallel.rank() == 0:
+    if config["results_file"] and group.rank() == 0:
         records.append_row(config["results_file"], row)
     return result
 
@@ -119,7 +118,7 @@ def train_and_test(
         "nll": (test_result or {}).get("nll"),
         "checkpoint": trainer.saved_model_file if saved else None,
         "results_file": config["results_file"],
-        "run_id": records.run_id(config),
+        "run_id": run_id(config),
     }
     row = run_row(prepared, network, trainer, result) | {
         "started": started.isoformat(timespec="seconds"),
@@ -219,7 +218,7 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
     train_data, valid_data, test_data = translate_errors(lambda: data_preparation(config, dataset))
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
-    fingerprint = records.data_fingerprint(dataset) if dataset.histories is not None else None
+    fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None
     return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint)
 
 
@@ -251,7 +250,7 @@ def histories_of(dataset: Any) -> Histories | None:
 def build_model(prepared: Prepared) -> Any:
     """The model of a prepared run, initialised from its seed, on its device."""
     config = prepared.config
-    init_seed(config["seed"] + parallel.rank(), config["reproducibility"])
+    init_seed(config["seed"] + group.rank(), config["reproducibility"])
     build = find_model(config["model"])
     return translate_errors(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from recbole_scale.plugin.compat import load_ray_tune
 from recbole_scale.errors import UserError, check_choice
+from recbole_scale.plugin.compat import load_ray_tune
 from recbole_scale.runs.run import make_config
 from recbole_scale.search.folder import locked
 from recbole_scale.search.outcome import conclude

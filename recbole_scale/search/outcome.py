@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recbole_scale.runs import plan as run_plan
 from recbole_scale.errors import UserError
+from recbole_scale.runs import plan as run_plan
 from recbole_scale.runs.records import append_row, read_rows
 from recbole_scale.search.folder import Trial, trials
 from recbole_scale.search.plan import SearchPlan, as_text

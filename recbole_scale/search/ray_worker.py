@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from ray import tune
 
-import recbole_scale  # noqa: F401 (registers the plugin before RecBole is used)
 from recbole_scale.search.folder import Trial
 from recbole_scale.search.plan import SearchPlan
 from recbole_scale.search.space import Parameter

@@ -19,14 +19,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recbole_scale.errors import UserError, check_choice, nearest
-from recbole_scale.settings import known_keys, parse_value
+from recbole_scale.settings import known_keys, parse_value, properties_folder
 
 KINDS = {"choice": "[a,b,...]", "uniform": "low,high", "quniform": "low,high,q", "loguniform": "low,high"}
 # what every trial of a search must share, so that scores can be compared and trials do not write over one another
@@ -89,7 +88,7 @@ def find_params_file(name: str | None, model: str) -> str:
     Raises:
         UserError: there is none.
     """
-    packaged = Path(str(files("recbole_scale").joinpath("properties", "hyper")))
+    packaged = properties_folder() / "hyper"
     known = sorted(path.name for path in packaged.glob("*.hyper"))
     if name is None:
         if f"{model}.hyper" in known:

@@ -23,8 +23,9 @@ from recbole_scale.drawing import (
     save,
     style,
 )
+from recbole_scale.study.rows import Row
 from recbole_scale.study.study import Answer
-from recbole_scale.study.rows import Row, show_count
+from recbole_scale.text import show_count
 
 _MOST_METRICS = 6
 

@@ -14,7 +14,7 @@ from recbole_scale.laws.budget import ComputeOptimal
 from recbole_scale.laws.loss import JointLaw
 from recbole_scale.laws.rollout import Judgement
 from recbole_scale.study.study import Answer, run_label
-from recbole_scale.study.rows import show_count
+from recbole_scale.text import show_count
 
 
 def as_json(answer: Answer) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ import pandas as pd
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.laws.fit import MIN_SIZES
+from recbole_scale.text import parse_count, show_count
 
 Row = dict[str, Any]
 X_COLUMNS = ("n_blocks", "n_blocks_exact", "unique_interactions")
 LOSSES = ("test_nll", "best_valid_nll")
-_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _CLOSE = 0.01  # a count such as 75.5M names the size within 1 % of it
 SAME_SIZE = 0.02  # shapes whose N differs by less are one size in another shape
 _VERSION = ("data_fingerprint", "split")  # rows that differ here were measured on other items or other held-out ones
@@ -102,23 +101,6 @@ def choose(rows: Sequence[Row], question: Question, *, fix_other_axis: bool = Tr
     if not fitted:
         raise UserError(f"--holdout {','.join(question.holdout)} leaves no run to fit a law to")
     return Choice(dataset, model, fitted, [row for row in kept if id(row) in out], notes)
-
-
-def parse_count(text: str) -> float | None:
-    """Read a count such as 829M, 98.3K or 1e6; None for anything else."""
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([KMBT]?)", text.strip(), flags=re.IGNORECASE)
-    value = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
-    return value if 0.0 < value < math.inf else None
-
-
-def show_count(value: float) -> str:
-    """Write a count in three digits, as 98.3K or 829M; beyond 1000T as a power of ten."""
-    if value >= 1e15:
-        return f"{value:.3g}"
-    for unit in ("T", "B", "M", "K"):
-        if value >= 0.9995 * _UNITS[unit]:
-            return f"{value / _UNITS[unit]:.3g}{unit}"
-    return f"{value:.3g}"
 
 
 def _only(rows: list[Row], column: str, wanted: str | None) -> tuple[str, list[Row]]:

@@ -10,14 +10,15 @@ import numpy as np
 import scipy.optimize
 
 from recbole_scale.errors import UserError, nearest
-from recbole_scale.model.sizes import SIZE_NAMES, load_size
-from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.budget import Cost
+from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.loss import PowerLaw, fit_power_law
 from recbole_scale.laws.metrics import MetricLaw, fit_metric_law
 from recbole_scale.laws.rollout import Judgement, judge, rollout
-from recbole_scale.study.rows import Choice, Question, Row, choose, parse_count
+from recbole_scale.model.sizes import SIZE_NAMES, load_size
+from recbole_scale.study.rows import Choice, Question, Row, choose
+from recbole_scale.text import parse_count
 
 MISFIT = 0.01  # p value of the lack of fit below which the band is resampled by sizes instead of by runs
 _METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision")

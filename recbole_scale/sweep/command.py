@@ -11,9 +11,10 @@ import torch
 from tqdm import tqdm
 
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.model.sizes import Rung, equal_shapes, named, shaped
 from recbole_scale.runs import records
-from recbole_scale.model.ladder import Rung, equal_shapes, named, shaped
-from recbole_scale.study.rows import Row, parse_count, show_count
+from recbole_scale.settings import load_settings_file, parse_arguments
+from recbole_scale.study.rows import Row
 from recbole_scale.sweep.sweep import (
     Engine,
     Grid,
@@ -24,7 +25,7 @@ from recbole_scale.sweep.sweep import (
     plan_sweep,
     seconds_left,
 )
-from recbole_scale.settings import load_settings_file, parse_arguments
+from recbole_scale.text import parse_count, show_count
 
 EXAMPLE = """examples:
   python run_scripts/size_sweep.py --dataset ml-100k --shapes 1x8 2x16 2x32 tiny --seeds 1 2 3 --epochs 10

@@ -71,8 +71,6 @@ def _run_all(ray: Any, points: Sequence[Point], options: dict[str, Any], keep: s
 def _on_worker(point: Point, cpus: float, keep: str) -> Row:
     import torch
 
-    import recbole_scale  # noqa: F401 (a worker is a fresh process: this registers the plugin)
-
     torch.set_num_threads(max(1, int(cpus)))
     return run_point(point, keep=keep)
 

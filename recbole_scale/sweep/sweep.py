@@ -14,11 +14,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from recbole_scale.errors import UserError
-from recbole_scale.model.sizes import Shape, flops_per_interaction
+from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction
+from recbole_scale.runs import records
 from recbole_scale.runs.row import without_paths
 from recbole_scale.runs.run import LoadedData, make_config, prepare, train_and_test
-from recbole_scale.runs import records
-from recbole_scale.model.ladder import Rung
+from recbole_scale.settings import run_id
 from recbole_scale.study.rows import Row, as_rows
 
 _DEFAULT_RATE = 20e9  # FLOP/s assumed until a run has been measured; only the first estimate depends on it
@@ -89,7 +89,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         flops = flops_per_interaction(Shape.from_config(config, n_items)) * float(count) * config["epochs"]
         label = f"{rung.name} seed {seed}" + (f" {fraction:.4g} of users" if fraction != 1 else "")
         label += f" {epochs} epochs" if len(grid.epochs) > 1 else ""
-        name = records.run_id(config)
+        name = run_id(config)
         if name in points:
             raise UserError(f"the runs '{points[name].label}' and '{label}' of this sweep are the same")
         if grid.per_user:

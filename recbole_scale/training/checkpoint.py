@@ -117,6 +117,12 @@ def _reason(failure: BaseException) -> str:
     return (str(failure).strip().splitlines() or [type(failure).__name__])[0][:160]
 
 
+def plain_config(config: Any) -> dict[str, Any]:
+    """What the user set, with model and data set by name: enough to build the same RecBole Config again."""
+    external = {k: v for k, v in config.external_config_dict.items() if k != "local_rank"}
+    return {**external, "model": config["model"], "dataset": config["dataset"]}
+
+
 def random_state() -> dict[str, Any]:
     """State of the random number generators that training draws from (Python, numpy, torch, each CUDA device)."""
     _, numpy_key, position, has_gauss, gauss = np.random.get_state()

@@ -32,7 +32,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from recbole_scale.errors import UserError
-from recbole_scale.training import parallel
+from recbole_scale.training import group
 from recbole_scale.training.shards import empty_parts, map_tensors
 
 INDEX = "index.json"
@@ -91,7 +91,7 @@ def load_sharded(folder: str | os.PathLike[str], mesh: DeviceMesh | None = None)
         state: dict[str, Any] = _fill(plain, tensors)
     except (dcp.api.CheckpointException, pickle.UnpicklingError, *DAMAGE) as failure:
         cause = _cause(failure)
-        if parallel.lost_peer(cause):
+        if group.lost_peer(cause):
             raise
         if isinstance(cause, pickle.UnpicklingError):
             raise UserError(

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from recbole.utils import set_color
 
-from recbole_scale.plugin.compat import plain_config
+from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.errors import UserError
-from recbole_scale.runs.records import data_fingerprint
-from recbole_scale.training import parallel
+from recbole_scale.training import group, parallel
 from recbole_scale.training.checkpoint import (
     copy_checkpoint,
     load_checkpoint,
+    plain_config,
     random_state,
     save_checkpoint,
     set_random_state,
@@ -72,7 +72,7 @@ class Resumable:
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write the model as it is, whole and in one file, for evaluation and :func:`load_data_and_model`."""
         state = parallel.whole_state(self.loss, self._model_state())  # every process hands in its parts
-        if parallel.rank() != 0:
+        if group.rank() != 0:
             return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         save_checkpoint({**state, "epoch": epoch, "best_valid_result": self.best_valid_result}, path)
@@ -89,8 +89,8 @@ class Resumable:
 
     def _save_last(self, epoch: int, step: int) -> None:
         """Write everything that continuing from the start of ``step`` of ``epoch`` needs."""
-        states = parallel.gather(random_state())  # also makes every process wait until the best model is written
-        if parallel.rank() != 0 and not parallel.is_sharded(self.loss):
+        states = group.gather(random_state())  # also makes every process wait until the best model is written
+        if group.rank() != 0 and not parallel.is_sharded(self.loss):
             return
         progress = {"epoch": epoch, "step": step, "guard": self.guard.state()}
         progress |= {name: getattr(self, name) for name in PROGRESS}
@@ -134,8 +134,8 @@ class Resumable:
         self.start_epoch, self.start_step = progress["epoch"], progress["step"]
         self.guard.restore(progress["guard"])
         self.data_id = state["data"]
-        if parallel.rank() < len(state["random"]):  # more processes than before: the others keep their fresh seeds
-            set_random_state(state["random"][parallel.rank()])
+        if group.rank() < len(state["random"]):  # more processes than before: the others keep their fresh seeds
+            set_random_state(state["random"][group.rank()])
 
     def _roll_back(self, trouble: str, saved: bool) -> int:
         """Return to the last good checkpoint with half the learning rate; returns the step to go on from.
@@ -152,7 +152,7 @@ class Resumable:
         before = guard.state()
         self._restore(self._load(self.last_file), self.last_file)
         guard.went_back(before)
-        if parallel.rank() == 0:
+        if group.rank() == 0:
             self.logger.warning(
                 f"{trouble}: back to batch {self.start_step} of epoch {self.start_epoch} with the learning rate x "
                 f"{guard.rate_factor:g} (return {guard.rollbacks} of at most {MAX_ROLLBACKS})"
@@ -170,7 +170,7 @@ class Resumable:
         Called at the switch, with the best model loaded. Doing it twice, after a kill, gives the same files.
         """
         self._save_checkpoint(self.best_epoch, verbose=False, saved_model_file=first_phase_file(self.saved_model_file))
-        if parallel.rank() == 0:
+        if group.rank() == 0:
             copy_checkpoint(self.last_file, first_phase_file(self.last_file))
 
     def _adopt_best(self, resume_file: str) -> None:

@@ -18,10 +18,11 @@ from tqdm import tqdm
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError, check_choice
-from recbole_scale.runs.records import run_id
-from recbole_scale.training import parallel
+from recbole_scale.settings import run_id
+from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import accumulate, check_steps, micro_batches
 from recbole_scale.training.budget import TimeBudget, check_seconds
+from recbole_scale.training.epoch_log import report_epoch
 from recbole_scale.training.guard import Guard
 from recbole_scale.training.optimizers import (
     SCHEDULES,
@@ -30,7 +31,6 @@ from recbole_scale.training.optimizers import (
     guarded_step,
     learning_rate_factor,
 )
-from recbole_scale.training.epoch_log import report_epoch
 from recbole_scale.training.state import Resumable
 from recbole_scale.training.switching import Switch, phase
 
@@ -47,7 +47,7 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         self.phases = [phase(str(config["learner"]).lower(), config["learning_rate"], 0, "start")]
         self.switch, self.guard = Switch.from_config(config), Guard(config["spike_factor"])
         self.accumulation_steps = check_steps(config["accumulation_steps"])
-        self.budget = TimeBudget(check_seconds(config["train_budget_seconds"], parallel.world_size()))
+        self.budget = TimeBudget(check_seconds(config["train_budget_seconds"], group.world_size()))
         # before the optimizer, which must see the parameters as training changes them: parts of them under fsdp
         self.loss = parallel.data_parallel(model, config["parallel"], bf16=model.precision == "bf16")
         super().__init__(config, model)
@@ -193,15 +193,15 @@ class ScaledSASRecTrainer(Resumable, Trainer):
 
     def _train_step(self, batch: Any, n_targets: int) -> None:
         rate = self._learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for part in self.optimizer.param_groups:
+            part["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         parts = micro_batches(batch, TARGET_LIST, self.accumulation_steps)
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=bool(self.enable_amp))
         loss = accumulate(self.loss, parts, autocast, self.device)
         norm = clipped_norm(self.model.parameters(), self.clip_grad_norm)
         # one sum over processes, so that all of them see, and decide, the same
-        measured = parallel.total(torch.stack([loss.double(), norm.double()])) / parallel.world_size()  # [2]
+        measured = group.total(torch.stack([loss.double(), norm.double()])) / group.world_size()  # [2]
         guarded_step(self.optimizer, measured.isfinite().all(), wait=self.device.type == "cpu")
         self.unseen.append((measured, n_targets))
         self.targets_seen += n_targets
@@ -231,7 +231,7 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         self.unseen = []
         for number, ((loss, norm), n_targets) in enumerate(zip(values, counts, strict=True), first):
             remark = self.guard.see(loss, norm)
-            if remark and parallel.rank() == 0:
+            if remark and group.rank() == 0:
                 at = self.global_step - step + number
                 self.logger.warning(f"epoch {epoch}, batch {number} of {n_steps} (step {at}): {remark}")
             if self.guard.must_go_back():
@@ -276,10 +276,10 @@ class ScaledSASRecTrainer(Resumable, Trainer):
             path = model_file or self.saved_model_file
             self._load_weights(self._load(path)["state_dict"])
             self.logger.debug(f"loaded {path}")
-        if eval_data and parallel.world_size() > 1:
+        if eval_data and group.world_size() > 1:
             if not isinstance(eval_data, HistoryEvalDataLoader):
                 raise UserError("sampled evaluation runs in one process; several need eval_args.mode: full")
-            eval_data = eval_data.shard(parallel.rank(), parallel.world_size())
+            eval_data = eval_data.shard(group.rank(), group.world_size())
         trained = self.model
         with parallel.whole_model(self.loss) as self.model:
             try:

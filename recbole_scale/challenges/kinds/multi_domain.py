@@ -13,7 +13,7 @@ import numpy as np
 
 from recbole_scale.challenges.cases import Cases
 from recbole_scale.data.atomic import read_coded, read_header
-from recbole_scale.prepare.columns import Coded
+from recbole_scale.data.coded import Coded
 from recbole_scale.errors import UserError, nearest
 
 

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     """Load, rank, write, and say what was done."""
     started = perf_counter()
     arguments = parser().parse_args(argv)
-    from recbole_scale.recommend.recommend import load_trained, recommend
+    from recbole_scale.serving.recommend import load_trained, recommend
 
     trained = load_trained(arguments.checkpoint, arguments.data_path)
     loaded = perf_counter() - started

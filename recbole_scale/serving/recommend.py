@@ -25,13 +25,12 @@ from recbole.utils import ModelType
 from tqdm import tqdm
 
 from recbole_scale.data.atomic import read_coded
-from recbole_scale.data.histories import Histories, gather_padded, ragged_ranges, time_order
-from recbole_scale.prepare.sequences import first_words, items_in_order, split_words
-from recbole_scale.prepare.sources import text_blocks
+from recbole_scale.data.histories import Histories, data_fingerprint, gather_padded, ragged_ranges, time_order
 from recbole_scale.errors import UserError
 from recbole_scale.plugin.register import find_model
+from recbole_scale.prepare.sequences import first_words, items_in_order, split_words
+from recbole_scale.prepare.sources import text_blocks
 from recbole_scale.runs.run import histories_of, make_config, translate_errors
-from recbole_scale.runs.records import data_fingerprint
 from recbole_scale.training.checkpoint import load_checkpoint
 
 FORMATS = (".parquet", ".csv")

@@ -1,0 +1,25 @@
+"""How counts are written and read: 98.3K, 829M."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+
+def parse_count(text: str) -> float | None:
+    """Read a count such as 829M, 98.3K or 1e6; None for anything else."""
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([KMBT]?)", text.strip(), flags=re.IGNORECASE)
+    value = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    return value if 0.0 < value < math.inf else None
+
+
+def show_count(value: float) -> str:
+    """Write a count in three digits, as 98.3K or 829M; beyond 1000T as a power of ten."""
+    if value >= 1e15:
+        return f"{value:.3g}"
+    for unit in ("T", "B", "M", "K"):
+        if value >= 0.9995 * _UNITS[unit]:
+            return f"{value / _UNITS[unit]:.3g}{unit}"
+    return f"{value:.3g}"
