@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-test quickstart test lint clean
+.PHONY: setup setup-test quickstart test test-all lint clean
 
 # RecBole 1.2.1 asks for a Ray that does not run on today's stack; the last line replaces it (pip says so and goes on).
 $(VENV)/.installed: pyproject.toml
@@ -23,7 +23,11 @@ setup-test: $(VENV)/.installed-test
 quickstart: setup
 	$(BIN)/run_recbole --model=ScaledSASRec --dataset=ml-100k --config_files=properties/tiny.yaml
 
+# What CI runs: everything but the tests marked `slow`.
 test: setup-test
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: setup-test
 	$(BIN)/python -m pytest -q
 
 lint: setup-test
