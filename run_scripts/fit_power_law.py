@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from recbole_scale.errors import exit_code
-from recbole_scale.study.fit_command import main
+from recbole_scale.fit.command import main
 
 if __name__ == "__main__":
     sys.exit(exit_code(main))

@@ -11,12 +11,12 @@ import pytest
 from study_rows_made import SHAPES, WHOLE, full_study, law_of, made_row, made_rows
 
 from recbole_scale.drawing import BLACK, Drawn, as_svg, line_style, save, style
+from recbole_scale.fit.figures import law_figures, loss_figure, metrics_figure
+from recbole_scale.fit.rows import Question
+from recbole_scale.fit.study import answer
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.report import figures_curves, figures_study
 from recbole_scale.report.report import draw, make_study
-from recbole_scale.study.figures import law_figures, loss_figure, metrics_figure
-from recbole_scale.study.rows import Question
-from recbole_scale.study.study import answer
 
 QUICK = Question(resamples=100)
 

@@ -20,7 +20,7 @@ FLOORS = [
     {"training"},
     {"plugin"},
     {"runs"},
-    {"prepare", "study"},
+    {"prepare", "fit"},
     {"sweep", "search", "compare", "serving", "challenges"},
     {"report"},
     {"on_import"},
@@ -115,7 +115,7 @@ def test_every_room_can_be_imported_first(room: str):
         "import recbole_scale",
         "from recbole_scale import fit_power_law",
         "import recbole_scale.prepare.command, recbole_scale.prepare.synthetic",
-        "import recbole_scale.study.fit_command",
+        "import recbole_scale.fit.command",
     ],
 )
 def test_laws_and_the_preparation_of_data_need_neither_torch_nor_recbole(code: str):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from recbole_scale.errors import UserError, exit_code
-from recbole_scale.study.fit_command import main
-from recbole_scale.study.rows import Question, choose
-from recbole_scale.study.study import answer, estimate_flops
+from recbole_scale.fit.command import main
+from recbole_scale.fit.rows import Question, choose
+from recbole_scale.fit.study import answer, estimate_flops
 from recbole_scale.text import parse_count, show_count
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "fit_power_law.py"

@@ -15,6 +15,8 @@ from study_rows_made import SHAPES, TRUTH, WHOLE, full_study, law_of, made_row, 
 
 from recbole_scale.challenges.table import COLUMNS as CHALLENGE_COLUMNS
 from recbole_scale.errors import UserError, exit_code
+from recbole_scale.fit.rows import Question, as_rows, choose
+from recbole_scale.fit.study import answer
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.report import next_runs as report_next
 from recbole_scale.report.challenges import challenges_section, read_challenges
@@ -22,8 +24,6 @@ from recbole_scale.report.command import main
 from recbole_scale.report.findings import ends_of, headline, overfits_after, size_means, worth_up_to
 from recbole_scale.report.page import answer_text
 from recbole_scale.report.report import Study, make_study
-from recbole_scale.study.rows import Question, as_rows, choose
-from recbole_scale.study.study import answer
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "report.py"
 SMALL, LARGE = 12 * 16**2, 12 * 4 * 128**2

@@ -18,7 +18,7 @@ SCRIPT = ROOT / "run_scripts" / "reproduce_paper.sh"
 PARTS = ["data", "sizes", "law", "data_size", "epochs", "shape", "width", "overall", "ablation", "challenges", "report"]
 PARSERS = {
     "size_sweep.py": "recbole_scale.sweep.command",
-    "fit_power_law.py": "recbole_scale.study.fit_command",
+    "fit_power_law.py": "recbole_scale.fit.command",
     "report.py": "recbole_scale.report.command",
     "challenge_tasks.py": "recbole_scale.challenges.command",
     "compare_baselines.py": "recbole_scale.compare.command",

@@ -16,9 +16,9 @@ import pytest
 
 from recbole_scale.data.histories import share_of_user
 from recbole_scale.errors import UserError
+from recbole_scale.fit.rows import as_rows
 from recbole_scale.runs.records import COLUMNS, read_rows
 from recbole_scale.runs.run import make_config, prepare
-from recbole_scale.study.rows import as_rows
 from recbole_scale.sweep import sweep as sweep_module
 from recbole_scale.sweep.command import main
 from recbole_scale.sweep.on_ray import share_of_a_run

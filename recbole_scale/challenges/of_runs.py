@@ -9,9 +9,9 @@ from pathlib import Path
 
 from recbole_scale.challenges.models import checkpoint_config
 from recbole_scale.errors import UserError
+from recbole_scale.fit.rows import Row, as_rows, best_settings
 from recbole_scale.runs import records
 from recbole_scale.settings import run_id
-from recbole_scale.study.rows import Row, as_rows, best_settings
 from recbole_scale.training.checkpoint import load_checkpoint
 
 # checkpoints of our own trainer say in their name which run they are of

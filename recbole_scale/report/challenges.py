@@ -15,8 +15,8 @@ from recbole_scale.challenges import figures as layouts
 from recbole_scale.challenges.table import COLUMNS, labels
 from recbole_scale.drawing import Drawn, metric_name, style
 from recbole_scale.errors import UserError
+from recbole_scale.fit.rows import Row
 from recbole_scale.report.html import paragraph, section, table, wide_figure
-from recbole_scale.study.rows import Row
 
 _TITLES = {
     "long_tail": "Long-tail items",

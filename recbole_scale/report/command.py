@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_scale.errors import UserError
+from recbole_scale.fit.command import names_of, where_of
+from recbole_scale.fit.rows import LOSSES, Question, as_rows
 from recbole_scale.runs.records import read_rows
-from recbole_scale.study.fit_command import names_of, where_of
-from recbole_scale.study.rows import LOSSES, Question, as_rows
 
 EXAMPLE = """example:
   python run_scripts/report.py --rows results/runs.jsonl --dataset ml-1m --holdout base --predict 829M \\

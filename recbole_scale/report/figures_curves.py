@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from recbole_scale.drawing import NAMES, Drawn, count_axis, line_style, new_figure
-from recbole_scale.study.rows import Row
-from recbole_scale.study.tables import (
+from recbole_scale.fit.rows import Row
+from recbole_scale.fit.tables import (
     LOSS,
     by_size,
     curve_of,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_scale.drawing import metric_name
+from recbole_scale.fit.rows import Choice, Row
+from recbole_scale.fit.study import Answer
+from recbole_scale.fit.tables import by_size, curve_of
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
-from recbole_scale.study.rows import Choice, Row
-from recbole_scale.study.study import Answer
-from recbole_scale.study.tables import by_size, curve_of
 from recbole_scale.text import show_count
 
 WORTH = 0.01  # nats by which a doubling of the parameters must lower the loss to be called worth it: 1 % of perplexity

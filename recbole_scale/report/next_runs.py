@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from recbole_scale.fit.rows import Row
+from recbole_scale.fit.study import Answer, estimate_flops
+from recbole_scale.fit.tables import curve_of, distinct, number, whole_data
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.report.findings import Ends, SizeMean
-from recbole_scale.study.rows import Row
-from recbole_scale.study.study import Answer, estimate_flops
-from recbole_scale.study.tables import curve_of, distinct, number, whole_data
 from recbole_scale.text import show_count
 
 MORE_RUNS = 3

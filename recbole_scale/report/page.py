@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recbole_scale.drawing import Drawn
+from recbole_scale.fit.rows import Row
 from recbole_scale.report.challenges import challenges_section
 from recbole_scale.report.findings import headline
 from recbole_scale.report.html import page
@@ -19,7 +20,6 @@ from recbole_scale.report.sections import (
     sizes_section,
     study_section,
 )
-from recbole_scale.study.rows import Row
 
 
 def as_page(study: Study, drawn: Sequence[Drawn], challenges: Sequence[Row] = ()) -> str:

@@ -7,14 +7,9 @@ from dataclasses import dataclass, replace
 
 from recbole_scale.drawing import Drawn
 from recbole_scale.errors import UserError
-from recbole_scale.laws.budget import ComputeOptimal
-from recbole_scale.laws.fit import MIN_SIZES
-from recbole_scale.laws.loss import JointLaw, PowerLaw, fit_power_law
-from recbole_scale.report.figures_study import study_figures
-from recbole_scale.report.findings import WORTH, Ends, SizeMean, deciding, ends_of, main_metric, size_means
-from recbole_scale.study.figures import law_figures
-from recbole_scale.study.fit_command import fit_both_axes
-from recbole_scale.study.rows import (
+from recbole_scale.fit.command import fit_both_axes
+from recbole_scale.fit.figures import law_figures
+from recbole_scale.fit.rows import (
     SAME_SIZE,
     Choice,
     Question,
@@ -24,8 +19,13 @@ from recbole_scale.study.rows import (
     matching,
     same_data,
 )
-from recbole_scale.study.study import Answer, answer, run_label
-from recbole_scale.study.tables import by_size, distinct, number
+from recbole_scale.fit.study import Answer, answer, run_label
+from recbole_scale.fit.tables import by_size, distinct, number
+from recbole_scale.laws.budget import ComputeOptimal
+from recbole_scale.laws.fit import MIN_SIZES
+from recbole_scale.laws.loss import JointLaw, PowerLaw, fit_power_law
+from recbole_scale.report.figures_study import study_figures
+from recbole_scale.report.findings import WORTH, Ends, SizeMean, deciding, ends_of, main_metric, size_means
 
 MAIN_MODEL = "ScaledSASRec"
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from recbole_scale.drawing import metric_name
+from recbole_scale.fit.rows import Row
 from recbole_scale.report.findings import metric_of
 from recbole_scale.report.html import paragraph, section, table
 from recbole_scale.report.report import Study
-from recbole_scale.study.rows import Row
 from recbole_scale.text import show_count
 
 _IN_COLUMNS = ("seed", "epochs", "n_layers", "hidden_size", "data_fraction")

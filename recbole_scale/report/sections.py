@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.drawing import Drawn, metric_name
+from recbole_scale.fit.rows import Row, best_settings
+from recbole_scale.fit.study import Answer
+from recbole_scale.fit.tables import by_size, whole_data
 from recbole_scale.laws.rollout import Judgement
 from recbole_scale.report.findings import headline, metric_of
 from recbole_scale.report.html import bullets, cards, figures, paragraph, section, table
 from recbole_scale.report.next_runs import advice, next_runs, run_noise
 from recbole_scale.report.report import Study
-from recbole_scale.study.rows import Row, best_settings
-from recbole_scale.study.study import Answer
-from recbole_scale.study.tables import by_size, whole_data
 from recbole_scale.text import show_count
 
 _RANKS = (5, 10, 50)

@@ -11,10 +11,10 @@ import torch
 from tqdm import tqdm
 
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.fit.rows import Row
 from recbole_scale.model.sizes import Rung, equal_shapes, named, shaped
 from recbole_scale.runs import records
 from recbole_scale.settings import load_settings_file, parse_arguments
-from recbole_scale.study.rows import Row
 from recbole_scale.sweep.sweep import (
     Engine,
     Grid,

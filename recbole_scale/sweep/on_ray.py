@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recbole_scale.fit.rows import Row
 from recbole_scale.plugin.compat import load_ray_tune
-from recbole_scale.study.rows import Row
 from recbole_scale.sweep.sweep import Engine, OnEpoch, Point, run_point
 
 _PATHS = {"data_path": "dataset", "checkpoint_dir": "saved"}

@@ -14,12 +14,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 from recbole_scale.errors import UserError
+from recbole_scale.fit.rows import Row, as_rows
 from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction
 from recbole_scale.runs import records
 from recbole_scale.runs.row import without_paths
 from recbole_scale.runs.run import LoadedData, make_config, prepare, train_and_test
 from recbole_scale.settings import run_id
-from recbole_scale.study.rows import Row, as_rows
 
 _DEFAULT_RATE = 20e9  # FLOP/s assumed until a run has been measured; only the first estimate depends on it
 

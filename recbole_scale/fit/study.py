@@ -10,6 +10,7 @@ import numpy as np
 import scipy.optimize
 
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.fit.rows import Choice, Question, Row, choose
 from recbole_scale.laws.budget import Cost
 from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.fitting import Array
@@ -17,7 +18,6 @@ from recbole_scale.laws.loss import PowerLaw, fit_power_law
 from recbole_scale.laws.metrics import MetricLaw, fit_metric_law
 from recbole_scale.laws.rollout import Judgement, judge, rollout
 from recbole_scale.model.sizes import SIZE_NAMES, load_size
-from recbole_scale.study.rows import Choice, Question, Row, choose
 from recbole_scale.text import parse_count
 
 MISFIT = 0.01  # p value of the lack of fit below which the band is resampled by sizes instead of by runs
@@ -56,7 +56,7 @@ def answer(rows: Sequence[Row], question: Question) -> Answer:
     """Fit, judge and predict.
 
     Raises:
-        UserError: the rows do not allow it, see :func:`recbole_scale.study.rows.choose`; fewer than 3 sizes.
+        UserError: the rows do not allow it, see :func:`recbole_scale.fit.rows.choose`; fewer than 3 sizes.
     """
     choice = choose(rows, question)
     asked = [_size(name, rows, question.x) for name in question.predict]

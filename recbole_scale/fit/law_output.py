@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from recbole_scale.fit.study import Answer, run_label
 from recbole_scale.laws.budget import ComputeOptimal
 from recbole_scale.laws.loss import JointLaw
 from recbole_scale.laws.rollout import Judgement
-from recbole_scale.study.study import Answer, run_label
 from recbole_scale.text import show_count
 
 

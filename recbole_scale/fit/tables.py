@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_scale.study.rows import Row
+from recbole_scale.fit.rows import Row
 
 LOSS = "test_nll"
 

@@ -23,8 +23,8 @@ from recbole_scale.drawing import (
     save,
     style,
 )
-from recbole_scale.study.rows import Row
-from recbole_scale.study.study import Answer
+from recbole_scale.fit.rows import Row
+from recbole_scale.fit.study import Answer
 from recbole_scale.text import show_count
 
 _MOST_METRICS = 6

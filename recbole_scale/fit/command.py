@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.errors import UserError
+from recbole_scale.fit.law_output import as_json, as_text, joint_json, joint_text, write_json
+from recbole_scale.fit.rows import LOSSES, X_COLUMNS, Question, Row, as_rows, choose
+from recbole_scale.fit.study import Answer, answer, flops_per_interaction_of, run_label
 from recbole_scale.laws.budget import ComputeOptimal, compute_optimal
 from recbole_scale.laws.loss import JointLaw, fit_joint_law
 from recbole_scale.runs.records import read_rows
-from recbole_scale.study.law_output import as_json, as_text, joint_json, joint_text, write_json
-from recbole_scale.study.rows import LOSSES, X_COLUMNS, Question, Row, as_rows, choose
-from recbole_scale.study.study import Answer, answer, flops_per_interaction_of, run_label
 
 EXAMPLE = """example:
   python run_scripts/fit_power_law.py --rows results/runs.jsonl --dataset ml-1m --model ScaledSASRec \\
@@ -92,7 +92,7 @@ def _figures(found: Answer, out: Path) -> list[str]:
     if find_spec("matplotlib") is None:
         print("no figure: matplotlib is not installed (pip install 'recbole-scale[figures]')")
         return []
-    from recbole_scale.study.figures import save_law_figures
+    from recbole_scale.fit.figures import save_law_figures
 
     return save_law_figures(found, out)
 
