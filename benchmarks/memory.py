@@ -37,12 +37,11 @@ def resident(field: str) -> int:
 
 def settings_of(size: str, changes: dict[str, Any]) -> dict[str, Any]:
     """All settings that the model reads, as a run of this size has them."""
-    from importlib.resources import files
 
     from recbole_scale.model.sizes import load_size
-    from recbole_scale.settings import load_settings_file
+    from recbole_scale.settings import load_settings_file, properties_folder
 
-    defaults = load_settings_file(str(files("recbole_scale").joinpath("properties", "model", "ScaledSASRec.yaml")))
+    defaults = load_settings_file(str(properties_folder() / "model" / "ScaledSASRec.yaml"))
     names = {"USER_ID_FIELD": "user", "ITEM_ID_FIELD": "item", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_"}
     fixed = {"ITEM_LIST_LENGTH_FIELD": "item_length", "enable_amp": False}
     return {**defaults, **load_size(size), **names, **fixed, **changes}

@@ -24,16 +24,15 @@ from recbole_scale.model.sizes import (
     total_parameters,
 )
 from recbole_scale.model.softmax import ChunkedCrossEntropy, item_cross_entropy
-from recbole_scale.settings import load_settings_file
+from recbole_scale.settings import load_settings_file, properties_folder
 
 PAPER_N = {"tiny": 98_304, "small": 786_432, "base": 1_572_864, "medium": 9_437_184, "large": 75_497_472,
            "xlarge": 829_440_000}  # fmt: skip
 
 
 def make_config(**changes):
-    from importlib.resources import files
 
-    path = files("recbole_scale").joinpath("properties", "model", "ScaledSASRec.yaml")
+    path = properties_folder() / "model" / "ScaledSASRec.yaml"
     config = {
         **load_settings_file(str(path)),
         **load_size("tiny"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 
 import pytest
 from test_model import PAPER_N, make_config
@@ -11,9 +10,9 @@ from test_model import PAPER_N, make_config
 from recbole_scale.errors import UserError
 from recbole_scale.model.scaled_sasrec import attention_rates, dropout_rates
 from recbole_scale.model.sizes import SIZE_NAMES, Shape, load_size, parameter_groups
-from recbole_scale.settings import check_keys, load_settings_file
+from recbole_scale.settings import check_keys, load_settings_file, properties_folder
 
-PROPERTIES = files("recbole_scale").joinpath("properties")
+PROPERTIES = properties_folder()
 ALL_FILES = sorted(
     str(path.relative_to(str(PROPERTIES))) for path in __import__("pathlib").Path(str(PROPERTIES)).rglob("*.yaml")
 )
