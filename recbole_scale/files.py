@@ -1,33 +1,44 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks that go with the process that holds them."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import IO
 
 from recbole_scale.errors import UserError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STALE_SECONDS = 3600  # where a file system knows no locks, a temporary file this old has no writer any more
+OURS = re.compile(r"\.\d+(-\d+)?\.tmp$")  # how the names of temporary files end
+LONGEST_NAME = 200  # of what a temporary file's name keeps of its target's
 
 
 class WholeFile:
-    """A temporary file beside ``path`` that counts and hashes what is written to it."""
+    """A temporary file beside ``path`` that hashes what is written to it; ``.NAME.PID.tmp``, locked by its writer.
+
+    A writer that was killed leaves its temporary file, whose lock is gone; the next writer of ``path`` removes it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._handle: IO[bytes] = open(self.temporary, "wb")  # noqa: SIM115 (closed by sync or drop)
+        drop_stale(path.parent, path.name)
+        self.temporary, self.handle = _new_temporary(path)
         self._digest = hashlib.sha256()
 
-    def write(self, data: bytes) -> None:
-        """Write bytes; the signature every writer needs."""
-        self._handle.write(data)
+    def write(self, data: bytes) -> int:
+        """Write bytes and hash them; what goes to ``handle`` itself is not hashed."""
         self._digest.update(data)
+        return self.handle.write(data)
 
     def sha256(self) -> str:
         """Return the SHA-256 of what was written so far, in hexadecimal."""
@@ -35,23 +46,58 @@ class WholeFile:
 
     def sync(self) -> None:
         """Have the bytes on the disk."""
-        self._handle.flush()
-        os.fsync(self._handle.fileno())
-        self._handle.close()
+        self.handle.flush()
+        os.fsync(self.handle.fileno())
 
     def drop(self) -> None:
         """Close and remove the temporary file, whatever state it is in."""
         with suppress(OSError):
-            self._handle.close()
-        with suppress(OSError):
             self.temporary.unlink()
+        with suppress(OSError):
+            self.handle.close()
+
+
+def _new_temporary(path: Path) -> tuple[Path, IO[bytes]]:
+    for number in count():
+        serial = f"{os.getpid()}" + (f"-{number}" if number else "")
+        temporary = path.with_name(f".{path.name[:LONGEST_NAME]}.{serial}.tmp")
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileExistsError:
+            continue
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:  # not taken for a dead writer's before it was locked
+            return temporary, os.fdopen(descriptor, "w+b")
+        os.close(descriptor)
+    raise AssertionError("count() does not end")
+
+
+def drop_stale(folder: Path, name: str = "") -> None:
+    """Remove temporary files, of targets whose names begin with ``name``, that killed writers have left."""
+    for found in glob.glob(os.path.join(glob.escape(str(folder)), f".{glob.escape(name[:LONGEST_NAME])}*.tmp")):
+        if not OURS.search(found):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(found, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(found)
+            except BlockingIOError:
+                continue  # somebody writes it
+            except OSError:
+                if time.time() - os.fstat(descriptor).st_mtime > STALE_SECONDS:
+                    os.unlink(found)
+            finally:
+                os.close(descriptor)
 
 
 @contextmanager
-def whole_files(*paths: Path) -> Iterator[tuple[WholeFile, ...]]:
+def whole_files(*paths: Path, what: str = "") -> Iterator[tuple[WholeFile, ...]]:
     """Open temporary files beside ``paths``; all are renamed into place when the block ends well, none otherwise.
 
-    Raises UserError when the disk is full or the folder cannot be written; the temporaries are removed then.
+    Raises UserError when the disk is full or the folder cannot be written, naming the file as ``what`` it is; the
+    temporaries are removed then.
     """
     files: list[WholeFile] = []
     try:
@@ -65,12 +111,25 @@ def whole_files(*paths: Path) -> Iterator[tuple[WholeFile, ...]]:
             os.replace(file.temporary, file.path)
         _sync_folders({path.parent for path in paths})
     except OSError as fault:
-        if fault.errno in NO_SPACE:
-            raise UserError(f"no space left on the disk while writing '{paths[0]}': nothing was written") from fault
-        raise UserError(f"cannot write '{paths[0]}': {fault.strerror or fault}") from fault
+        raise unwritten(paths[0], fault, what) from fault
     finally:
         for file in files:
             file.drop()
+
+
+def unwritten(path: str | os.PathLike[str], fault: OSError, what: str = "") -> UserError:
+    """The sentence about a file that could not be written."""
+    if what:
+        return UserError(f"{what} {path} could not be written ({(fault.strerror or str(fault)).lower()})")
+    if fault.errno in NO_SPACE:
+        return UserError(f"no space left on the disk while writing '{path}': nothing was written")
+    return UserError(f"cannot write '{path}': {fault.strerror or fault}")
+
+
+def write_text(path: str | os.PathLike[str], text: str, what: str = "") -> None:
+    """Write a text file in UTF-8, whole or not at all; errors as :func:`whole_files`."""
+    with whole_files(Path(path), what=what) as (file,):
+        file.write(text.encode())
 
 
 def _sync_folders(folders: set[Path]) -> None:
@@ -82,3 +141,36 @@ def _sync_folders(folders: set[Path]) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+
+
+class Held(UserError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, held: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path``; the lock goes with the process, however it ends, and the file with the lock.
+
+    Raises:
+        Held: another process holds it after ``wait`` seconds; ``held`` is the sentence.
+        UserError: the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=wait)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(poll_interval=0.1)
+    except Timeout as failure:
+        raise Held(held) from failure
+    except OSError as fault:
+        raise unwritten(path, fault) from fault
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        lock.release()

@@ -11,7 +11,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
 from recbole_scale.data.dataset import HistoryDataset
-from recbole_scale.data.histories import Histories, Split, ragged_ranges, split_histories
+from recbole_scale.data.histories import Histories, Split, ragged_ranges, split_histories, time_order
 from recbole_scale.errors import UserError
 
 interactions = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=60)
@@ -153,3 +153,14 @@ def test_mask_history_leaves_out_every_earlier_item_but_the_target(walk, monkeyp
             history = histories.items[histories.offsets[at] : histories.offsets[at + 1] - 1]
             masked = set(items[rows == row].tolist())
             assert masked == set(history.tolist()) - {int(targets[row])}
+
+
+def test_times_further_apart_than_float64_counts_keep_users_apart():
+    """Spans beyond 2**53 (nanoseconds of a year are 3e16), negative times too: the order is that of two keys."""
+    assert time_order(np.array([0, 1, 0]), np.array([5.0, 1.0, 9007199254740996.0])).tolist() == [0, 2, 1]
+    rng = np.random.default_rng(0)
+    for low, high in ((0, 2**54), (-(2**56), 2**57), (-(2**61), 2**61), (-(2**63), 2**63), (1, 2**70)):
+        user = rng.integers(0, 3, 500)
+        time = np.floor(rng.uniform(low, high, 500))
+        time[::7] = time[0]
+        assert time_order(user, time).tolist() == np.lexsort((time, user)).tolist()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import random
 import shutil
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import torch
 from sharding_worker import D, Run, batch_of
 
 from recbole_scale.errors import UserError
-from recbole_scale.training import parallel
+from recbole_scale.training import parallel, sharded_checkpoint
 from recbole_scale.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from recbole_scale.training.sharded_checkpoint import INDEX
 
@@ -170,12 +172,34 @@ def test_nothing_in_a_checkpoint_is_unpickled(written, tmp_path, where):
         for path in folder.glob(f"{where}-*"):
             torch.save({"state_dict": Malicious(trap)}, path)
             path.write_bytes(path.read_bytes().ljust(500_000, b"\0") if where == "shards" else path.read_bytes())
+        index = json.loads((folder / INDEX).read_text())  # whoever does this on purpose mends the checksums as well
+        index["files"] = {name: sharded_checkpoint._checksum(folder / name) for name in index["files"]}
+        index["checksum"] = sharded_checkpoint._own_checksum(index)
+        (folder / INDEX).write_text(json.dumps(index))
         with pytest.raises(UserError, match=r"pickled Python objects or is damaged|is damaged") as told:
             load_checkpoint(folder)
         assert len(str(told.value).splitlines()) == 1
     assert not trap.exists()
     pickle.loads(pickle.dumps(Malicious(trap)))
     assert trap.exists()  # the trap itself works
+
+
+def test_no_flipped_bit_is_believed(written, tmp_path):
+    """400 copies with one bit flipped, in a file drawn by its size or, as often, in the index."""
+    folder, rng = tmp_path / "last", random.Random(0)
+    shutil.copytree(written / "last", folder)
+    files = [path for path in sorted(folder.iterdir())]
+    for _ in range(400):
+        sizes = [path.stat().st_size for path in files]
+        path = rng.choice([folder / INDEX, rng.choices(files, sizes)[0]])
+        whole = path.read_bytes()
+        damaged, at = bytearray(whole), rng.randrange(len(whole))
+        damaged[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged"):
+            load_checkpoint(folder)
+        path.write_bytes(whole)
+    load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "outside", "index", "format"])
@@ -192,7 +216,7 @@ def test_a_damaged_checkpoint_is_one_sentence(written, tmp_path, damage):
     elif damage == "index":
         index.write_text(index.read_text()[:500])
     else:
-        index.write_text(index.read_text().replace("version 1", "version 7"))
+        index.write_text(index.read_text().replace("version 2", "version 7"))
     with pytest.raises(UserError, match="is damaged") as told:
         load_checkpoint(folder)
     assert len(str(told.value).splitlines()) == 1

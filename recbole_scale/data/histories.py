@@ -66,9 +66,9 @@ def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     user, time = np.asarray(user), np.asarray(time)
     if len(user) and np.isfinite(low := time.min()) and np.isfinite(high := time.max()):
         span, users = int(high) - int(low) + 1, int(user.max()) - int(user.min()) + 1
-        if span * users < 2**62 and (time == np.floor(time)).all():
-            # whole numbers in one key of 8 bytes sort in half the time of two keys
-            key = (user.astype(np.int64) - int(user.min())) * span + (time - low).astype(np.int64)
+        if span * users < 2**62 and low > -(2**62) and high < 2**62 and (time == np.floor(time)).all():
+            # whole numbers in one key of 8 bytes sort in half the time of two keys; float64 would round time - low
+            key = (user.astype(np.int64) - int(user.min())) * span + (time.astype(np.int64) - int(low))
             return np.argsort(key, kind="stable")
     return np.lexsort((time, user))
 

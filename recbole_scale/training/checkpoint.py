@@ -16,29 +16,27 @@ import numpy as np
 import torch
 
 from recbole_scale.errors import UserError
+from recbole_scale.files import whole_files
+from recbole_scale.training.seal import DAMAGE, check_seal, reason, seal
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+CHECKPOINT = "the checkpoint"  # what messages call it
+
 
 def save_checkpoint(state: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write ``state`` to ``path`` through a temporary file, ``fsync`` and a rename.
+    """Write ``state`` to ``path``, whole or not at all, sealed so that :func:`load_checkpoint` sees any damage.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; an older file at ``path`` is left as it was.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as failure:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"the checkpoint {path} could not be written ({_reason(failure)})") from failure
+    with whole_files(Path(path), what=CHECKPOINT) as (file,):
+        try:
+            torch.save(state, file.handle)
+        except RuntimeError as failure:  # how torch reports a failed write
+            raise failure.__context__ if isinstance(failure.__context__, OSError) else OSError(str(failure)) from None
+        seal(file.handle)
 
 
 def load_checkpoint(
@@ -70,14 +68,15 @@ def load_checkpoint(
 
 def _load_file(path: str | os.PathLike[str], map_location: Any, mmap: bool = False) -> dict[str, Any]:
     try:
+        check_seal(path)
         state = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as failure:
         raise UserError(
             f"the checkpoint {path} holds pickled Python objects or is damaged, and is not loaded; "
             "checkpoints written after 'import recbole_scale' hold tensors and plain data only"
         ) from failure
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError) as failure:
-        raise UserError(f"the checkpoint {path} is damaged ({_reason(failure)})") from failure
+    except DAMAGE as failure:
+        raise UserError(f"the checkpoint {path} is damaged ({reason(failure)})") from failure
     return _checked(state, path)
 
 
@@ -88,15 +87,22 @@ def _checked(state: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def copy_checkpoint(path: str, copy: str) -> None:
-    """Copy a checkpoint, a file or a sharded folder; whatever is at ``copy`` is whole."""
-    temporary = f"{copy}.tmp"
-    if os.path.isdir(path):
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(path, temporary)
-        shutil.rmtree(copy, ignore_errors=True)
-    else:
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, copy)
+    """Copy a checkpoint, a file or a sharded folder (whose index goes last); whatever is at ``copy`` is whole.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    source, target = Path(path), Path(copy)
+    names = [""]
+    if source.is_dir():
+        names = sorted((file.name for file in source.iterdir()), key=lambda name: name == "index.json")
+    for name in names:
+        with open(source / name, "rb") as read, whole_files(target / name, what=CHECKPOINT) as (file,):
+            shutil.copyfileobj(read, file.handle, 8 << 20)
+    if source.is_dir():
+        for file in target.iterdir():  # pieces of an older copy
+            if file.name not in names:
+                file.unlink(missing_ok=True)
 
 
 def last_checkpoint(last_file: str) -> str | None:
@@ -109,12 +115,6 @@ def last_checkpoint(last_file: str) -> str | None:
     found = {f"{stem}.pth": f"{stem}.pth", f"{stem}.dcp": os.path.join(f"{stem}.dcp", "index.json")}
     present = [path for path, dated in found.items() if os.path.isfile(dated)]
     return max(present, key=lambda path: os.stat(found[path]).st_mtime_ns, default=None)
-
-
-def _reason(failure: BaseException) -> str:
-    if isinstance(failure, OSError) and failure.strerror:
-        return failure.strerror.lower()
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[0][:160]
 
 
 def plain_config(config: Any) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 A checkpoint is a folder: each process's tensors in ``shards-*.distcp``, plain data in ``state-*.pt``, and
 ``index.json``, which says where each piece of each tensor lies. ``torch.distributed.checkpoint`` would keep that in a
 pickled ``.metadata``; we neither write nor read one. The index is written last and renamed into place, so that a
-checkpoint is the old one until it is the new one. Several machines need a file system in common.
+checkpoint is the old one until it is the new one; it holds a checksum of every file and of itself. Several machines
+need a file system in common.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import json
 import os
 import pickle
 import warnings
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,16 +32,19 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from torch.futures import Future
 
 from recbole_scale.errors import UserError
+from recbole_scale.files import unwritten, whole_files
 from recbole_scale.training import group
+from recbole_scale.training.seal import DAMAGE, checksum, reason
 from recbole_scale.training.shards import empty_parts, map_tensors
 
 INDEX = "index.json"
-FORMAT = "recbole-scale sharded checkpoint, version 1"
-DAMAGE = (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError)
+FORMAT = "recbole-scale sharded checkpoint, version 2"
 PLACE = "__sharded__"  # stands in the plain state where a sharded tensor was
 
 
@@ -64,7 +71,12 @@ def save_sharded(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
         dcp.save(sharded, storage_writer=writer, planner=planner)
     except (dcp.api.CheckpointException, OSError) as failure:
         writer.remove_own()
-        raise UserError(f"the checkpoint {folder} could not be written ({_in_a_line(_cause(failure))})") from failure
+        cause = _cause(failure)
+        if group.lost_peer(cause):
+            raise cause from failure
+        raise unwritten(
+            folder, cause if isinstance(cause, OSError) else OSError(reason(cause)), "the checkpoint"
+        ) from failure
 
 
 def load_sharded(folder: str | os.PathLike[str], mesh: DeviceMesh | None = None) -> dict[str, Any]:
@@ -80,6 +92,7 @@ def load_sharded(folder: str | os.PathLike[str], mesh: DeviceMesh | None = None)
     folder = Path(folder)
     try:
         index = _read_index(folder)
+        _check_files(folder, index["files"], shared=mesh is not None)
         with open(folder / index["state"], "rb") as file:
             plain = torch.load(file, map_location="cpu", weights_only=True)
         metadata = _metadata(index)
@@ -97,7 +110,7 @@ def load_sharded(folder: str | os.PathLike[str], mesh: DeviceMesh | None = None)
             raise UserError(
                 f"the checkpoint {folder} holds pickled Python objects or is damaged, and is not loaded"
             ) from failure
-        raise UserError(f"the checkpoint {folder} is damaged ({_in_a_line(cause)})") from failure
+        raise UserError(f"the checkpoint {folder} is damaged ({reason(cause)})") from failure
     return state
 
 
@@ -121,30 +134,62 @@ class _Writer(dcp.FileSystemWriter):
             for rank, plan in enumerate(plans)
         ]
 
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        """Write this process's shards; each result also carries the checksum of its file."""
+        results = super().write_data(plan, planner).wait()
+        sums = {
+            name: _checksum(self.folder / name) for name in {result.storage_data.relative_path for result in results}
+        }
+        done: Future[list[WriteResult]] = Future()
+        done.set_result([
+            dataclasses.replace(result, storage_data=(result.storage_data, sums[result.storage_data.relative_path]))
+            for result in results
+        ])  # fmt: skip
+        return done
+
     def finish(self, metadata: Metadata, results: list[list[Any]]) -> None:
         """Process 0, when all shards are on disk: plain state, index, and away with the older save."""
         state = f"state-{self.save_name}.pt"
-        _write(self.folder / state, lambda file: torch.save(self.plain, file))
-        placed = {written.index: written.storage_data for part in results for written in part}
-        text = json.dumps({"format": FORMAT, "state": state, "tensors": _describe(metadata, placed)})
-        _write(self.folder / f".{INDEX}.tmp", lambda file: file.write(text.encode()))
-        os.replace(self.folder / f".{INDEX}.tmp", self.folder / INDEX)
-        for path in self.folder.iterdir():
-            if path.name.startswith(("shards-", "state-")) and self.save_name not in path.name:
-                path.unlink(missing_ok=True)
+        with whole_files(self.folder / state) as (file,):
+            torch.save(self.plain, file.handle)
+        written = [result for part in results for result in part]
+        placed = {result.index: result.storage_data[0] for result in written}
+        files = {result.storage_data[0].relative_path: result.storage_data[1] for result in written}
+        files[state] = _checksum(self.folder / state)
+        index = {"format": FORMAT, "state": state, "files": files, "tensors": _describe(metadata, placed)}
+        with whole_files(self.folder / INDEX) as (file,):
+            file.write(json.dumps(index | {"checksum": _own_checksum(index)}).encode())
+        self._remove(lambda name: self.save_name not in name)
 
     def remove_own(self) -> None:
         """Away with what a failed save has left; process 0 knows its name."""
-        for path in self.folder.glob(f"*-{self.save_name}*"):
-            path.unlink(missing_ok=True)
-        (self.folder / f".{INDEX}.tmp").unlink(missing_ok=True)
+        self._remove(lambda name: self.save_name in name)
+
+    def _remove(self, chosen: Callable[[str], bool]) -> None:
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name.startswith(("shards-", "state-")) and chosen(path.name):
+                    path.unlink(missing_ok=True)
 
 
-def _write(path: Path, write: Any) -> None:
-    with open(path, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return checksum(file, os.fstat(file.fileno()).st_size)
+
+
+def _own_checksum(index: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps({**index, 'checksum': None}, sort_keys=True).encode()):08x}"
+
+
+def _check_files(folder: Path, files: dict[str, str], shared: bool) -> None:
+    """Refuse files that are not what was once written; processes that load together share the work."""
+    names = sorted(files)
+    mine = names[group.rank() :: group.world_size()] if shared else names
+    wrong = [name for name in mine if not (folder / name).is_file() or _checksum(folder / name) != files[name]]
+    if shared:
+        wrong = [name for part in group.gather(wrong) for name in part]
+    if wrong:
+        raise ValueError(f"the checksum of {wrong[0]} is wrong")
 
 
 class _Reader(dcp.FileSystemReader):
@@ -177,7 +222,13 @@ def _read_index(folder: Path) -> dict[str, Any]:
     index = json.loads((folder / INDEX).read_text("utf-8"))
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise ValueError(f"{INDEX} is not of format '{FORMAT}'")
-    names = [index["state"], *(piece[2] for tensor in index["tensors"].values() for piece in tensor["pieces"])]
+    if index.get("checksum") != _own_checksum(index):
+        raise ValueError(f"the checksum of {INDEX} is wrong")
+    names = [
+        index["state"],
+        *index["files"],
+        *(piece[2] for tensor in index["tensors"].values() for piece in tensor["pieces"]),
+    ]
     for name in names:
         if not isinstance(name, str) or name != os.path.basename(name) or name.startswith("."):
             raise ValueError(f"{INDEX} names a file outside the folder: {name!r}")
@@ -221,9 +272,3 @@ def _cause(failure: BaseException) -> BaseException:
     while isinstance(failure, dcp.api.CheckpointException):
         failure = failure.failures[min(failure.failures)][0]
     return failure
-
-
-def _in_a_line(failure: BaseException) -> str:
-    if isinstance(failure, OSError) and failure.strerror:
-        return failure.strerror.lower()
-    return (str(failure).strip().splitlines() or [type(failure).__name__])[0][:160]
