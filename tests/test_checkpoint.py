@@ -63,7 +63,7 @@ def test_a_file_of_plain_torch_save_is_checked_by_its_own_sums(tmp_path):
         assert torch.equal(found["state_dict"]["w"], STATE["state_dict"]["w"]) and found["config"] == STATE["config"]
     assert refused > 270
     torch.save(STATE, tmp_path / "old.pth", _use_new_zipfile_serialization=False)  # has no checksum at all
-    with pytest.raises(UserError, match="no file of torch.save"):
+    with pytest.raises(UserError, match=r"no file of torch\.save"):
         load_checkpoint(tmp_path / "old.pth")
 
 

@@ -188,7 +188,7 @@ def test_no_flipped_bit_is_believed(written, tmp_path):
     """400 copies with one bit flipped, in a file drawn by its size or, as often, in the index."""
     folder, rng = tmp_path / "last", random.Random(0)
     shutil.copytree(written / "last", folder)
-    files = [path for path in sorted(folder.iterdir())]
+    files = sorted(folder.iterdir())
     for _ in range(400):
         sizes = [path.stat().st_size for path in files]
         path = rng.choice([folder / INDEX, rng.choices(files, sizes)[0]])
