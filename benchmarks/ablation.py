@@ -165,7 +165,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train what is missing and print the tables."""
     from tqdm import tqdm
 
-    from recbole_scale.runs.records import append_rows
+    from recbole_scale.runs.row_file import append_lines
     from recbole_scale.runs.run import LoadedData, make_config
     from recbole_scale.settings import run_id
 
@@ -182,7 +182,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{shape}, seed {seed}, {'with' if lad else 'without'} LAD", file=sys.stderr)
         clock, trained = perf_counter(), train(config, loaded)
         rows = rows_of(shape, seed, lad, config, trained)
-        append_rows(arguments.out, rows, rows[0])
+        append_lines(arguments.out, rows, rows[0])
         print(f"  done in {perf_counter() - clock:.0f} s", file=sys.stderr)
         if not arguments.keep:
             for path in glob.glob(glob.escape(trained[1].saved_model_file.removesuffix(".best.pth")) + ".*.pth"):

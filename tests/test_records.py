@@ -117,3 +117,63 @@ def test_a_commit_is_dirty_by_the_packages_files_alone(tmp_path, monkeypatch):
     assert records.commit() == clean
     (package / "records.py").write_text("two\n")
     assert records.commit() == clean + "-dirty"
+
+
+def test_a_last_row_without_a_newline_is_a_row(tmp_path):
+    """An editor, ``"\\n".join`` and older pandas leave it out."""
+    path = tmp_path / "runs.jsonl"
+    path.write_text("\n".join(json.dumps({"run_id": name, "status": "ok"}) for name in "ab"))
+    assert read_rows(path)["run_id"].tolist() == ["a", "b"]
+    append_row(path, {"run_id": "c", "status": "ok"})
+    assert [json.loads(line)["run_id"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
+    path.write_text(json.dumps({"run_id": "only"}))
+    append_row(path, {"run_id": "c"})
+    assert read_rows(path)["run_id"].tolist() == ["only", "c"]
+
+
+@pytest.mark.parametrize("content", [
+    b"a thesis\n", b"without a newline", b"user_id:token\titem_id:token\n1\t2", b"{\n  \"run_id\": 1\n}\n",
+    b"\x89PNG\r\n\x1a\n\x00",
+    b'{"text": "of another kind"}\n', b'[1, 2]\n', b'{"run_id": "a"}\nnotes of mine', b'{"torn', b"\n\n\n",
+])  # fmt: skip
+def test_a_file_that_is_none_of_rows_is_refused_and_left_as_it_is(tmp_path, content):
+    path = tmp_path / "precious"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"nothing was added to it$"):
+        append_row(path, {"run_id": "a", "status": "ok"})
+    assert path.read_bytes() == content
+
+
+def test_a_run_has_one_row(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    row = {"run_id": "a", "status": "ok", "test_metrics": {"nll": 1.5}}
+    assert append_row(path, row)
+    assert not append_row(path, row | {"seconds_total": 9.0})  # trained again, to the same numbers
+    assert not append_row(path, row | {"test_metrics": {"nll": 1.5000001}}, trained=False)  # tested elsewhere
+    assert append_row(path, row | {"test_metrics": {"nll": 1.4}})  # other numbers, of another version
+    assert append_row(path, row | {"run_id": "b", "status": "failed"})
+    assert append_row(path, row | {"run_id": "b", "status": "failed"})  # failed twice is two events
+    assert append_row(path, row | {"run_id": "b"})
+    assert read_rows(path)["run_id"].tolist() == ["a", "a", "b", "b", "b"]
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    (b"\xff", "not UTF-8"), (b"5", "no JSON object"), (b"[" * 100_000, "without end|Expecting|too"),
+    (b'{"n_blocks": 1' + b"0" * 400 + b"}", "too large"), (b'{"test_nll": 1e999}', "too large"),
+    (b'{"seed": [1]}', r"seed is \[1\], but must be a number"), (b'{"n_blocks": true}', "n_blocks is True"),
+    (b'{"dataset": "\\ud800"}', "no Unicode"), (b'{"n_items": -1}', "whole number"),
+    (b'{"test_metrics": {"nll": "x"}}', "numbers by name"), (b'{"evaluations": [1]}', "a list of objects"),
+    (b'{"run_id": "' + b"x" * 300_000, "Unterminated"), (b'{"model": {"' + b"x" * 300_000 + b'": 1}}', "be a text"),
+])  # fmt: skip
+def test_a_line_that_is_no_row_is_named_by_its_number(tmp_path, line, says):
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(b'{"run_id": "a"}\n' + line + b'\n{"run_id": "b"}\n')
+    with pytest.raises(UserError, match=rf"runs.jsonl, line 2: not a row \(.*({says})") as told:
+        read_rows(path)
+    assert len(str(told.value)) < 500
+
+
+def test_rows_may_go_to_a_device(tmp_path):
+    assert append_row("/dev/null", {"run_id": "a"})
+    with pytest.raises(UserError, match=r"could not be added to /dev/full \(no space left on device\)"):
+        append_row("/dev/full", {"run_id": "a"})

@@ -16,6 +16,7 @@ from recbole_scale.challenges.kinds import cold_start, long_tail, robustness
 from recbole_scale.challenges.terminal import as_text
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.runs import records
+from recbole_scale.runs.row_file import append_lines
 
 EXAMPLE = """examples:
   python run_scripts/challenge_tasks.py --dataset ml-1m --challenges long_tail cold_start robustness \\
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.export:
         parts = _export(options.export, first, suite, longest)
         print(f"\nexported to {options.export}: {len(parts)} parts, settings in {first.config['dataset']}-cases.yaml")
-    records.append_rows(out / "challenges.jsonl", rows, table.COLUMNS)
+    append_lines(out / "challenges.jsonl", rows, table.COLUMNS)
     print(f"\nwritten to {out}: {', '.join([*written, 'challenges.jsonl'])} ({len(rows):,} rows)")
     return 0
 

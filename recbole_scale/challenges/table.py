@@ -39,6 +39,14 @@ COLUMNS: dict[str, str] = {
     "commit": "commit of the recbole_scale checkout, null when installed without one",
 }
 
+_TEXTS = "challenge setting group metric dataset fingerprint model size run_id commit"
+_NUMBERS = "level value lower upper change change_lower change_upper gain gain_lower gain_upper seed"
+KINDS_OF_COLUMNS = {
+    **dict.fromkeys(_TEXTS.split(), "a text"),
+    **dict.fromkeys(("n", "n_blocks", "n_parameters", "noise_seeds"), "a whole number of 0 or more"),
+    **dict.fromkeys(_NUMBERS.split(), "a number"),
+}
+
 
 @dataclass(frozen=True)
 class Key:

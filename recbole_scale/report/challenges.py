@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.challenges import figures as layouts
-from recbole_scale.challenges.table import COLUMNS, labels
+from recbole_scale.challenges.table import COLUMNS, KINDS_OF_COLUMNS, labels
 from recbole_scale.drawing import Drawn, metric_name, style
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Row
 from recbole_scale.report.html import paragraph, section, table, wide_figure
+from recbole_scale.runs.row_file import read_lines
 
 _TITLES = {
     "long_tail": "Long-tail items",
@@ -41,21 +41,13 @@ def read_challenges(path: str | Path) -> list[Row]:
     Raises:
         UserError: no such file, or a line that is no row of ``challenge_tasks.py``.
     """
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except OSError as failure:
-        raise UserError(f"the challenge rows {path} cannot be read ({(failure.strerror or '').lower()})") from failure
     rows: dict[Any, Row] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as failure:
-            raise UserError(f"{path}, line {number}: not a row ({failure.msg})") from failure
-        lacking = [name for name in COLUMNS if name not in row] if isinstance(row, dict) else ["challenge"]
+    for number, row in enumerate(read_lines(path, KINDS_OF_COLUMNS), 1):
+        lacking = [name for name in COLUMNS if name not in row]
         if lacking:
-            raise UserError(f"{path}, line {number}: no row of challenge_tasks.py, for it has no column '{lacking[0]}'")
+            raise UserError(f"{path}, row {number}: no row of challenge_tasks.py, for it has no column '{lacking[0]}'")
+        if None in (row[name] for name in ("challenge", "setting", "group", "metric", "value", "dataset", "n")):
+            raise UserError(f"{path}, row {number}: no row of challenge_tasks.py, for a value that it needs is null")
         key = ("run_id", "n_parameters", "challenge", "setting", "level", "group", "metric", "mask_history")
         rows[tuple(str(row[name]) for name in key)] = row
     return list(rows.values())

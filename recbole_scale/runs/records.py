@@ -1,23 +1,18 @@
-"""Rows of ``results/runs.jsonl``: one JSON object a line, one line a run. Written by programs, never read from logs.
-
-Many processes may append at once, and any of them may be killed at any time: a row is whole or absent.
-"""
+"""Rows of ``results/runs.jsonl``: what the columns mean. Written by programs, never read from logs."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from recbole_scale.errors import UserError
+from recbole_scale.runs.row_file import Row, append_lines, read_lines
 
 COLUMNS: dict[str, str] = {
     "run_id": "hash of the resolved settings; equal runs have equal ids",
@@ -71,102 +66,59 @@ COLUMNS: dict[str, str] = {
 }
 
 
-def append_row(path: str | os.PathLike[str], row: Mapping[str, Any]) -> None:
-    """Add the row of a run to a results file; see :func:`append_rows`.
+_TEXTS = "run_id status error dataset data_fingerprint model size device commit started"
+_COUNTS = (
+    "n_layers d_model n_heads n_blocks n_blocks_exact n_item_embedding n_positions n_parameters n_users n_items "
+    "interactions_seen unique_interactions epochs skipped_steps spikes rollbacks threads processes"
+)
+_NUMBERS = (
+    "flops_per_interaction flops_total data_fraction best_epoch seed best_valid_nll test_nll test_nll_se seconds_train "
+    "seconds_evaluate seconds_total peak_memory_mb"
+)
+KINDS_OF_COLUMNS = {
+    **dict.fromkeys(_TEXTS.split(), "a text"),
+    **dict.fromkeys(_COUNTS.split(), "a whole number of 0 or more"),
+    **dict.fromkeys(_NUMBERS.split(), "a number"),
+    **dict.fromkeys(("best_valid_metrics", "test_metrics"), "numbers by name"),
+    **dict.fromkeys(("evaluations", "phases"), "a list of objects"),
+    **dict.fromkeys(("split", "versions", "settings"), "an object"),
+}
+
+
+def append_row(path: str | os.PathLike[str], row: Mapping[str, Any], trained: bool = True) -> bool:
+    """Add the row of a run to a results file, unless it is there; see :func:`recbole_scale.runs.row_file.append_lines`.
+
+    A run that was not ``trained`` just now, but resumed after its end, has its row; one that was trained again and came
+    to the same numbers has it too.
+
+    Returns:
+        whether the row was added.
 
     Raises:
-        UserError: a column is unknown, or the disk is full (the file is put back to what it was).
+        UserError: a column is unknown, the file is none of rows, or the disk is full (the file is left as it was).
     """
-    append_rows(path, [row], COLUMNS)
-
-
-def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> None:
-    """Add rows to a JSON-lines file, all or none, safe against other writers and against being killed.
-
-    The lines go out in one ``write`` under an exclusive lock and are synced; if an earlier writer was killed half way,
-    its torn line is cut off first, so that a torn line can only be the last one and is never joined to a whole one.
-
-    Args:
-        path: the file; it and its folder are made where they are missing.
-        rows: values by column; a column a row lacks is null.
-        columns: all columns, in order.
-
-    Raises:
-        UserError: a column is unknown, or the disk is full (the file is put back to what it was).
-    """
-    import fcntl
-
-    columns = list(columns)
-    unknown = [key for row in rows for key in row if key not in columns]
+    unknown = [key for key in row if key not in COLUMNS]
     if unknown:
         raise UserError(f"a run's row has no column '{unknown[0]}'; columns are documented in runs/records.py")
-    text = [json.dumps(_plain({k: row.get(k) for k in columns}), allow_nan=False) for row in rows]
-    lines = "".join(line + "\n" for line in text).encode()
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            end = _end_of_whole_lines(descriptor)
-            os.ftruncate(descriptor, end)
-            try:
-                if os.pwrite(descriptor, lines, end) != len(lines):
-                    raise OSError(28, "no space left on device")
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, end)
-                raise
-        finally:
-            os.close(descriptor)
-    except OSError as failure:
-        raise UserError(f"the run's row could not be added to {path} ({(failure.strerror or '').lower()})") from failure
+
+    def there(rows: list[Row]) -> bool:
+        same = [one for one in rows if one.get("run_id") == row.get("run_id") and one.get("status") == "ok"]
+        return any(not trained or _numbers(one) == _numbers(row) for one in same)
+
+    return append_lines(path, [row], COLUMNS, there if row.get("status") == "ok" else None)
 
 
-def _end_of_whole_lines(descriptor: int) -> int:
-    """Offset just after the last newline: what follows was torn by a killed writer."""
-    end = os.fstat(descriptor).st_size
-    while end > 0:
-        begin = max(0, end - 65536)
-        found = os.pread(descriptor, end - begin, begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
-        end = begin
-    return 0
-
-
-def _plain(value: Any) -> Any:
-    """Numbers, strings and containers that JSON knows; NaN and infinities become null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+def _numbers(row: Mapping[str, Any]) -> list[Any]:
+    return [row.get(name) for name in ("data_fingerprint", "epochs", "best_valid_metrics", "test_metrics", "test_nll")]
 
 
 def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
     """All whole rows of a results file, one pandas row each (also ``pandas.read_json(path, lines=True)``).
 
     Raises:
-        UserError: no such file, or a line in the middle is no JSON object; a torn last line is passed over.
+        UserError: no such file, or a line that is no row, by its number; a torn last line is passed over.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"there is no results file {path}")
-    rows = []
-    with open(path, encoding="utf-8") as file:
-        lines = file.readlines()
-    for number, line in enumerate(lines, 1):
-        if not line.endswith("\n") and number == len(lines):
-            break
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as failure:
-            raise UserError(f"{path}, line {number}: not a row ({failure.msg})") from failure
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(read_lines(path, KINDS_OF_COLUMNS), columns=list(COLUMNS))
 
 
 def versions() -> dict[str, str]:
