@@ -100,9 +100,9 @@ def copy_checkpoint(path: str, copy: str) -> None:
         with open(source / name, "rb") as read, whole_files(target / name, what=CHECKPOINT) as (file,):
             shutil.copyfileobj(read, file.handle, 8 << 20)
     if source.is_dir():
-        for file in target.iterdir():  # pieces of an older copy
-            if file.name not in names:
-                file.unlink(missing_ok=True)
+        for piece in target.iterdir():  # of an older copy
+            if piece.name not in names:
+                piece.unlink(missing_ok=True)
 
 
 def last_checkpoint(last_file: str) -> str | None:
