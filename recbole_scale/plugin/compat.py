@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 import warnings
@@ -22,6 +23,7 @@ MEND_RAY = 'pip install -U "ray[tune]>=2.50"'
 def apply() -> None:
     """Install every shim once; calling it again changes nothing."""
     _numpy_names()
+    _scipy_names()
     # pandas >= 2.2 warns of RecBole's chained ``fillna``, which pandas 2 still carries out
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     _import_quick_start_without_ray()
@@ -35,13 +37,22 @@ def _numpy_names() -> None:
             setattr(np, name, value)
 
 
+def _scipy_names() -> None:
+    """scipy >= 1.13: ``dok_matrix`` is no dict any more; seven of RecBole's graph models fill theirs by ``_update``."""
+    from scipy.sparse import dok_matrix
+
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda self, entries: self._dict.update(entries)
+
+
 class _LazyTune(types.ModuleType):
     """Stands where RecBole's quick start holds ``ray.tune``; imports Ray only when something is asked of it."""
 
     @staticmethod
     def report(**metrics: Any) -> None:
-        """Ray >= 2.50 takes one dict where RecBole passes keywords."""
-        load_ray_tune().report(metrics)
+        """Ray >= 2.50 takes one dict where RecBole passes keywords; outside a trial of Ray's nobody listens."""
+        if sys.modules.get("ray") and load_ray_tune().get_context().get_trial_id() is not None:
+            load_ray_tune().report(metrics)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # inspection must not import Ray
@@ -86,7 +97,10 @@ def _plain_checkpoints() -> None:
     RecBole's own trainers write tensors and plain data instead, which the safe ``torch.load`` takes as it is.
     """
     from recbole.quick_start import quick_start
-    from recbole.trainer.trainer import Trainer
+    from recbole.trainer.trainer import PretrainTrainer, Trainer
+
+    from recbole_scale.plugin.trees import mend_tree_trainers
+    from recbole_scale.plugin.tuning import mend_hyper_tuning
 
     original = Trainer._save_checkpoint
     if getattr(original, "writes_plain_data", False):
@@ -112,8 +126,25 @@ def _plain_checkpoints() -> None:
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
+    def save_pretrained(self: Any, epoch: int, saved_model_file: str) -> None:
+        """S3Rec's and RaCT's file after pre-training, which their next stage loads."""
+        self._save_checkpoint(epoch, verbose=False, saved_model_file=saved_model_file)
+        self.saved_model_file = saved_model_file
+
+    def pretrain(self: Any, *arguments: Any, **named: Any) -> Any:
+        """As RecBole's; the last epoch is saved even where ``save_step`` does not end there."""
+        result = pretrain_only(self, *arguments, **named)
+        if self.pretrain_epochs % self.save_step:
+            name = f"{self.config['model']}-{self.config['dataset']}-{self.pretrain_epochs}.pth"
+            self.save_pretrained_model(self.pretrain_epochs - 1, os.path.join(self.checkpoint_dir, name))
+        return result
+
     save.writes_plain_data = True  # type: ignore[attr-defined]
     Trainer._save_checkpoint = save
+    pretrain_only = PretrainTrainer.pretrain
+    PretrainTrainer.save_pretrained_model, PretrainTrainer.pretrain = save_pretrained, pretrain
+    mend_tree_trainers()
+    mend_hyper_tuning()
     _decode_other_parameter()
     for module in (quick_start, sys.modules["recbole.quick_start"]):
         setattr(module, "load_data_and_model", load_data_and_model)  # noqa: B010 (mypy knows no such attribute)
@@ -139,7 +170,9 @@ def encode(value: Any) -> Any:
     from scipy import sparse
 
     if isinstance(value, np.ndarray):
-        return {"__numpy__": torch.from_numpy(np.ascontiguousarray(value))}
+        # the order of memory is kept: sums over it round the same after loading
+        whole = value if value.flags.f_contiguous else np.ascontiguousarray(value)
+        return {"__numpy__": torch.from_numpy(whole)}
     if isinstance(value, np.generic):
         return value.item()
     if sparse.issparse(value):
@@ -185,8 +218,9 @@ def load_data_and_model(model_file: str) -> tuple[Any, Any, Any, Any, Any, Any]:
 
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, init_logger, init_seed
+    from recbole.utils import ModelType, get_model, init_logger, init_seed
 
+    from recbole_scale.plugin.trees import booster_from
     from recbole_scale.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(model_file)
@@ -198,7 +232,10 @@ def load_data_and_model(model_file: str) -> tuple[Any, Any, Any, Any, Any, Any]:
     dataset = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
-    model.load_state_dict(checkpoint["state_dict"])
-    model.load_other_parameter(checkpoint.get("other_parameter"))
+    if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
+        model = booster_from(config["model"], checkpoint["state_dict"])
+    else:
+        model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+        model.load_state_dict(checkpoint["state_dict"])
+        model.load_other_parameter(checkpoint.get("other_parameter"))
     return config, model, dataset, train_data, valid_data, test_data

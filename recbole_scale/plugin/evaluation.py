@@ -74,10 +74,11 @@ class ScaleCollector(Collector):
             )
 
     def eval_batch_collect(
-        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
     ) -> None:
         """As RecBole's; where each row has one held-out item, no matrix of rows x items is made for it."""
-        one_each = len(positive_u) == len(scores_tensor)
+        # labels have no positions; several held-out items a row have no one target
+        one_each = positive_u is not None and positive_i is not None and len(positive_u) == len(scores_tensor)
         if not one_each or not (self.register.need("rec.items") or self.register.need("rec.topk")):
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return

@@ -18,6 +18,7 @@ from recbole.utils import FeatureSource, ModelType, ensure_dir
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.model.sizes import load_size
+from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.settings import SettingsLoader, load_settings_file, parse_value, properties_folder
 from recbole_scale.training import group
 
@@ -81,11 +82,8 @@ def find_model(model_name: str) -> Any:
         raise UserError(f"there is no model '{model_name}'{nearest(str(model_name), names)}")
     anomaly = torch.is_anomaly_enabled()
     try:
-        return _ORIGINAL["get_model"](model_name)
-    except ModuleNotFoundError as failure:
-        raise UserError(
-            f"model '{model_name}' needs {failure.name}; pip install {failure.name} installs it"
-        ) from failure
+        with missing_package_told(f"model '{model_name}'"):
+            return _ORIGINAL["get_model"](model_name)
     finally:
         torch.autograd.set_detect_anomaly(anomaly)
 
@@ -251,6 +249,7 @@ def _load_defaults(self: Any, model: str, model_class: Any, dataset: str) -> Non
     """RecBole's defaults, then ours, then those of the size."""
     _ORIGINAL["_load_internal_config_dict"](self, model, model_class, dataset)
     defaults = self.internal_config_dict
+    _mend_defaults(defaults, model)
     defaults.setdefault("detect_anomaly", False)
     defaults.setdefault("results_file", "results/runs.jsonl")
     defaults.setdefault("rows_on_demand", True)
@@ -259,6 +258,19 @@ def _load_defaults(self: Any, model: str, model_class: Any, dataset: str) -> Non
         defaults.update(load_settings_file(str(path)))
     if model in WINDOW_MODELS:
         defaults.update(load_size(self.external_config_dict.get("size", defaults["size"])))
+
+
+def _mend_defaults(defaults: dict[str, Any], model: str) -> None:
+    """Two slips in RecBole's files of defaults: trees' lie under another name, two sequential models have no split."""
+    import recbole
+
+    files = os.path.join(os.path.dirname(recbole.__file__), "properties")
+    lower = os.path.join(files, "model", f"{model.lower()}.yaml")
+    if defaults["MODEL_TYPE"] == ModelType.DECISIONTREE and os.path.isfile(lower):
+        for key, value in load_settings_file(lower).items():
+            defaults.setdefault(key, value)
+    if defaults["MODEL_TYPE"] == ModelType.SEQUENTIAL and defaults["eval_args"]["order"] != "TO":
+        defaults.update(load_settings_file(os.path.join(files, "quick_start_config", "sequential.yaml")))
 
 
 def _final_settings(self: Any) -> dict[str, Any]:

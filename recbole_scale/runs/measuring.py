@@ -109,13 +109,28 @@ def measured_fit(trainer: Any, prepared: Any, **named: Any) -> tuple[Any, Any]:
         best valid score and the metrics of that evaluation, as RecBole's ``fit``.
     """
     limit = check_seconds(prepared.config["train_budget_seconds"])
-    if not hasattr(trainer, "seconds_train") and hasattr(trainer, "_train_epoch"):
+    if hasattr(trainer, "_train_at_once"):
+        _time_trees(trainer)
+    elif not hasattr(trainer, "seconds_train"):
         Meter(trainer, limit)
     try:
         best: tuple[Any, Any] = trainer.fit(prepared.train_data, prepared.valid_data, **named)
     except BudgetSpent:
         best = trainer.best_valid_score, trainer.best_valid_result
     return best
+
+
+def _time_trees(trainer: Any) -> None:
+    """Have a trainer of boosted trees count its rounds and their seconds; a round cannot be cut short."""
+    grow, trainer.seconds_train, trainer.evaluations = trainer._train_at_once, 0.0, []
+
+    def timed(*arguments: Any) -> None:
+        started = perf_counter()
+        grow(*arguments)
+        trainer.seconds_train += perf_counter() - started
+        trainer.evaluations.append({"epoch": len(trainer.evaluations)})
+
+    trainer._train_at_once = timed
 
 
 # Per user -----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from recbole_scale.training.accumulation import check_steps
 
 def costs(prepared: Any, network: Any) -> dict[str, Any]:
     """Columns of a row that are known before training: sizes, parameter groups, FLOPs, data."""
-    n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    is_network = isinstance(network, torch.nn.Module)  # RecBole's boosted trees are none
+    n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad) if is_network else None
     known: dict[str, Any] = {
         "n_parameters": n_parameters,
         "n_users": prepared.dataset.user_num - 1,
@@ -55,7 +56,8 @@ def describe(prepared: Any, network: Any, processes: int | None = None) -> str:
         lines = _model_lines(config, network, known) | _data_lines(prepared, known)
         lines |= _cost_lines(prepared, network) | _memory_lines(prepared, network, processes or group.world_size())
     else:
-        lines["parameters"] = f"{known['n_parameters']:,}"
+        count = known["n_parameters"]
+        lines["parameters"] = "none, it grows trees" if count is None else f"{count:,}"
     title = f"{config['model']} on {config['dataset']}"
     return "\n".join([title, *(f"  {name:<11}{text}" for name, text in lines.items())])
 

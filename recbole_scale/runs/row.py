@@ -31,7 +31,7 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -
         "flops_total": seen * costs["flops_per_interaction"] if "flops_per_interaction" in costs else None,
         "interactions_seen": seen,
         "data_fraction": config["data_fraction"],
-        "epochs": len(trainer.train_loss_dict) or len(getattr(trainer, "evaluations", ())),
+        "epochs": len(getattr(trainer, "train_loss_dict", ()) or getattr(trainer, "evaluations", ())),
         "best_epoch": getattr(trainer, "best_epoch", None),
         "seed": config["seed"],
         "evaluations": getattr(trainer, "evaluations", None),

@@ -16,11 +16,12 @@ from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_environment, get_trainer, init_logger, init_seed
+from recbole.utils import EvaluatorType, get_environment, get_trainer, init_logger, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
+from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs import plan, records
 from recbole_scale.runs.measuring import measured_fit, measured_test
@@ -75,7 +76,8 @@ def run(
         described = plan.describe(prepared, build_model(prepared), config["world_size"])
         getLogger().info("\n" + described)
         return {"plan": described, "run_id": run_id(config)}
-    result, row = train_and_test(config, saved=saved, resume=resume)
+    with missing_package_told(f"this run of {config['model']}"):
+        result, row = train_and_test(config, saved=saved, resume=resume)
     if config["results_file"] and group.rank() == 0:
         records.append_row(config["results_file"], row)
     return result
@@ -211,7 +213,7 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
     _to_file_only(getLogger(), str(config))
     read = create_dataset if loaded is None else loaded.dataset
     dataset = translate_errors(lambda: read(config))
-    if max(config["topk"]) >= dataset.item_num:
+    if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"]) >= dataset.item_num:
         raise UserError(
             f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
         )
