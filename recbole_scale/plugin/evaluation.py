@@ -78,8 +78,8 @@ class ScaleCollector(Collector):
     ) -> None:
         """As RecBole's; where each row has one held-out item, no matrix of rows x items is made for it."""
         # labels have no positions; several held-out items a row have no one target
-        one_each = positive_u is not None and positive_i is not None and len(positive_u) == len(scores_tensor)
-        if not one_each or not (self.register.need("rec.items") or self.register.need("rec.topk")):
+        lists = self.register.need("rec.items") or self.register.need("rec.topk")
+        if positive_u is None or positive_i is None or len(positive_u) != len(scores_tensor) or not lists:
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
         order = torch.argsort(positive_u)

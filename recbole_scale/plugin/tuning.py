@@ -13,11 +13,10 @@ from recbole_scale.settings import parse_value
 class _Numpy(types.ModuleType):
     """numpy as ``HyperTuning`` knows it: names of numpy 1, and the generator that hyperopt >= 0.2.7 asks for."""
 
-    str = str
     random = types.SimpleNamespace(RandomState=np.random.default_rng)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
+        return "str" if name == "str" else getattr(np, name)
 
 
 def mend_hyper_tuning() -> None:
