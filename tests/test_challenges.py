@@ -22,7 +22,7 @@ from recbole_scale.errors import UserError
 
 LEAVE_ONE_OUT = {"LS": "valid_and_test"}
 LOG = histories_of([1, 2, 3, 4, 5], [2, 3, 1], [1, 1, 2, 6], [5], [4, 5])
-SPLIT = split_histories(LOG.lengths, LEAVE_ONE_OUT)
+SPLIT = split_histories(LOG, LEAVE_ONE_OUT)
 
 
 def base():
@@ -339,7 +339,7 @@ def test_users_all_too_short_for_a_window_are_one_sentence(tmp_path):
 def test_the_export_of_a_window_is_a_part_for_each_step_with_the_truth_before_it(tmp_path):
     folder, _ = window_folder(tmp_path)
     sets = windows.make_cases(folder / "log-cut2.windows", CUT, USERS, ITEMS)
-    split = split_histories(CUT.lengths, LEAVE_ONE_OUT)
+    split = split_histories(CUT, LEAVE_ONE_OUT)
     parts = export(tmp_path, "made", sets, CUT, split, (USERS, ITEMS), history_length=3)
     assert parts == ["ids", "train", "valid", "trajectory-truth-1", "trajectory-truth-2"]
     second = (tmp_path / "made" / "made.trajectory-truth-2.inter").read_text().splitlines()
@@ -373,7 +373,7 @@ def all_sets(histories, split, domain_of):
 @given(logs())
 def test_no_target_is_trained_on_or_stands_in_its_history_and_groups_partition(log):
     histories, domain_of = log
-    split = split_histories(histories.lengths, LEAVE_ONE_OUT)
+    split = split_histories(histories, LEAVE_ONE_OUT)
     trained = set(histories.items[split.targets(histories, "train")].tolist()) | set(
         histories.items[histories.offsets[:-1]].tolist()
     )

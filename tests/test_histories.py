@@ -64,7 +64,7 @@ def test_train_valid_and_test_targets_partition_the_interactions(lengths, rule):
     lengths = np.array(lengths)
     offsets = np.r_[0, np.cumsum(lengths)]
     histories = Histories(np.arange(offsets[-1]), np.arange(len(lengths)), offsets)
-    split = split_histories(lengths, rule)
+    split = split_histories(histories, rule)
     parts = [split.targets(histories, phase) for phase in ("train", "valid", "test")]
     first = offsets[:-1][lengths > 0]
     assert sorted(np.concatenate([first, *parts]).tolist()) == list(range(offsets[-1]))
@@ -80,9 +80,15 @@ def test_ragged_ranges():
 
 
 def test_an_unknown_split_is_one_sentence():
-    with pytest.raises(UserError, match="leave-one-out"):
-        split_histories(np.array([3]), {"TS": [0.8, 0.1, 0.1]})
-    assert isinstance(split_histories(np.array([3]), {"LS": "test_only"}), Split)
+    three = Histories(np.array([1, 2, 3]), np.array([1]), np.array([0, 3]))
+    for rule, sentence in (({"XX": [0.8, 0.1, 0.1]}, "leave-one-out"), ({"RS": [0, 1, 1]}, "leave-one-out")):
+        with pytest.raises(UserError, match=sentence):
+            split_histories(three, rule)
+    with pytest.raises(UserError, match="these histories have no times"):
+        split_histories(three, {"TS": [0.8, 0.1, 0.1]})
+    with pytest.raises(UserError, match="group_by is 'item'"):
+        split_histories(three, {"RS": [0.8, 0.1, 0.1]}, "item")
+    assert isinstance(split_histories(three, {"LS": "test_only"}), Split)
 
 
 def rows_of(loader, fields):

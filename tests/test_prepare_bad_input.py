@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_files import OWN, ROWS, lines_of, options_for, rows_of, write_raw, write_zip
 
+from recbole_scale.data.time_units import PER_SECOND
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.prepare import command as prepare_module
 from recbole_scale.prepare import sources
 from recbole_scale.prepare.command import main
 from recbole_scale.prepare.readers import FORMATS, Options, Raw, read_raw
-from recbole_scale.prepare.times import PER_SECOND
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "prepare_data.py"
 COLUMNS = ["--user", "who", "--item", "what", "--time", "when"]

@@ -6,6 +6,7 @@ Quotation marks are ordinary characters here: a stray one in an item id must not
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow.csv as pacsv
 from recbole_scale.data.coded import Coded
 from recbole_scale.errors import UserError, nearest
 
+PADDING = "[PAD]"  # RecBole's name of id 0
 TYPES = ("token", "float", "token_seq", "float_seq")
 BLOCK_BYTES = (
     8 << 20
@@ -31,8 +33,8 @@ def read_header(path: str | os.PathLike[str], separator: str = "\t") -> dict[str
     """
     check_file(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            line = file.readline().rstrip("\r\n")
+        with open(path, "rb") as file:  # one line of bytes: text is decoded in blocks, which hold faults of later lines
+            line = file.readline().decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as failure:
         raise UserError(f"{path}, line 1: not UTF-8 text") from failure
     if not line:
@@ -41,18 +43,48 @@ def read_header(path: str | os.PathLike[str], separator: str = "\t") -> dict[str
     for number, column in enumerate(line.split(separator), 1):
         name, colon, kind = column.partition(":")
         if not colon or not name:
-            tip = "; columns seem to be separated by commas, set field_separator: ','" if "," in column else ""
+            tip = _separator_tip(line, separator)
             raise UserError(f"{path}, line 1, column {number}: '{column[:60]}' is not name:type{tip}")
         if kind not in TYPES:
-            raise UserError(f"{path}, line 1, column {number}: type '{kind}' is none of {', '.join(TYPES)}")
+            tip = _separator_tip(line, separator)
+            raise UserError(f"{path}, line 1, column {number}: type '{kind[:60]}' is none of {', '.join(TYPES)}{tip}")
         if name in fields:
             raise UserError(f"{path}, line 1, column {number}: field '{name}' stands twice")
         fields[name] = kind
     return fields
 
 
+def _separator_tip(line: str, separator: str) -> str:
+    """What to set when the header is one of another separator."""
+    for name, other in (("commas", ","), ("tabs", "\t"), ("semicolons", ";"), ("bars", "|"), ("blanks", " ")):
+        if other != separator and all(column.partition(":")[2] in TYPES for column in line.split(other)):
+            shown = repr(other).replace("'", '"') if other == "\t" else f"'{other}'"
+            return f"; columns seem to be separated by {name}, set field_separator: {shown}"
+    return ""
+
+
+def with_kinds(path: str | os.PathLike[str], fields: dict[str, str], ids: Iterable[str], time: str) -> dict[str, str]:
+    """The fields with ``time`` as a number, whatever the header calls it: text would be sorted as text, or not at all.
+
+    Raises:
+        UserError: a user or item (``ids``) is no token, or the time is a list.
+    """
+    for number, (name, kind) in enumerate(fields.items(), 1):
+        if name in ids and kind != "token":
+            raise UserError(
+                f"{path}, line 1, column {number}: {name} must be a token, not a {kind}; write {name}:token"
+            )
+        if name == time and kind not in ("float", "token"):
+            raise UserError(f"{path}, line 1, column {number}: the time {name} must be a float; write {name}:float")
+    return {name: "float" if name == time else kind for name, kind in fields.items()}
+
+
 def read_atomic(
-    path: str | os.PathLike[str], columns: list[str], separator: str = "\t", required: tuple[str, ...] = ()
+    path: str | os.PathLike[str],
+    columns: list[str],
+    separator: str = "\t",
+    required: tuple[str, ...] = (),
+    fields: dict[str, str] | None = None,
 ) -> pd.DataFrame:
     """Read some columns of an atomic file: tokens as str, floats as float64.
 
@@ -60,23 +92,28 @@ def read_atomic(
         path: the file.
         columns: fields to read, in any order.
         separator: one character between columns.
-        required: fields that no line may leave empty; a float among them must be finite.
+        required: fields that no line may leave empty; a float among them must be finite, a token not ``[PAD]``.
+        fields: all fields of the file with the type to read them as (default: the header's).
 
     Raises:
         UserError: naming file, line and column of the first thing that is wrong.
     """
-    coded = read_coded(path, columns, separator, required)
+    coded = read_coded(path, columns, separator, required, fields)
     return pd.DataFrame({name: _texts(v) if isinstance(v, Coded) else v for name, v in coded.items()})
 
 
 def read_coded(
-    path: str | os.PathLike[str], columns: list[str], separator: str = "\t", required: tuple[str, ...] = ()
+    path: str | os.PathLike[str],
+    columns: list[str],
+    separator: str = "\t",
+    required: tuple[str, ...] = (),
+    fields: dict[str, str] | None = None,
 ) -> dict[str, Coded | np.ndarray]:
     """As :func:`read_atomic`, with tokens as int32 codes over their distinct texts, in order of first appearance.
 
     Memory is 4 bytes a token, 8 a float, and the distinct texts.
     """
-    fields = read_header(path, separator)
+    fields = fields or read_header(path, separator)
     for name in columns:
         if name not in fields:
             raise UserError(f"{path}, line 1: there is no column '{name}'{nearest(name, fields)}")
@@ -96,7 +133,7 @@ def read_coded(
         table = table.drop([f"{name}:{fields[name]}"])  # its memory goes before the next column's copy is made
         values = column.to_numpy() if fields[name] == "float" else _coded(column)
         if name in required:
-            whole = np.isfinite(values).all() if isinstance(values, np.ndarray) else not _has_empty(values)
+            whole = np.isfinite(values).all() if isinstance(values, np.ndarray) else not _has_unfit(values)
             if not whole:
                 raise fault(f"'{name}' is empty")
         coded[name] = values
@@ -127,8 +164,8 @@ def _coded(column: pa.ChunkedArray) -> Coded:
     return Coded(np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), chunks[-1].dictionary)
 
 
-def _has_empty(column: Coded) -> bool:
-    return bool(pc.any(pc.equal(column.texts, "")).as_py())
+def _has_unfit(column: Coded) -> bool:
+    return bool(pc.any(pc.is_in(column.texts, value_set=pa.array(["", PADDING]))).as_py())
 
 
 def _texts(column: Coded) -> np.ndarray:
@@ -144,7 +181,8 @@ def _first_bad_line(
     required: tuple[str, ...] = (),
 ) -> str:
     """Find the first malformed line the slow way; runs only after the fast way has failed."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
+    # bytes that are no UTF-8 become lone surrogates, which no sound text holds
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         next(file)
         for number, line in enumerate(file, 2):
             values = line.rstrip("\r\n").split(separator)
@@ -160,10 +198,12 @@ def _first_bad_line(
 
 
 def _fault(value: str, kind: str, required: bool) -> str:
-    if "�" in value:
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
         return "not UTF-8 text"
     if required and value.strip() == "":
         return "the value is empty"
+    if required and kind == "token" and value == PADDING:
+        return f"'{PADDING}' is RecBole's name of the padding and cannot be an id; rename it"
     if kind != "float" or value.strip() == "":
         return ""
     try:

@@ -57,8 +57,8 @@ def _distribution(config: Any, phase: str) -> str:
 
 def _known_split(eval_args: dict[str, Any]) -> bool:
     rule, value = next(iter((eval_args["split"] or {"": None}).items()))
-    per_user = rule == "RS" and isinstance(value, list) and len(value) == 3 and eval_args["group_by"] == "user"
-    return eval_args["order"] == "TO" and (rule == "LS" or per_user)
+    shares = rule == "RS" and isinstance(value, list) and len(value) == 3
+    return eval_args["order"] == "TO" and (rule in ("LS", "TS") or shares)
 
 
 def loader_class(config: Any, phase: str, windows: bool) -> type | None:

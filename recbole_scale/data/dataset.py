@@ -13,11 +13,12 @@ import pandas as pd
 from recbole.data.dataset import SequentialDataset
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
-from recbole_scale.data.atomic import read_atomic, read_header
+from recbole_scale.data.atomic import PADDING, read_atomic, read_header, with_kinds
 from recbole_scale.data.histories import Histories, Split, share_of_user, split_histories, time_order
 from recbole_scale.data.log import Log, Recipe, load_log
 from recbole_scale.data.recbole_filters import Interval, LogFilters
 from recbole_scale.data.rows import HistoryRows
+from recbole_scale.data.time_units import check_units
 from recbole_scale.errors import UserError, nearest
 
 # settings of RecBole's that our own reading leaves to RecBole's
@@ -80,7 +81,7 @@ class HistoryDataset(SequentialDataset):
         hooks = ("_load_data", "_data_processing", "_data_filtering", "_remap_ID_all", "_load_feat", "_load_inter_feat")
         if any(getattr(type(self), name) is not getattr(SequentialDataset, name) for name in hooks):
             return None  # somebody's subclass filters in its own way
-        kinds = read_header(path, self.config["field_separator"])
+        kinds = read_kinds(self, path)
         columns = self._chosen(kinds)
         ours = {self.uid_field: "token", self.iid_field: "token", self.time_field: "float"}
         if len(ours) < 3 or any(name not in columns or kinds[name] != kind for name, kind in ours.items()):
@@ -120,7 +121,7 @@ class HistoryDataset(SequentialDataset):
 
     def _adopt(self, log: Log, recipe: Recipe) -> None:
         """Leave everything as RecBole's reading, filtering and remapping leave it, the rows themselves apart."""
-        fields = read_header(recipe.path, recipe.separator)
+        fields = read_kinds(self, recipe.path)
         note_fields(self, {name: fields[name] for name in self._chosen(fields)}, FeatureSource.INTERACTION)
         self.field2source[self.uid_field] = FeatureSource.USER_ID
         self.field2source[self.iid_field] = FeatureSource.ITEM_ID
@@ -128,7 +129,7 @@ class HistoryDataset(SequentialDataset):
         self._init_alias()
         self.feat_name_list = ["inter_feat"]
         for name, texts in ((self.uid_field, log.users), (self.iid_field, log.items)):
-            tokens = np.array(["[PAD]", *texts.to_pylist()])
+            tokens = np.array([PADDING, *texts.to_pylist()], dtype=object)  # numpy's own texts are all of the longest
             self.field2id_token[name] = tokens
             self.field2token_id[name] = {token: number for number, token in enumerate(tokens.tolist())}
         self.histories, self.times = log.histories, log.times
@@ -137,7 +138,8 @@ class HistoryDataset(SequentialDataset):
         """Sort by exact time, split each user's history, and return the train, valid and test views."""
         if self.benchmark_filename_list is not None:
             raise UserError("ScaledSASRec reads one .inter file and splits it itself; benchmark_filename is not taken")
-        if self.config["eval_args"]["order"] != "TO":
+        arguments = self.config["eval_args"]
+        if arguments["order"] != "TO":
             raise UserError("a sequential model needs eval_args.order: TO (time order)")
         if isinstance(self._rows, pd.DataFrame):  # RecBole's own, or ours after somebody asked for it and changed it
             self._check_time()
@@ -145,7 +147,8 @@ class HistoryDataset(SequentialDataset):
             self.histories = Histories.from_columns(*columns)
             self.times = columns[2][time_order(columns[0], columns[2])]
         self.split = replace(
-            split_histories(self.histories.lengths, self.config["eval_args"]["split"]), trains=self._training_users()
+            split_histories(self.histories, arguments["split"], arguments["group_by"], self.times),
+            trains=self._training_users(),
         )
         self._aug_presets()
         order = self._user_order()
@@ -217,15 +220,23 @@ class HistoryDataset(SequentialDataset):
         return len(self) / max(len(self.item_counter), 1)
 
 
+def read_kinds(dataset: Any, path: str | os.PathLike[str]) -> dict[str, str]:
+    """Fields of an interaction file with the types that a RecBole dataset reads them as (see :func:`with_kinds`)."""
+    fields = read_header(path, dataset.config["field_separator"])
+    return with_kinds(path, fields, (dataset.uid_field, dataset.iid_field), dataset.time_field)
+
+
 def load_interactions(dataset: Any, path: str, source: Any, columns: list[str]) -> pd.DataFrame:
     """Read an atomic file for a RecBole dataset and note the fields' types there, as RecBole's own reader does.
 
     Lines with an empty user or item, or a time that is not a finite number, are errors with line and column.
     """
     separator = dataset.config["field_separator"]
-    fields = read_header(path, separator)
+    fields = read_kinds(dataset, path)
     required = tuple(f for f in (dataset.uid_field, dataset.iid_field, dataset.time_field) if f in columns)
-    frame = read_atomic(path, columns, separator, required)
+    frame = read_atomic(path, columns, separator, required, fields)
+    if dataset.time_field in columns:
+        check_units(path, frame[dataset.time_field].to_numpy())
     note_fields(dataset, {name: fields[name] for name in columns}, source)
     return frame
 

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from recbole_scale.data.atomic import read_coded
+from recbole_scale.data.atomic import read_coded, read_header, with_kinds
 from recbole_scale.data.cache import cache_path, content_digest, read_cache, write_cache
 from recbole_scale.data.coded import Coded
 from recbole_scale.data.histories import Histories, in_time_order, time_order
 from recbole_scale.data.recbole_filters import LogFilters, kept_rows
+from recbole_scale.data.time_units import check_units
 from recbole_scale.errors import UserError
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -98,9 +99,12 @@ def read_log(recipe: Recipe) -> Log:
     """As :func:`load_log`, from the atomic file."""
     needed = [recipe.user, recipe.item, recipe.time]
     values = [name for name, _ in recipe.filters.values]
-    columns = read_coded(recipe.path, list(dict.fromkeys(needed + values)), recipe.separator, tuple(needed))
+    header = read_header(recipe.path, recipe.separator)
+    fields = with_kinds(recipe.path, header, (recipe.user, recipe.item), recipe.time)
+    columns = read_coded(recipe.path, list(dict.fromkeys(needed + values)), recipe.separator, tuple(needed), fields)
     user, item, time = (columns.pop(name) for name in needed)
     assert isinstance(user, Coded) and isinstance(item, Coded) and isinstance(time, np.ndarray)
+    check_units(recipe.path, time)
     floats = {recipe.time: time} | {name: v for name, v in columns.items() if isinstance(v, np.ndarray)}
     rows = kept_rows(user.codes, item.codes, time, floats, recipe.filters)
     del columns, floats

@@ -113,6 +113,8 @@ def _register_data() -> None:
     from recbole.data.dataset import Dataset, SequentialDataset
     from recbole.data.utils import create_dataset, get_dataloader
 
+    from recbole_scale.plugin import time_line
+
     _ORIGINAL["get_dataloader"], _ORIGINAL["create_dataset"] = get_dataloader, create_dataset
     _replace("get_dataloader", find_dataloader)
     _replace("create_dataset", find_dataset)
@@ -124,6 +126,7 @@ def _register_data() -> None:
     Dataset._load_inter_feat = _load_inter_feat
     Dataset._download = _download
     SequentialDataset._change_feat_format = _sort_exactly_first
+    time_line.install()
 
 
 def find_dataloader(config: Any, phase: str) -> Any:
@@ -147,17 +150,22 @@ def find_dataset(config: Any) -> Any:
 def _load_feat(self: Any, filepath: str, source: Any) -> Any:
     """Read interactions with our fast reader; anything else, and files with sequence columns, with RecBole's."""
     from recbole_scale.data.atomic import read_header
-    from recbole_scale.data.dataset import load_interactions
+    from recbole_scale.data.dataset import load_interactions, read_kinds
 
     if source != FeatureSource.INTERACTION:
         return _ORIGINAL["load_feat"](self, filepath, source)
-    fields = read_header(filepath, self.config["field_separator"])
+    fields = read_kinds(self, filepath)
     wanted, unwanted = self._get_load_and_unload_col(source)
     for name in sorted(wanted or ()):
         if name not in fields and name in (self.uid_field, self.iid_field, self.time_field):
             raise UserError(f"{filepath}, line 1: there is no column '{name}'{nearest(name, fields)}")
     columns = [f for f in fields if (wanted is None or f in wanted) and f not in (unwanted or ())]
     if any(fields[name].endswith("_seq") for name in columns):
+        if (
+            self.time_field in columns
+            and read_header(filepath, self.config["field_separator"])[self.time_field] == "token"
+        ):
+            raise UserError(f"{filepath}, line 1: TIME_FIELD is a token here; write {self.time_field}:float")
         return _ORIGINAL["load_feat"](self, filepath, source)
     return load_interactions(self, filepath, source, columns)
 

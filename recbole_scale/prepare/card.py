@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from recbole_scale.data.time_units import PER_SECOND
 from recbole_scale.errors import UserError
 from recbole_scale.prepare.columns import Interactions
 from recbole_scale.prepare.filters import count_users_items
-from recbole_scale.prepare.times import PER_SECOND
 
 QUANTILES = (0, 25, 50, 75, 90, 99, 100)
 YEAR = 365 * 86400

@@ -13,24 +13,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_scale.data.time_units import UNITS, mixed_units, unit_of
 from recbole_scale.errors import UserError
 
-UNITS = ("s", "ms", "us", "ns")
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 MICRO = 10**6
 LARGEST = np.iinfo(np.int64).max
-# an epoch in seconds stays below 1e11 until the year 5138; one in milliseconds is above it since 1973
-LIMITS = ((10**11, "s"), (10**14, "ms"), (10**17, "us"))
 INTEGER = r"^\d{1,18}$"
 DECIMAL = r"^\d{1,12}\.\d{1,6}$"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 NUMBER_PATTERN = re.compile(NUMBER + r"\Z", re.ASCII)
 ISO = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?\s?(Z|UTC|[+-]\d{2}:?\d{2})?$"
-
-
-def unit_of(largest: int) -> str:
-    """Return the unit in which ``largest`` is an epoch of our days: s below 1e11, ms below 1e14, us below 1e17, ns."""
-    return next((unit for limit, unit in LIMITS if largest < limit), "ns")
 
 
 def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +111,12 @@ class TimeColumn:
                     raise UserError("times with fractions stand beside times too large to share their unit")
                 self._parts[index] = part * MICRO
         time = np.concatenate([np.empty(0, np.int64), *self._parts])
+        if self.kind == "number" and self.unit == "auto" and (mixed := mixed_units(time / MICRO if micro else time)):
+            one, first, other, second = mixed
+            raise UserError(
+                f"times are in two units, {first:.0f} looks like {one} and {second:.0f} like {other}; convert one, "
+                "or say --time_unit if both are of one unit"
+            )
         if micro:
             unit = UNITS[UNITS.index(unit) + 2]
             while unit != "s" and not (time % 1000).any():
