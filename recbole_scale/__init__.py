@@ -9,14 +9,15 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from recbole_scale.errors import UserError
+from recbole_scale.errors import UserError, without_recbole
 from recbole_scale.on_import import when_recbole_is_imported
 
 if TYPE_CHECKING:
     from recbole_scale.laws.loss import fit_joint_law, fit_power_law
+    from recbole_scale.runs.records import read_rows
     from recbole_scale.runs.run import run
 
-__all__ = ["UserError", "fit_joint_law", "fit_power_law", "run"]
+__all__ = ["UserError", "__version__", "fit_joint_law", "fit_power_law", "read_rows", "run"]
 
 # GNU OpenMP spins for milliseconds at every barrier, so that one busy neighbour slows small steps like ours down 5 to
 # 20 times; a short spin costs nothing on an idle machine. Read when torch is first loaded; a user's choice stands.
@@ -28,12 +29,20 @@ when_recbole_is_imported()
 _HOMES = {
     "fit_joint_law": "recbole_scale.laws.loss",
     "fit_power_law": "recbole_scale.laws.loss",
+    "read_rows": "recbole_scale.runs.records",
     "run": "recbole_scale.runs.run",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Public names come from their modules when first asked for: a law needs neither torch nor RecBole."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("recbole-scale")
     if name not in _HOMES:
         raise AttributeError(f"module 'recbole_scale' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as failure:
+        raise without_recbole(failure) or failure from failure

@@ -1,33 +1,99 @@
-"""The console commands ``run_recbole`` and ``run_hyper``."""
+"""The console commands ``recbole-scale VERB``, ``run_recbole`` and ``run_hyper``; each imports what it needs."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-import torch
+from recbole_scale.arguments import CommandParser
+from recbole_scale.errors import UserError, exit_code, nearest
+from recbole_scale.settings import find_settings_file, load_settings_file
 
-from recbole_scale.errors import UserError, exit_code
-from recbole_scale.settings import find_settings_file, load_settings_file, parse_arguments
-from recbole_scale.training import group
-
-_EXAMPLES = """examples:
-  run_recbole --model=ScaledSASRec --dataset=ml-100k
+# in the order one uses them: the room, and what the verb does; its module is command.py, its options options.py
+VERBS = {
+    "prepare": ("prepare", "your own log, or a published one, to a data set that RecBole reads"),
+    "synthetic": ("prepare.synthetic", "a made-up data set whose best possible loss is known"),
+    "study": ("study", "from a data set to the answer page in one command: plan, sweep, fit, report"),
+    "sweep": ("sweep", "train a ladder of sizes, seeds and amounts of data; one row a run"),
+    "fit": ("fit", "the scaling law of finished runs, its bands, and what a larger model would reach"),
+    "report": ("report", "one HTML page from finished runs"),
+    "challenges": ("challenges", "where size wins: long tail, cold start, domains, noise, steps ahead"),
+    "compare": ("compare", "ScaledSASRec beside RecBole's models, everybody treated alike"),
+    "recommend": ("serving", "each user's best items from a checkpoint"),
+}
+_EXAMPLES = """  run_recbole --model=ScaledSASRec --dataset=ml-100k
   run_recbole --model=ScaledSASRec --config_files=properties/large.yaml --dataset=ml-20m --dry_run
   run_recbole --model=GRU4Rec --dataset=ml-100k --epochs=20
   run_recbole --model=ScaledSASRec --dataset=my-log --hidden_size=32 --inner_size=128 --resume auto
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="run_recbole",
-        description="Train and test ScaledSASRec or any model of RecBole. Any setting can be given as --key=value.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def recbole_scale_command() -> None:
+    """Entry point of ``recbole-scale``."""
+    sys.exit(exit_code(lambda: run_verb(sys.argv[1:])))
+
+
+def run_verb(arguments: Sequence[str]) -> int:
+    """Carry out ``VERB OPTIONS``; without a verb, list them."""
+    verb, rest = (arguments[0], list(arguments[1:])) if arguments else ("--help", [])
+    if verb in ("--help", "-h"):
+        print(verbs_text())
+        return 0
+    if verb in ("--version", "-V"):
+        from recbole_scale import __version__
+
+        print(f"recbole-scale {__version__}")
+        return 0
+    if verb not in _there():
+        raise UserError(f"there is no verb '{verb}'{nearest(verb, _there())} (recbole-scale --help lists them)")
+    if {"--help", "-h"} & set(rest) and _is_there(f"{_room(verb)}.options"):
+        import_module(f"{_room(verb)}.options").parser().print_help()
+        return 0
+    return _main_of(verb)(rest) or 0
+
+
+def verbs_text() -> str:
+    """What ``recbole-scale --help`` prints."""
+    lines = [f"  {verb:<12}{VERBS[verb][1]}" for verb in _there()]
+    return (
+        "usage: recbole-scale VERB [OPTIONS], recbole-scale VERB --help, recbole-scale --version\n\n"
+        "If I make my sequential recommender bigger, or give it more data, how much better will it get?\n\n"
+        + "\n".join(lines)
+        + "\n\nBeside them, with RecBole's own flags: run_recbole trains one model, run_hyper searches its settings."
+    )
+
+
+def _there() -> list[str]:
+    return [verb for verb in VERBS if _is_there(_module(verb))]
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module of ours exists, without importing its package."""
+    return Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py").is_file()
+
+
+def _room(verb: str) -> str:
+    return f"recbole_scale.{VERBS[verb][0]}"
+
+
+def _module(verb: str) -> str:
+    return _room(verb) if "." in VERBS[verb][0] else f"{_room(verb)}.command"
+
+
+def _main_of(verb: str) -> Callable[[Sequence[str]], int | None]:
+    main: Callable[[Sequence[str]], int | None] = import_module(_module(verb)).main
+    return main
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "run_recbole",
+        "Train and test ScaledSASRec or any model of RecBole. Any setting can be given as --key=value.",
+        _EXAMPLES,
     )
     parser.add_argument("--model", "-m", help="name of the model (default: the config files', else ScaledSASRec)")
     parser.add_argument("--dataset", "-d", help="name of the data set (default: the config files', else ml-100k)")
@@ -50,8 +116,11 @@ def run_recbole_command() -> None:
 
 
 def _run_recbole() -> None:
-    arguments, rest = _parser().parse_known_args()
-    settings = parse_arguments(rest)
+    arguments, settings = _parser().parse_with_settings()
+    import torch
+
+    from recbole_scale.training import group
+
     files = (arguments.config_files or "").split()
     named = {key: value for path in files for key, value in load_settings_file(find_settings_file(path)).items()}
     call = {
@@ -90,6 +159,7 @@ def _run_recbole() -> None:
 def _run_one(local_rank: int, call: dict[str, Any], members: dict[str, Any]) -> None:
     """One process of a run: alone when ``members`` is empty, else rank ``offset + local_rank`` of it."""
     from recbole_scale.runs.run import run
+    from recbole_scale.training import group
 
     if members:
         call["config_dict"] = {"local_rank": local_rank, **call["config_dict"], **members}
@@ -106,6 +176,11 @@ def run_hyper_command() -> None:
 
 
 def _run_hyper() -> None:
+    if {"--help", "-h"} & set(sys.argv):
+        from recbole_scale.search.options import parser
+
+        parser().print_help()
+        return
     from recbole_scale.search.command import main
 
     main()

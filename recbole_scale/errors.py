@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+MEND_RECBOLE = "pip install --no-deps recbole==1.2.1"  # its other requirements are ours
+
 
 class UserError(Exception):
     """A mistake the user can mend; its message is one sentence and is shown without a traceback."""
@@ -25,10 +27,23 @@ def check_choice(key: str, value: object, choices: Iterable[str]) -> None:
         raise UserError(f"{key} '{value}' is none of {', '.join(choices)}{nearest(str(value), choices)}")
 
 
+def without_recbole(failure: ModuleNotFoundError) -> UserError | None:
+    """The sentence for a missing RecBole, which no dependency can bring (its cap on Ray); None for another module."""
+    if failure.name is None or failure.name.split(".")[0] != "recbole":
+        return None
+    return UserError(f"RecBole is not installed; {MEND_RECBOLE} installs it without its cap on Ray")
+
+
 def exit_code(main: Callable[[], int | None]) -> int:
     """Run ``main`` and return its exit code; a :class:`UserError` prints one sentence and gives 2."""
     try:
         return main() or 0
     except UserError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as failure:
+        missing = without_recbole(failure)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
         return 2

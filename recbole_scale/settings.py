@@ -45,17 +45,23 @@ def parse_value(text: str) -> Any:
 
 
 def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
-    """Turn ``--key=value`` arguments into settings.
+    """Turn ``--key=value`` and ``--key value`` arguments into settings; ``-`` in a key is read as ``_``.
 
     Raises:
         UserError: an argument of another form, or one key with two values.
     """
     settings: dict[str, Any] = {}
-    for argument in arguments:
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
         key, equals, text = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or not equals or not key:
+        if not argument.startswith("--") or not key:
             raise UserError(f"the argument '{argument}' is not of the form --key=value")
-        value = parse_value(text)
+        if not equals:
+            if not left or left[0].startswith("--"):
+                raise UserError(f"--{key} has no value; write --{key}=value")
+            text = left.pop(0)
+        key, value = key.replace("-", "_"), parse_value(text)
         if key in settings and settings[key] != value:
             raise UserError(f"--{key} is given twice, as {settings[key]!r} and {value!r}")
         settings[key] = value

@@ -1,11 +1,9 @@
-"""Score trained models on the five challenge tasks: long tail, cold start, multi-domain, robustness, trajectory."""
-
-from __future__ import annotations
+"""``recbole-scale challenges``, for a clone that is not installed."""
 
 import sys
 
-from recbole_scale.challenges.command import main
+from recbole_scale.cli import run_verb
 from recbole_scale.errors import exit_code
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: run_verb(["challenges", *sys.argv[1:]])))

@@ -1,11 +1,9 @@
-"""Compare ScaledSASRec with RecBole's models: same split, order, ranking and budget, significance over users."""
-
-from __future__ import annotations
+"""``recbole-scale compare``, for a clone that is not installed."""
 
 import sys
 
-from recbole_scale.compare.command import main
+from recbole_scale.cli import run_verb
 from recbole_scale.errors import exit_code
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: run_verb(["compare", *sys.argv[1:]])))

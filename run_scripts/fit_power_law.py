@@ -1,11 +1,9 @@
-"""Fit the scaling law to finished runs, judge it on held-out sizes, and predict sizes not yet trained."""
-
-from __future__ import annotations
+"""``recbole-scale fit``, for a clone that is not installed."""
 
 import sys
 
+from recbole_scale.cli import run_verb
 from recbole_scale.errors import exit_code
-from recbole_scale.fit.command import main
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: run_verb(["fit", *sys.argv[1:]])))

@@ -1,9 +1,9 @@
-"""Generate a data set with a known answer; ``make_synthetic.py --help`` shows an example."""
+"""``recbole-scale synthetic``, for a clone that is not installed."""
 
 import sys
 
+from recbole_scale.cli import run_verb
 from recbole_scale.errors import exit_code
-from recbole_scale.prepare.synthetic import main
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: run_verb(["synthetic", *sys.argv[1:]])))

@@ -1,9 +1,9 @@
-"""Turn published raw files, or your own log, into a RecBole atomic file: ``prepare_data.py --help`` shows examples."""
+"""``recbole-scale prepare``, for a clone that is not installed."""
 
 import sys
 
+from recbole_scale.cli import run_verb
 from recbole_scale.errors import exit_code
-from recbole_scale.prepare.command import main
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: run_verb(["prepare", *sys.argv[1:]])))

@@ -1,11 +1,9 @@
-"""Write each user's best items, with raw ids, from a checkpoint of any sequential model."""
-
-from __future__ import annotations
+"""``recbole-scale recommend``, for a clone that is not installed."""
 
 import sys
 
+from recbole_scale.cli import run_verb
 from recbole_scale.errors import exit_code
-from recbole_scale.serving.command import main
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: run_verb(["recommend", *sys.argv[1:]])))

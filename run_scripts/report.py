@@ -1,11 +1,9 @@
-"""One HTML file from finished runs: the answer in two sentences, then the figures, tables and runs behind it."""
-
-from __future__ import annotations
+"""``recbole-scale report``, for a clone that is not installed."""
 
 import sys
 
+from recbole_scale.cli import run_verb
 from recbole_scale.errors import exit_code
-from recbole_scale.report.command import main
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: run_verb(["report", *sys.argv[1:]])))

@@ -1,11 +1,9 @@
-"""Train a ladder of sizes, seeds, data fractions and epochs; one row per run, finished rows are skipped."""
-
-from __future__ import annotations
+"""``recbole-scale sweep``, for a clone that is not installed."""
 
 import sys
 
+from recbole_scale.cli import run_verb
 from recbole_scale.errors import exit_code
-from recbole_scale.sweep.command import main
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(lambda: run_verb(["sweep", *sys.argv[1:]])))

@@ -59,7 +59,7 @@ MISTAKES = [
     ),
     (["--size=smal"], "size 'smal' is none of"),
     (["--TIME_FIELD=time"], "no column 'time'"),
-    (["--epochs"], "the argument '--epochs' is not of the form --key=value"),
+    (["--epochs"], "--epochs has no value; write --epochs=value"),
     (["--seed=1", "--seed=2"], "--seed is given twice"),
     (["--n_heads=5"], "hidden_size 64 is not a multiple of n_heads 5"),
     (["--window_stride=500"], "window_stride is 500"),

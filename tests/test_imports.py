@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "recbole_scale"
 FLOORS = [
     {"errors", "text"},
     {"files", "settings", "laws"},
-    {"drawing"},
+    {"arguments", "drawing"},
     {"data", "model"},
     {"training"},
     {"plugin"},

@@ -407,7 +407,7 @@ def test_the_script_ends_with_one_sentence_and_code_two(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "line 4, column 'when'" in done.stderr and "Traceback" not in done.stderr
     shown = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0 and "prepare_data.py ml-20m --raw ml-20m.zip" in shown.stdout
+    assert shown.returncode == 0 and "recbole-scale prepare ml-20m --raw ml-20m.zip" in shown.stdout
 
 
 # mutated files --------------------------------------------------------------------------------------------------

@@ -439,5 +439,5 @@ def test_a_report_is_about_size():
 def test_help_shows_an_example(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
-    assert "python run_scripts/report.py --rows" in capsys.readouterr().out
+    assert "recbole-scale report --rows" in capsys.readouterr().out
     assert "report_command import main" in SCRIPT.read_text()

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from recbole_scale.challenges.options import RESAMPLES
+
 CUTOFFS = (5, 10, 50)
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)

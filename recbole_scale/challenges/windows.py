@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from recbole_scale.challenges.cases import Cases, ends_of
+from recbole_scale.challenges.options import WINDOW
 from recbole_scale.data.atomic import read_coded
 from recbole_scale.data.coded import Coded
 from recbole_scale.data.histories import Histories, ragged_ranges, time_order
 from recbole_scale.errors import UserError
 from recbole_scale.files import WholeFile, whole_files
 
-WINDOW = 10
 AT_LEAST = 5  # interactions left before a window: a first item, two to train on, one valid, one test
 SUFFIX = ".windows"
 

@@ -1,4 +1,4 @@
-"""The command ``run_scripts/compare_baselines.py``: ScaledSASRec beside RecBole's models, everybody treated alike."""
+"""The command ``recbole-scale compare``: ScaledSASRec beside RecBole's models, everybody treated alike."""
 
 from __future__ import annotations
 
@@ -9,43 +9,9 @@ from typing import Any
 
 from recbole_scale.compare import runs as planning
 from recbole_scale.compare import table
+from recbole_scale.compare.options import parser
 from recbole_scale.compare.runs import Budget, Run
 from recbole_scale.errors import UserError, check_choice
-from recbole_scale.settings import parse_arguments
-
-_EXAMPLES = """examples:
-  python run_scripts/compare_baselines.py --dataset ml-100k --models SASRec GRU4Rec ScaledSASRec:tiny --epochs 5
-  python run_scripts/compare_baselines.py --dataset ml-1m --models SASRec GRU4Rec Caser BERT4Rec FMLPRec \\
-      ScaledSASRec:tiny ScaledSASRec:small --budget 600s --seeds 2 --SASRec.train_batch_size=256
-
-Any setting can be given as --key=value for everybody or --Model.key=value for one model. Each run is a process of its
-own; what is finished is skipped when the command is given again. Written to --out: table.txt, .md and .tex, the rank
-of every user's held-out item (per_user/), and the log of each run (logs/).
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Arguments of the command; what it does not know is a setting."""
-    made = argparse.ArgumentParser(
-        prog="compare_baselines.py",
-        description="Compare models on the same split, order, ranking and budget, with significance over users.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    made.add_argument("--dataset", "-d", required=True, help="name of the data set")
-    made.add_argument("--models", "-m", nargs="+", required=True, metavar="MODEL", help="Model or ScaledSASRec:size")
-    made.add_argument("--seeds", type=int, default=1, help="runs of each model, with seeds 1, 2, ... (default: 1)")
-    made.add_argument("--epochs", type=int, help="budget: epochs")
-    made.add_argument("--budget", help="budget: wall clock of training, evaluation apart, as 600s, 10m or 1h")
-    made.add_argument("--jobs", type=int, default=1, help="runs at once, each with its share of the CPU (default: 1)")
-    made.add_argument("--patience", type=int, default=10, help="without a budget: evaluations without a gain")
-    made.add_argument("--reference", help="model that the others are tested against (default: the first)")
-    made.add_argument("--samples", type=int, default=10_000, help="resamples of the users (default: %(default)s)")
-    made.add_argument("--results_file", default="results/runs.jsonl", help="rows of the runs (default: %(default)s)")
-    made.add_argument("--data_path", help="folder of the data sets (default: dataset)")
-    made.add_argument("--out", type=Path, help="folder of the tables (default: results/compare-DATASET)")
-    return made
 
 
 def parse_seconds(text: str) -> float:
@@ -73,8 +39,8 @@ def budget_of(arguments: argparse.Namespace) -> Budget:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing, then write and print the table; 1 when a run failed."""
-    arguments, rest = parser().parse_known_args(argv)
-    settings, budget = parse_arguments(rest), budget_of(arguments)
+    arguments, settings = parser().parse_with_settings(argv)
+    budget = budget_of(arguments)
     reference = arguments.reference or arguments.models[0]
     check_choice("--reference", reference, arguments.models)
     for name in ("seeds", "jobs"):

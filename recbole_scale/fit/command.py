@@ -1,28 +1,21 @@
-"""The command behind ``run_scripts/fit_power_law.py``: options in, ``law.json``, a table and the figure out."""
+"""The command ``recbole-scale fit``: options in, ``law.json``, a table and the figure out."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from recbole_scale.errors import UserError
 from recbole_scale.fit.law_output import as_json, as_text, joint_json, joint_text, write_json
-from recbole_scale.fit.rows import LOSSES, X_COLUMNS, Question, Row, as_rows, choose
+from recbole_scale.fit.options import parser
+from recbole_scale.fit.rows import Question, Row, as_rows, choose
 from recbole_scale.fit.study import Answer, answer, flops_per_interaction_of, run_label
 from recbole_scale.laws.budget import ComputeOptimal, compute_optimal
 from recbole_scale.laws.loss import JointLaw, fit_joint_law
 from recbole_scale.runs.records import read_rows
-
-EXAMPLE = """example:
-  python run_scripts/fit_power_law.py --rows results/runs.jsonl --dataset ml-1m --model ScaledSASRec \\
-      --x n_blocks --holdout large,xlarge --predict 829M --out results/ml-1m
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: a mistake in the options or the rows, in one sentence.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     question = Question(
         dataset=options.dataset,
         model=options.model,
@@ -88,36 +81,9 @@ def fit_both_axes(rows: Sequence[Row], question: Question) -> tuple[JointLaw, Co
 
 
 def _figures(found: Answer, out: Path) -> list[str]:
-    """Draw where matplotlib is installed; say so where it is not."""
-    if find_spec("matplotlib") is None:
-        print("no figure: matplotlib is not installed (pip install 'recbole-scale[figures]')")
-        return []
     from recbole_scale.fit.figures import save_law_figures
 
     return save_law_figures(found, out)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fit_power_law.py",
-        description="Fit L = E + (x0 / x)^alpha to finished runs, judge it on held-out sizes, predict larger ones.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add: Any = parser.add_argument
-    add("--rows", default="results/runs.jsonl", metavar="FILE", help="rows of runs (default: %(default)s)")
-    add("--dataset", metavar="D", help="data set of the rows; needed when they hold several")
-    add("--model", metavar="M", help="model of the rows; needed when they hold several")
-    add("--x", default="n_blocks", metavar="COLUMN", help=f"{', '.join(X_COLUMNS)} (default: %(default)s)")
-    add("--loss", default="test_nll", metavar="COLUMN", help=f"{', '.join(LOSSES)} (default: %(default)s)")
-    add("--holdout", default="", metavar="SIZES", help="sizes by name or count, judged instead of fitted: large,829M")
-    add("--predict", default="", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
-    add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
-    add("--joint", action="store_true", help="also fit the joint law in size and data, and split budgets by it")
-    add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
-    add("--out", default="results", metavar="DIR", help="folder for law.json and figures (default: %(default)s)")
-    return parser
 
 
 def names_of(text: str) -> tuple[str, ...]:

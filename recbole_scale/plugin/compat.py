@@ -11,6 +11,7 @@ import types
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -65,11 +66,11 @@ def load_ray_tune() -> Any:
     from recbole_scale.errors import UserError
 
     try:
-        import ray
-    except ImportError as failure:
+        found = version("ray")  # asked before the import, which an old Ray does not survive on today's stack
+    except PackageNotFoundError as failure:
         raise UserError(f"Ray is not installed; {MEND_RAY} installs it") from failure
-    if tuple(int(part) for part in ray.__version__.split(".")[:2]) < MINIMUM_RAY:
-        raise UserError(f"Ray {ray.__version__} does not work on today's stack; {MEND_RAY} replaces it")
+    if tuple(int(part) for part in found.split(".")[:2]) < MINIMUM_RAY:
+        raise UserError(f"Ray {found} is installed, which does not run on today's stack; {MEND_RAY} replaces it")
     from ray import tune
 
     return tune

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from recbole_scale.arguments import CommandParser
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.files import whole_files
 from recbole_scale.prepare.card import card_bytes, differences, expected_counts, format_table, statistics
@@ -18,10 +19,9 @@ from recbole_scale.prepare.sources import sha256_of
 from recbole_scale.prepare.writing import write_interactions
 
 CORES_TO_TRY = (5, 10, 15, 20, 25, 30)
-EXAMPLE = """examples:
-  python run_scripts/prepare_data.py ml-20m --raw ml-20m.zip --out dataset/ml-20m --filter paper --expect paper
-  python run_scripts/prepare_data.py amazon-2023 --raw Books.csv.gz Video_Games.csv.gz --out dataset/mix --user_core 5
-  python run_scripts/prepare_data.py csv --raw log.csv --user uid --item sku --time ts --out dataset/shop
+_EXAMPLES = """  recbole-scale prepare ml-20m --raw ml-20m.zip --out dataset/ml-20m --filter paper --expect paper
+  recbole-scale prepare amazon-2023 --raw Books.csv.gz Video_Games.csv.gz --out dataset/mix --user_core 5
+  recbole-scale prepare csv --raw log.csv --user uid --item sku --time ts --out dataset/shop
 """
 
 
@@ -139,21 +139,10 @@ def _print_comparison(differs: list[str], expect: str, log: Interactions, filter
             print("  " + ", ".join(f"{name} {value:,}" for name, value in row.items()))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says a mistake in one sentence, as the rest of the package does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows examples")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Return the command's arguments."""
-    made = _Parser(
-        prog="prepare_data.py",
-        description="Turn published raw files, or your own log, into a RecBole atomic file.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = CommandParser(
+        "recbole-scale prepare", "Turn published raw files, or your own log, into a RecBole atomic file.", _EXAMPLES
     )
     made.add_argument("format", metavar="FORMAT", help=", ".join(FORMATS))
     made.add_argument(

@@ -9,7 +9,6 @@ Random draws meet only +, *, /, sqrt and comparisons, which IEEE rounds alike ev
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from recbole_scale.arguments import CommandParser
 from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
 from recbole_scale.prepare.card import card_bytes
@@ -235,20 +235,17 @@ def write_synthetic(settings: SyntheticSettings, out: str | Path) -> dict[str, A
     return card
 
 
-EXAMPLE = """examples:
-  python run_scripts/make_synthetic.py --users 1500 --items 500 --interactions 25000 --seed 2024 --out dataset/synthetic
-  python run_scripts/make_synthetic.py --users 138000 --items 26000 --interactions 20000000 --out dataset/load20m
+_EXAMPLES = """  recbole-scale synthetic --users 1500 --items 500 --interactions 25000 --out dataset/made
+  recbole-scale synthetic --users 138000 --items 26000 --interactions 20000000 --out dataset/load20m
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command ``make_synthetic.py``. Raises UserError for settings that contradict each other."""
-    parser = argparse.ArgumentParser(
-        prog="make_synthetic.py",
-        description="Generate a log with order-2 structure and the exact NLL of each kind of predictor.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    """Run ``recbole-scale synthetic``. Raises UserError for settings that contradict each other."""
+    parser = CommandParser(
+        "recbole-scale synthetic",
+        "Generate a log with order-2 structure and the exact NLL of each kind of predictor.",
+        _EXAMPLES,
     )
     for name in ("users", "items", "interactions"):
         parser.add_argument(f"--{name}", type=int, required=True)

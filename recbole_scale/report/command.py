@@ -1,22 +1,15 @@
-"""The command behind ``run_scripts/report.py``: rows in, one HTML file (and the figures, if asked for) out."""
+"""The command ``recbole-scale report``: rows in, one HTML file (and the figures, if asked for) out."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from recbole_scale.errors import UserError
 from recbole_scale.fit.command import names_of, where_of
-from recbole_scale.fit.rows import LOSSES, Question, as_rows
+from recbole_scale.fit.rows import Question, as_rows
+from recbole_scale.report.options import parser
 from recbole_scale.runs.records import read_rows
-
-EXAMPLE = """example:
-  python run_scripts/report.py --rows results/runs.jsonl --dataset ml-1m --holdout base --predict 829M \\
-      --challenges results/challenges.jsonl --out report.html --figures figures
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,9 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: a mistake in the options or the rows, in one sentence; nothing is written then.
     """
-    options = _parser().parse_args(arguments)
-    if find_spec("matplotlib") is None:
-        raise UserError("a report needs matplotlib: pip install 'recbole-scale[figures]'")
+    options = parser().parse_args(arguments)
     from recbole_scale.drawing import save
     from recbole_scale.report.challenges import of_dataset, read_challenges
     from recbole_scale.report.page import answer_text, as_page
@@ -72,28 +63,3 @@ def _write(content: str, out: Path) -> None:
         partial.replace(out)
     except OSError as failure:
         raise UserError(f"--out {out} cannot be written ({(failure.strerror or '').lower()})") from failure
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="report.py",
-        description="One HTML file from rows: the answer in two sentences, then figures, tables and runs.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add: Any = parser.add_argument
-    add("--rows", default="results/runs.jsonl", metavar="FILE", help="rows of runs (default: %(default)s)")
-    add("--challenges", nargs="+", default=[], metavar="FILE", help="rows of challenge_tasks.py, shown as a section")
-    add("--others", metavar="FILE", help="rows of other models, as of compare_baselines.py, for the table beside them")
-    add("--dataset", metavar="D", help="data set of the rows; needed when they hold several")
-    add("--model", metavar="M", help="model of the rows (default: ScaledSASRec where there are runs of it)")
-    add("--loss", default="test_nll", metavar="COLUMN", help=f"{', '.join(LOSSES)} (default: %(default)s)")
-    add("--holdout", default="", metavar="SIZES", help="sizes by name or count, judged instead of fitted: large,829M")
-    add("--predict", default="", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
-    add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
-    add("--worth", type=float, default=0.01, metavar="NATS", help="what a doubling must win (default: %(default)s)")
-    add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
-    add("--out", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
-    add("--figures", metavar="DIR", help="also write every figure as PNG and PDF to this folder")
-    return parser

@@ -12,8 +12,6 @@ from recbole_scale.errors import UserError
 from recbole_scale.search.folder import read_json, write_json
 from recbole_scale.search.space import Parameter, exhaustive, samples, space_size
 
-TOOLS = ("Ray", "Hyperopt")
-ALGORITHMS = ("bayes", "random", "exhaustive")
 # a search with another of these is another search; the rest may change between two starts
 IDENTITY = ("model", "dataset", "settings", "space", "tool", "algo", "metric")
 

@@ -1,29 +1,31 @@
-"""The command ``run_scripts/recommend.py``."""
+"""The command ``recbole-scale recommend``."""
 
 from __future__ import annotations
 
-import argparse
 from time import perf_counter
 
-_EXAMPLES = """examples:
-  python run_scripts/recommend.py --checkpoint saved/ScaledSASRec-ml-1m-0123456789.best.pth --out recs.parquet
-  python run_scripts/recommend.py --checkpoint saved/GRU4Rec.pth --users new.txt --topk 10 --mask_history --out recs.csv
+from recbole_scale.arguments import CommandParser
+from recbole_scale.errors import UserError
+
+_EXAMPLES = """  recbole-scale recommend --runs results/runs.jsonl --dataset ml-1m --out recs.parquet
+  recbole-scale recommend --checkpoint 0123456789 --users new.txt --topk 10 --mask_history --out recs.csv
 
 A file of users holds one user a line ("user item item item", oldest first), read in blocks, or is an atomic file
 (user_id:token, item_id:token, timestamp:float), read whole. Unknown items are left out and counted.
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """Arguments of the command."""
-    made = argparse.ArgumentParser(
-        prog="recommend.py",
-        description="Write each user's best items, with raw ids, from a checkpoint of any sequential model.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    made = CommandParser(
+        "recbole-scale recommend",
+        "Write each user's best items, with raw ids, from a checkpoint of any sequential model.",
+        _EXAMPLES,
     )
-    made.add_argument("--checkpoint", "-c", required=True, help="a checkpoint of a run")
+    made.add_argument("--checkpoint", "-c", metavar="FILE", help="a checkpoint: its file, a glob, or the id of its run")
+    made.add_argument("--runs", metavar="FILE", help="instead: rows of runs; the run of lowest valid NLL is taken")
+    made.add_argument("--dataset", "-d", metavar="D", help="with --runs that hold several data sets: which")
+    made.add_argument("--checkpoint_dir", default="saved", metavar="DIR", help="of the runs (default: %(default)s)")
     made.add_argument("--users", default="all", help="all, or a file of histories (default: all)")
     made.add_argument("--topk", type=int, default=50, help="items a user (default: %(default)s)")
     made.add_argument("--out", required=True, help="file to write: .parquet or .csv (user, item, rank, score)")
@@ -37,9 +39,16 @@ def main(argv: list[str] | None = None) -> None:
     """Load, rank, write, and say what was done."""
     started = perf_counter()
     arguments = parser().parse_args(argv)
+    if bool(arguments.checkpoint) == bool(arguments.runs):
+        raise UserError("give either --checkpoint, or --runs")
+    from recbole_scale.runs.trained import best_of_rows, one_checkpoint
     from recbole_scale.serving.recommend import load_trained, recommend
 
-    trained = load_trained(arguments.checkpoint, arguments.data_path)
+    if arguments.runs:
+        path = best_of_rows(arguments.runs, arguments.dataset, arguments.checkpoint_dir)
+    else:
+        path = one_checkpoint([arguments.checkpoint], arguments.checkpoint_dir)
+    trained = load_trained(path, arguments.data_path)
     loaded = perf_counter() - started
     summary = recommend(
         trained,

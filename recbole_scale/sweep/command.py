@@ -1,4 +1,4 @@
-"""The command behind ``run_scripts/size_sweep.py``: a grid in, the plan first, then a row and a line per run."""
+"""The command ``recbole-scale sweep``: a grid in, the plan first, then a row and a line per run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.rows import Row
 from recbole_scale.model.sizes import Rung, equal_shapes, named, shaped
 from recbole_scale.runs import records
-from recbole_scale.settings import load_settings_file, parse_arguments
+from recbole_scale.settings import load_settings_file
+from recbole_scale.sweep.options import parser
 from recbole_scale.sweep.sweep import (
     Engine,
     Grid,
@@ -27,13 +28,6 @@ from recbole_scale.sweep.sweep import (
 )
 from recbole_scale.text import parse_count, show_count
 
-EXAMPLE = """examples:
-  python run_scripts/size_sweep.py --dataset ml-100k --shapes 1x8 2x16 2x32 tiny --seeds 1 2 3 --epochs 10
-  python run_scripts/size_sweep.py --dataset ml-1m --shapes 2x16 tiny 4x64 --fractions 0.1 0.25 0.5 1 --seeds 1
-  python run_scripts/size_sweep.py --dataset ml-1m --equal_n 98.3K --epochs 10 --dropout_bottom=0.2
-  python run_scripts/size_sweep.py --sweep my_sweep.yaml --ray_address auto --gpus_per_run 1
-Any setting of run_recbole can be given as --key=value. A sweep file holds the same options as YAML.
-"""
 _GRID_OPTIONS = ("dataset", "sizes", "shapes", "layers", "d_model", "equal_n", "seeds", "fractions", "epochs")
 
 
@@ -43,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: a mistake in the options, the settings or the data, before anything is trained.
     """
-    options, rest = _parser().parse_known_args(arguments)
+    options, settings = parser().parse_with_settings(arguments)
     if options.columns:
         print(columns_text())
         return 0
-    grid = read_grid(options, rest)
+    grid = read_grid(options, settings)
     loaded = LoadedData()
     points = plan_sweep(grid, loaded)
     rows = finished_rows(options.rows)
@@ -153,14 +147,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def read_grid(options: argparse.Namespace, rest: Sequence[str]) -> Grid:
-    """The grid of the options, of the sweep file, and of further ``--key=value`` settings.
+def read_grid(options: argparse.Namespace, more: dict[str, Any]) -> Grid:
+    """The grid of the options, of the sweep file, and of further settings.
 
     Raises:
         UserError: an unknown option in the file, a value of the wrong kind, or no shape at all.
     """
     given = {name: getattr(options, name) for name in _GRID_OPTIONS if getattr(options, name) is not None}
-    settings = {**_from_file(options.sweep, given), **parse_arguments(rest)}
+    settings = {**_from_file(options.sweep, given), **more}
     rungs = _rungs(given)
     if "dataset" not in given:
         raise UserError("a sweep needs --dataset")
@@ -228,40 +222,3 @@ def _engine(options: argparse.Namespace, loaded: LoadedData) -> Engine:
     from recbole_scale.sweep.on_ray import on_ray
 
     return on_ray(options.ray_address, options.cpus_per_run, options.gpus_per_run, options.keep)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="size_sweep.py",
-        description="Train a grid of ScaledSASRec shapes x seeds x data fractions x epochs; one row per run.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add: Any = parser.add_argument
-    add("--dataset", metavar="D", help="data set")
-    add("--sizes", nargs="+", metavar="SIZE", help="named sizes: tiny small base medium large xlarge")
-    add("--shapes", nargs="+", metavar="LxD", help="shapes LAYERSxD_MODEL[xHEADS], or named sizes")
-    add("--layers", nargs="+", type=int, metavar="L", help="with --d_model: every combination")
-    add("--d_model", nargs="+", type=int, metavar="D", help="with --layers: every combination")
-    add("--equal_n", nargs="+", metavar="N", help="shapes of this N within 2 %%, from wide to deep")
-    add("--seeds", nargs="+", type=int, metavar="S", help="random seeds (default: 1)")
-    add("--fractions", nargs="+", type=float, metavar="F", help="shares of users that train (default: 1)")
-    add(
-        "--epochs",
-        nargs="+",
-        type=int,
-        metavar="E",
-        help="epochs, a run with its own schedule each (default: the size's)",
-    )
-    add("--sweep", metavar="FILE", help="YAML file with these options and 'settings:'")
-    add("--config_files", nargs="+", metavar="FILE", help="config files of every run")
-    add("--rows", default="results/runs.jsonl", metavar="FILE", help="where rows go (default: %(default)s)")
-    add("--per_user", metavar="DIR", help="also write each run's users, ranks and NLL there, for paired comparison")
-    add("--keep", default="best", choices=["best", "none"], help="checkpoints to keep (default: %(default)s)")
-    add("--ray_address", metavar="ADDRESS", help="run on Ray: auto, HOST:PORT, or local to start one here")
-    add("--cpus_per_run", type=float, metavar="N", help="with Ray (default: those that go with its GPU, else 1)")
-    add("--gpus_per_run", type=float, metavar="N", help="with Ray; fractions share one (default: 1 if there are any)")
-    add("--dry_run", action="store_true", help="print the plan and stop")
-    add("--columns", action="store_true", help="print what the columns of a row mean, and stop")
-    return parser

@@ -10,9 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from recbole_scale.challenges.cases import Cases
+from recbole_scale.challenges.options import LENGTHS
 from recbole_scale.errors import UserError
-
-LENGTHS = (5, 10, 20, 30, 40, 50)
 
 
 def make_cases(base: Cases, lengths: tuple[int, ...] = LENGTHS) -> list[Cases]:

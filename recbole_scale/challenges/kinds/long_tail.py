@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 
 from recbole_scale.challenges.cases import Cases
+from recbole_scale.challenges.options import RULES
 from recbole_scale.errors import check_choice
 
-RULES = ("equal_interactions", "equal_items")
 GROUPS = ("G1", "G2", "G3", "G4")
 
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recbole_scale.challenges.cases import Cases, ends_of
+from recbole_scale.challenges.options import KINDS, RATIOS
 from recbole_scale.errors import UserError, check_choice
 
-KINDS = ("delete", "replace", "replace_popular", "swap", "insert")
-RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
 Draw = Callable[[int], np.ndarray]
 
 

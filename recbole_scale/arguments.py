@@ -1,0 +1,87 @@
+"""The head that every command's options share: one spelling of values, no abbreviations, one sentence for a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from recbole_scale.errors import UserError, nearest
+from recbole_scale.settings import parse_arguments
+
+_PLACES = ("FILE", "DIR", "PATH")  # metavars of values that may hold commas and spaces
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Options as ``--key value`` or ``--key=value``, with ``-`` or ``_`` in the key; lists by space or comma.
+
+    Args:
+        prog: the command as it is typed.
+        description: what it does, in a sentence.
+        examples: lines that work as they stand.
+    """
+
+    def __init__(self, prog: str, description: str, examples: str = "") -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"examples:\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Every mistake is a sentence."""
+        raise UserError(f"{message}; {self.prog} --help shows the options")
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """The options; one that does not exist is refused with the nearest that does."""
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            name = rest[0].partition("=")[0]
+            raise UserError(
+                f"there is no option {name}{nearest(name, self._option_string_actions)}"
+                if name.startswith("-")
+                else f"the word '{name}' belongs to no option; {self.prog} --help shows them"
+            )
+        return options
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """As argparse's, on arguments in one spelling."""
+        given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._spelled(given), namespace)
+
+    def parse_with_settings(self, args: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The options, and everything else as settings of a run."""
+        options, rest = self.parse_known_args(args)
+        return options, parse_arguments(rest)
+
+    def _spelled(self, args: Sequence[str]) -> list[str]:
+        """Known options with underscores; the values of a list one by one."""
+        spelled: list[str] = []
+        several = False  # whether the option before takes a list
+        for argument in args:
+            key, equals, value = argument.partition("=")
+            if argument.startswith("-"):
+                key = key.replace("-", "_").replace("__", "--", 1) if key.startswith("--") else key
+                action = self._option_string_actions.get(key)
+                if action is None:
+                    several = False
+                    spelled.append(argument)
+                    continue
+                several = action.nargs == "+" and action.metavar not in _PLACES
+                spelled += (
+                    [key, *self._split(value, several)] if equals and action.nargs == "+" else [key + equals + value]
+                )
+            else:
+                spelled += self._split(argument, several)
+        return spelled
+
+    @staticmethod
+    def _split(value: str, several: bool) -> list[str]:
+        return value.strip("[]").replace(",", " ").split() if several else [value]

@@ -1,0 +1,36 @@
+"""Options of ``recbole-scale fit``; apart from the command, so that --help imports nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole_scale.arguments import CommandParser
+
+X_COLUMNS = ("n_blocks", "n_blocks_exact", "unique_interactions")
+LOSSES = ("test_nll", "best_valid_nll")
+_EXAMPLES = """  recbole-scale fit --rows results/runs.jsonl --dataset ml-1m --model ScaledSASRec \\
+      --x n_blocks --holdout large,xlarge --predict 829M --out results/ml-1m
+"""
+
+
+def parser() -> CommandParser:
+    """Options of the command."""
+    made = CommandParser(
+        "recbole-scale fit",
+        "Fit L = E + (x0 / x)^alpha to finished runs, judge it on held-out sizes, predict larger ones.",
+        _EXAMPLES,
+    )
+    add: Any = made.add_argument
+    add("--rows", default="results/runs.jsonl", metavar="FILE", help="rows of runs (default: %(default)s)")
+    add("--dataset", metavar="D", help="data set of the rows; needed when they hold several")
+    add("--model", metavar="M", help="model of the rows; needed when they hold several")
+    add("--x", default="n_blocks", metavar="COLUMN", help=f"{', '.join(X_COLUMNS)} (default: %(default)s)")
+    add("--loss", default="test_nll", metavar="COLUMN", help=f"{', '.join(LOSSES)} (default: %(default)s)")
+    add("--holdout", default="", metavar="SIZES", help="sizes by name or count, judged instead of fitted: large,829M")
+    add("--predict", default="", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
+    add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
+    add("--joint", action="store_true", help="also fit the joint law in size and data, and split budgets by it")
+    add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
+    add("--out", default="results", metavar="DIR", help="folder for law.json and figures (default: %(default)s)")
+    return made

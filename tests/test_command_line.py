@@ -1,0 +1,179 @@
+"""``recbole-scale VERB``: one head for all commands, help at once, one spelling of options, checkpoints by name."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_scale import cli
+from recbole_scale.arguments import CommandParser
+from recbole_scale.errors import MEND_RECBOLE, UserError, exit_code
+from recbole_scale.runs.trained import best_of_rows, checkpoints_named, one_checkpoint
+from recbole_scale.settings import parse_arguments
+
+THERE = [verb for verb in cli.VERBS if verb in cli.verbs_text()]
+
+
+def test_help_lists_the_verbs_in_the_order_of_use(capsys):
+    assert cli.run_verb(["--help"]) == 0
+    text = capsys.readouterr().out
+    wanted = ["prepare", "synthetic", "sweep", "fit", "report", "challenges", "compare", "recommend"]
+    assert [line.split()[0] for line in text.splitlines() if line.startswith("  ")] == [
+        verb for verb in cli.VERBS if verb in THERE
+    ]
+    assert [verb for verb in THERE if verb != "study"] == wanted
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *([verb, "--help"] for verb in THERE)])
+def test_help_takes_less_than_half_a_second_of_cpu_and_no_torch(words):
+    code = (
+        "import sys, time\nfrom recbole_scale.cli import run_verb\n"
+        "try:\n    run_verb(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('loaded', sorted({'torch', 'recbole', 'ray', 'matplotlib', 'scipy'} & set(sys.modules)))\n"
+        "assert time.process_time() < 1.0, time.process_time()"  # 0.5 s, on a machine at half of its speed
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded []"
+    if words[0] in THERE:
+        assert f"usage: recbole-scale {words[0]}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["swep"], "there is no verb 'swep'; did you mean 'sweep'? (recbole-scale --help lists them)"),
+        (["fit", "--dataest", "x"], "there is no option --dataest; did you mean '--dataset'?"),
+        (["report", "page.html"], "the word 'page.html' belongs to no option"),
+        (["recommend", "--out", "x.csv"], "give either --checkpoint, or --runs"),
+        (["fit", "--resamples", "many"], "argument --resamples: invalid int value: 'many'"),
+        (["sweep", "--dataset", "x", "--shapes", "tiny", "--learning_rate"], "--learning_rate has no value"),
+    ],
+)
+def test_a_mistake_is_one_sentence(capsys, words, says):
+    assert exit_code(lambda: cli.run_verb(words)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+def test_options_are_spelled_either_way():
+    parser = CommandParser("x", "does x")
+    parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--data_path")
+    parser.add_argument("--files", nargs="+", metavar="FILE")
+    parser.add_argument("--dry_run", action="store_true")
+    for words in (
+        ["--seeds", "1", "2", "--data_path", "d", "--dry_run"],
+        ["--seeds=1,2", "--data_path=d", "--dry-run"],
+        ["--seeds=[1, 2]", "--data-path=d", "--dry_run"],
+        ["--seeds", "1,2", "--data-path", "d", "--dry-run"],
+    ):
+        options, settings = parser.parse_with_settings(words)
+        assert (options.seeds, options.data_path, options.dry_run, settings) == ([1, 2], "d", True, {})
+    options, settings = parser.parse_with_settings(["--files", "a b.csv", "c,d.csv", "--epochs", "10", "--topk=[5]"])
+    assert options.files == ["a b.csv", "c,d.csv"] and settings == {"epochs": 10, "topk": [5]}
+    with pytest.raises(UserError, match="no option --seed; did you mean '--seeds'"):  # nothing is abbreviated
+        parser.parse_args(["--seed", "1"])
+
+
+def test_settings_take_both_forms():
+    assert parse_arguments(["--epochs", "10", "--learning_rate=1e-3", "--clip", "-1", "--train-batch-size", "8"]) == {
+        "epochs": 10,
+        "learning_rate": 1e-3,
+        "clip": -1,
+        "train_batch_size": 8,
+    }
+    for words, says in ((["--epochs"], "no value"), (["--a", "--b=1"], "no value"), (["10"], "not of the form")):
+        with pytest.raises(UserError, match=says):
+            parse_arguments(words)
+
+
+@pytest.mark.parametrize("verb", THERE)
+def test_every_command_has_the_same_head(verb):
+    """No command has a parser of its own, with abbreviations or argparse's own two-line errors."""
+    module = importlib.import_module(
+        f"{cli._room(verb)}.options" if cli._is_there(f"{cli._room(verb)}.options") else cli._module(verb)
+    )
+    source = Path(module.__file__).read_text()
+    assert "CommandParser(" in source and "argparse.ArgumentParser(" not in source
+
+
+def test_checkpoints_by_file_glob_or_run(folder):
+    Path("saved").mkdir()
+    first, second = (f"saved/ScaledSASRec-x-{run}.best.pth" for run in ("0123456789", "0123456abc"))
+    for path in (first, second, first.replace("best", "last")):
+        Path(path).touch()
+    assert checkpoints_named([second, "saved/*"]) == [second, first]
+    assert one_checkpoint(["0123456789"]) == first and one_checkpoint(["01234567"]) == first
+    for names, says in (
+        (["012345"], "begins the ids of 2 runs"),
+        (["abcdef"], "no checkpoint of the run abcdef"),
+        (["saved/*.dcp"], "no checkpoint matches"),
+        (["saved/ScaledSASRec-x-0123456789.bst.pth"], "did you mean 'saved/ScaledSASRec-x-0123456789.best.pth'"),
+    ):
+        with pytest.raises(UserError, match=says.replace("*", r"\*")):
+            checkpoints_named(names)
+    with pytest.raises(UserError, match="means 2 checkpoints"):
+        one_checkpoint(["saved/*"])
+
+
+def test_the_best_run_of_rows(folder):
+    Path("saved").mkdir()
+    runs = [
+        ("a" * 10, "x", "ok", 5.0),
+        ("b" * 10, "x", "ok", 4.0),
+        ("c" * 10, "x", "failed", 3.0),
+        ("d" * 10, "y", "ok", 2.0),
+    ]
+    lines = [dict(zip(("run_id", "dataset", "status", "best_valid_nll"), run, strict=True)) for run in runs]
+    Path("rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Path(f"saved/ScaledSASRec-x-{'a' * 10}.best.pth").touch()
+    assert best_of_rows("rows.jsonl", "x").endswith(f"{'a' * 10}.best.pth")  # b's checkpoint is gone
+    Path(f"saved/ScaledSASRec-x-{'b' * 10}.best.pth").touch()
+    assert best_of_rows("rows.jsonl", "x").endswith(f"{'b' * 10}.best.pth")
+    for dataset, says in (
+        (None, "runs on x, y"),
+        ("z", "no finished run on 'z'"),
+        ("y", "no checkpoint of the 1 runs"),
+    ):
+        with pytest.raises(UserError, match=says):
+            best_of_rows("rows.jsonl", dataset)
+
+
+def test_recbole_missing_is_one_sentence(tmp_path):
+    """In a process where RecBole cannot be found, as after ``pip install recbole-scale`` alone."""
+    hide = (
+        "import sys, importlib.abc\n"
+        "class Hide(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'recbole': raise ModuleNotFoundError('No module', name=name)\n"
+        "import recbole_scale\nsys.meta_path.insert(0, Hide())\n"
+    )
+    for code in (
+        "from recbole_scale import cli; sys.argv = ['run_recbole', '--dataset=x']; cli.run_recbole_command()",
+        "from recbole_scale.errors import exit_code\nsys.exit(exit_code(lambda: recbole_scale.run('ScaledSASRec')))",
+    ):
+        done = subprocess.run([sys.executable, "-c", hide + code], capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr[-500:]
+        assert done.stderr == f"error: RecBole is not installed; {MEND_RECBOLE} installs it without its cap on Ray\n"
+
+
+@pytest.mark.parametrize(
+    "found, says", [("2.6.3", "Ray 2.6.3 is installed, which does not run"), (None, "not installed")]
+)
+def test_an_old_ray_is_named(monkeypatch, found, says):
+    from recbole_scale.plugin import compat
+
+    def version(name):
+        if found is None:
+            raise compat.PackageNotFoundError
+        return found
+
+    monkeypatch.setattr(compat, "version", version)
+    with pytest.raises(UserError, match=says):
+        compat.load_ray_tune()
