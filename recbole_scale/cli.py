@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -12,6 +12,7 @@ from typing import Any
 from recbole_scale.arguments import CommandParser
 from recbole_scale.errors import UserError, exit_code, nearest
 from recbole_scale.settings import find_settings_file, load_settings_file
+from recbole_scale.signals import ends_by_signal
 
 # in the order one uses them: the room, and what the verb does; its module is command.py, its options options.py
 VERBS = {
@@ -117,8 +118,6 @@ def run_recbole_command() -> None:
 
 def _run_recbole() -> None:
     arguments, settings = _parser().parse_with_settings()
-    import torch
-
     from recbole_scale.training import group
 
     files = (arguments.config_files or "").split()
@@ -144,16 +143,9 @@ def _run_recbole() -> None:
         "port": arguments.port,
         "offset": arguments.group_offset,
     }
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one sentence says it all
-    try:
-        torch.multiprocessing.spawn(_run_one, (call, members), nprocs=arguments.nproc)
-    except torch.multiprocessing.ProcessExitedException as failure:
-        sys.exit(f"error: {group.how_it_ended(failure)}")
-    except torch.multiprocessing.ProcessRaisedException as failure:  # the other ranks have been ended by now
-        kind, _, sentence = str(failure).strip().splitlines()[-1].partition(": ")
-        if not kind.endswith(UserError.__name__):
-            raise
-        raise UserError(sentence) from failure
+    from recbole_scale.training.processes import start
+
+    start(_run_one, (call, members), arguments.nproc)
 
 
 def _run_one(local_rank: int, call: dict[str, Any], members: dict[str, Any]) -> None:
@@ -163,7 +155,8 @@ def _run_one(local_rank: int, call: dict[str, Any], members: dict[str, Any]) -> 
 
     if members:
         call["config_dict"] = {"local_rank": local_rank, **call["config_dict"], **members}
-    with group.first_failure_speaks():
+    child = local_rank > 0 or multiprocessing.parent_process() is not None  # whose parent tells the user
+    with group.first_failure_speaks(), ends_by_signal(child):
         result = run(**call)
     if not call["dry_run"] and group.rank() == 0:
         print(f"checkpoint  {result['checkpoint']}\nrow         {result['results_file']}, run_id {result['run_id']}")

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+from recbole_scale.signals import Interrupted, watched
+
 MEND_RECBOLE = "pip install --no-deps recbole==1.2.1"  # its other requirements are ours
 
 
@@ -35,11 +37,15 @@ def without_recbole(failure: ModuleNotFoundError) -> UserError | None:
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
-    """Run ``main`` and return its exit code; a :class:`UserError` prints one sentence and gives 2."""
+    """Run ``main`` and return its exit code; a :class:`UserError` prints one sentence and gives 2.
+
+    A signal prints one sentence too and gives the code of a process that a signal has ended.
+    """
     try:
-        return main() or 0
+        with watched():
+            return main() or 0
     except UserError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        print(f"error: {_short(str(mistake))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as failure:
         missing = without_recbole(failure)
@@ -47,3 +53,11 @@ def exit_code(main: Callable[[], int | None]) -> int:
             raise
         print(f"error: {missing}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+
+
+def _short(sentence: str) -> str:
+    """At most a thousand characters of a message that quotes what somebody wrote."""
+    return sentence if len(sentence) <= 1000 else f"{sentence[:700]} ... {sentence[-250:]}"

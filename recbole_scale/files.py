@@ -157,10 +157,10 @@ def locked(path: Path, held: str, wait: float = 0.0) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path, timeout=wait)
+    lock = FileLock(path, is_singleton=True)  # who holds it already in this thread holds it once more
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(poll_interval=0.1)
+        lock.acquire(timeout=wait, poll_interval=0.1)
     except Timeout as failure:
         raise Held(held) from failure
     except OSError as fault:
@@ -171,6 +171,7 @@ def locked(path: Path, held: str, wait: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
+        if lock.lock_counter == 1:
+            with suppress(OSError):
+                path.unlink()
         lock.release()

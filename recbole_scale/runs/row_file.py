@@ -6,6 +6,7 @@ named in one sentence.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -69,6 +70,25 @@ def append_lines(
             return True
         finally:
             os.close(descriptor)
+    except OSError as failure:
+        raise UserError(f"the run's row could not be added to {path} ({(failure.strerror or '').lower()})") from failure
+
+
+def check_appendable(path: str | os.PathLike[str], columns: Iterable[str]) -> None:
+    """Find out before the work that a row could not be added: a file of something else, or one not to be written.
+
+    Raises:
+        UserError: as :func:`append_lines`.
+    """
+    target = Path(path).absolute()
+    there = next(place for place in (target, *target.parents) if place.exists())
+    fault = errno.EISDIR if target.is_dir() else errno.ENOTDIR if there.is_file() and there != target else errno.EACCES
+    try:
+        if not os.access(there, os.W_OK) or fault != errno.EACCES:
+            raise OSError(fault, os.strerror(fault))
+        if target.is_file():
+            with open(target, "rb") as file:
+                _end_of_rows(file.fileno(), Path(path), next(iter(columns)))
     except OSError as failure:
         raise UserError(f"the run's row could not be added to {path} ({(failure.strerror or '').lower()})") from failure
 

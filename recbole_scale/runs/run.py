@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,9 +27,11 @@ from recbole_scale.plugin.register import find_model
 from recbole_scale.runs import plan, records
 from recbole_scale.runs.measuring import measured_fit, measured_test
 from recbole_scale.runs.row import run_row
+from recbole_scale.runs.row_file import check_appendable
 from recbole_scale.settings import check_keys, find_settings_file, load_settings_file, run_id
+from recbole_scale.signals import Interrupted
 from recbole_scale.training import group
-from recbole_scale.training.checkpoint import last_checkpoint
+from recbole_scale.training.checkpoint import held_run, last_checkpoint
 
 
 @dataclass
@@ -76,11 +79,16 @@ def run(
         described = plan.describe(prepared, build_model(prepared), config["world_size"])
         getLogger().info("\n" + described)
         return {"plan": described, "run_id": run_id(config)}
+    path = config["results_file"]
+    if path:
+        check_appendable(path, records.COLUMNS)
+
+    def keep(row: dict[str, Any], trained: bool) -> None:
+        if path and group.rank() == 0 and not records.append_row(path, row, trained):
+            getLogger().info(f"{path} has this run's row already")
+
     with missing_package_told(f"this run of {config['model']}"):
-        result, row = train_and_test(config, saved=saved, resume=resume)
-    if config["results_file"] and group.rank() == 0:
-        records.append_row(config["results_file"], row)
-    return result
+        return train_and_test(config, saved=saved, resume=resume, keep=keep)[0]
 
 
 def train_and_test(
@@ -89,11 +97,16 @@ def train_and_test(
     resume: str | None = None,
     loaded: LoadedData | None = None,
     callback_fn: Callable[[int, float], None] | None = None,
+    keep: Callable[[dict[str, Any], bool], None] = lambda row, trained: None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train and test as ``config`` says; returns :func:`run`'s result and the run's row, which is written nowhere.
+    """Train and test as ``config`` says; returns :func:`run`'s result and the run's row.
 
     ``loaded`` keeps the data set for the next run of this process that reads the same; ``callback_fn`` is RecBole's,
-    called after each evaluation with the epoch (from 0) and the valid score.
+    called after each evaluation with the epoch (from 0) and the valid score. ``keep`` writes the row, while no other
+    process may train this run; it is told whether the run was trained, or only resumed after its end.
+
+    Raises:
+        Held: another process trains this run in the same checkpoint_dir.
     """
     started, clock = datetime.now(timezone.utc), perf_counter()
     prepared = prepare(config, loaded)
@@ -101,7 +114,38 @@ def train_and_test(
     logger = getLogger()
     logger.info("\n" + plan.describe(prepared, network))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
+    with _alone(trainer, saved):
+        return _carried_out(prepared, network, trainer, (started, clock), saved, resume, callback_fn, keep)
+
+
+@contextmanager
+def _alone(trainer: Any, saved: bool) -> Iterator[None]:
+    """Keep other processes off a run's checkpoints; an interrupted run of RecBole's trainers says how to go on."""
+    own = hasattr(trainer, "last_file")
+    best = trainer.saved_model_file
+    with held_run(best.removesuffix(".pth").removesuffix(".best")) if saved and group.rank() == 0 else nullcontext():
+        try:
+            yield
+        except Interrupted as stop:
+            if saved and not own and os.path.isfile(best):
+                stop.advice = f"the best model so far is in {best}; --resume {best} goes on from it"
+            raise
+
+
+def _carried_out(
+    prepared: Prepared,
+    network: Any,
+    trainer: Any,
+    begun: tuple[datetime, float],
+    saved: bool,
+    resume: str | None,
+    callback_fn: Callable[[int, float], None] | None,
+    keep: Callable[[dict[str, Any], bool], None],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """:func:`train_and_test` once data, model and trainer are there."""
+    config, logger, (started, clock) = prepared.config, getLogger(), begun
     _resume(trainer, config, resume)
+    before = getattr(trainer, "targets_seen", 0)
     best_score, best_result = measured_fit(
         trainer,
         prepared,
@@ -129,6 +173,7 @@ def train_and_test(
     }
     _to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
     logger.info(plan.results_table(best_result, test_result))
+    keep(row, getattr(trainer, "targets_seen", None) != before)
     return result, row
 
 

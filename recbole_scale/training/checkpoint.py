@@ -9,6 +9,8 @@ import os
 import pickle
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,8 @@ import numpy as np
 import torch
 
 from recbole_scale.errors import UserError
-from recbole_scale.files import whole_files
+from recbole_scale.files import drop_stale, locked, whole_files
+from recbole_scale.settings import run_id
 from recbole_scale.training.seal import DAMAGE, check_seal, reason, seal
 
 if TYPE_CHECKING:
@@ -103,6 +106,25 @@ def copy_checkpoint(path: str, copy: str) -> None:
         for piece in target.iterdir():  # of an older copy
             if piece.name not in names:
                 piece.unlink(missing_ok=True)
+
+
+def run_stem(config: Any) -> str:
+    """Path of a run's checkpoints up to ``.best.pth``, ``.last.pth`` and so on."""
+    return os.path.join(config["checkpoint_dir"], f"{config['model']}-{config['dataset']}-{run_id(config)}")
+
+
+@contextmanager
+def held_run(stem: str) -> Iterator[None]:
+    """Hold a run's checkpoints for this process, and remove what killed writers of them have left.
+
+    Raises:
+        Held: another process trains this run. The lock goes with its process, however that ends.
+    """
+    lock = Path(f"{stem}.lock")
+    sentence = f"another process trains this very run (it holds {lock}); wait for it, or choose another checkpoint_dir"
+    with locked(lock.with_name(f".{lock.name}"), sentence):
+        drop_stale(lock.parent, lock.stem)
+        yield
 
 
 def last_checkpoint(last_file: str) -> str | None:

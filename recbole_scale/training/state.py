@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from recbole.utils import set_color
 
+from recbole_scale import signals
 from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.training import group, parallel
@@ -58,6 +61,7 @@ class Resumable:
     best_epoch: int
     guard: Guard
     phases: list[dict[str, Any]]
+    unsaved: tuple[int, int, list[Any]] | None = None  # epoch, step and random states that no checkpoint has yet
     _build_optimizer: Any
 
     def _check_data(self, train_data: Any) -> None:
@@ -87,9 +91,34 @@ class Resumable:
             "other_parameter": {},
         }
 
-    def _save_last(self, epoch: int, step: int) -> None:
-        """Write everything that continuing from the start of ``step`` of ``epoch`` needs."""
-        states = group.gather(random_state())  # also makes every process wait until the best model is written
+    def _note_unsaved(self, epoch: int, step: int) -> None:
+        """Training has got to ``step`` of ``epoch``, whose evaluation comes next and may be interrupted."""
+        if not parallel.is_sharded(self.loss):
+            self.unsaved = epoch, step, group.gather(random_state())
+
+    @contextmanager
+    def _saving_when_interrupted(self, saved: bool) -> Iterator[None]:
+        """Save what an interrupted evaluation comes after, and say how to go on.
+
+        That needs no other process: under ddp all have the same model. Under fsdp the run goes on from its last
+        checkpoint, of the epoch's start or of ``save_step``.
+        """
+        try:
+            yield
+        except signals.Interrupted as stop:
+            if saved and self.unsaved is not None:
+                self._save_last(*self.unsaved)
+            if saved:
+                stop.advice = f"saved {self.last_file}; the same command with --resume auto goes on"
+            raise
+
+    def _save_last(self, epoch: int, step: int, states: list[Any] | None = None) -> None:
+        """Write everything that continuing from the start of ``step`` of ``epoch`` needs.
+
+        ``states``: the random states of all processes, where they were gathered before.
+        """
+        if states is None:
+            states = group.gather(random_state())  # also makes every process wait until the best model is written
         if group.rank() != 0 and not parallel.is_sharded(self.loss):
             return
         progress = {"epoch": epoch, "step": step, "guard": self.guard.state()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import signal
 from functools import partial
 from itertools import count
 from time import perf_counter
@@ -15,13 +15,14 @@ from recbole.utils import early_stopping, set_color
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_scale import signals
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError, check_choice
-from recbole_scale.settings import run_id
 from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import accumulate, check_steps, micro_batches
 from recbole_scale.training.budget import TimeBudget, check_seconds
+from recbole_scale.training.checkpoint import run_stem
 from recbole_scale.training.epoch_log import report_epoch
 from recbole_scale.training.guard import Guard
 from recbole_scale.training.optimizers import (
@@ -53,10 +54,9 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         super().__init__(config, model)
         for key in ("lr_schedule", "sgd_lr_schedule"):
             check_choice(key, config[key], SCHEDULES)
-        name = f"{config['model']}-{config['dataset']}-{run_id(config)}"
-        self.saved_model_file = os.path.join(self.checkpoint_dir, f"{name}.best.pth")
-        kind = "dcp" if parallel.is_sharded(self.loss) else "pth"
-        self.last_file = os.path.join(self.checkpoint_dir, f"{name}.last.{kind}")
+        stem = run_stem(config)
+        self.saved_model_file = f"{stem}.best.pth"
+        self.last_file = f"{stem}.last.{'dcp' if parallel.is_sharded(self.loss) else 'pth'}"
         self.resumed_file = ""
         self.global_step = self.phase_step = 0  # steps so far; first step of the present phase
         self.start_step = 0  # first step of ``start_epoch``, when a run stopped inside an epoch
@@ -70,6 +70,7 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         self.best_epoch = -1
         self.best_weights: dict[str, Tensor] | None = None  # kept here when no checkpoint is written
         self.data_id = ""
+        self.stop_asked = 0  # the signal that asks this run to end, once all its processes know
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """Optimizer of the present phase."""
@@ -106,26 +107,36 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         if saved and self.resumed_file != self.last_file:
             self._save_last(self.start_epoch, self.start_step)
         self.budget.start(self.seconds_train)
-        for epoch in count(self.start_epoch):
-            if not self.budget.spent:
-                self._switch_if_due(epoch, saved)
-            if self.stopped or self.budget.spent or epoch >= self._end():
-                break
-            loss = self._train_epoch(train_data, epoch, show_progress=show_progress, saved=saved)
-            result = None
-            due = (epoch + 1) % self.eval_step == 0 or self.budget.spent if self.eval_step > 0 else False
-            if valid_data and due:
-                result = self._evaluate_epoch(valid_data, epoch, show_progress, saved)
-            report_epoch(self, epoch, loss, result, verbose)
-            self.start_step, self.epoch_targets, self.epoch_loss = 0, 0, 0.0
-            if saved:
-                if not valid_data or self.eval_step <= 0:
-                    self._save_checkpoint(epoch, verbose=False)
-                self._save_last(epoch + 1, 0)
-            if callback_fn and result is not None:
-                callback_fn(epoch, result[self.valid_metric])
+        with signals.watched(), self._saving_when_interrupted(saved):
+            for epoch in count(self.start_epoch):
+                with signals.held():
+                    if not self.budget.spent:
+                        self._switch_if_due(epoch, saved)
+                if self.stopped or self.budget.spent or epoch >= self._end():
+                    break
+                loss = self._train_epoch(train_data, epoch, show_progress=show_progress, saved=saved)
+                due = (epoch + 1) % self.eval_step == 0 or self.budget.spent if self.eval_step > 0 else False
+                measured = self._measure_epoch(valid_data, epoch, show_progress) if valid_data and due else None
+                with signals.held():
+                    self._end_epoch(epoch, loss, measured, verbose, saved, bool(valid_data))
+                if callback_fn and measured is not None:
+                    callback_fn(epoch, measured[self.valid_metric])
         self._add_hparam_to_tensorboard(self.best_valid_score)
         return self.best_valid_score, self.best_valid_result
+
+    def _end_epoch(
+        self, epoch: int, loss: float, result: dict[str, float] | None, verbose: bool, saved: bool, evaluates: bool
+    ) -> None:
+        """Take in an epoch's evaluation, report it, and save."""
+        self.unsaved = None
+        if result is not None:
+            self._judge(result, epoch, saved)
+        report_epoch(self, epoch, loss, result, verbose)
+        self.start_step, self.epoch_targets, self.epoch_loss = 0, 0, 0.0
+        if saved:
+            if not evaluates or self.eval_step <= 0:
+                self._save_checkpoint(epoch, verbose=False)
+            self._save_last(epoch + 1, 0)
 
     def _end(self) -> int:
         """First epoch that the present phase does not reach."""
@@ -166,22 +177,27 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         started, save_step, already = perf_counter(), int(self.config["save_step"] or 0), self.epoch_targets
         step, last = self.start_step, len(train_data)
         self.budget.start(self.seconds_train)
-        while step < last and not self.budget.spent:
-            self._train_step(train_data.batch(step), train_data.count(step))
-            step += 1
-            bar.update()
-            ends = self.budget.look() or step == last
-            save = saved and save_step and step % save_step == 0 and not ends
-            if save or ends or len(self.unseen) >= self.look_every:
-                trouble = self._look(epoch_idx, step, last, ending=bool(save) or ends)
-                if trouble:
-                    step = self._roll_back(f"{trouble} at batch {step - 1} of epoch {epoch_idx}", saved)
-                    bar.n = step
-                elif save and self.guard.in_a_row == 0:  # going back must lead to before the trouble
-                    self._save_last(epoch_idx, step)
-            if step % 50 == 0:
-                bar.set_postfix_str(f"nll {self._mean_loss():.4f}", refresh=False)
-        bar.close()
+        with signals.held():
+            while step < last and not self.budget.spent:
+                self._train_step(train_data.batch(step), train_data.count(step))
+                step += 1
+                bar.update()
+                ends = self.budget.look() or step == last
+                save = saved and save_step and step % save_step == 0 and not ends
+                if save or ends or len(self.unseen) >= self.look_every:
+                    trouble = self._look(epoch_idx, step, last, ending=bool(save) or ends)
+                    if trouble:
+                        step = self._roll_back(f"{trouble} at batch {step - 1} of epoch {epoch_idx}", saved)
+                        bar.n = step
+                    elif (save or (self.stop_asked and saved)) and self.guard.in_a_row == 0:  # before any trouble
+                        self._save_last(epoch_idx, step)
+                    if self.stop_asked:
+                        bar.close()
+                        raise signals.Interrupted(self.stop_asked)
+                if step % 50 == 0:
+                    bar.set_postfix_str(f"nll {self._mean_loss():.4f}", refresh=False)
+            bar.close()
+            self._note_unsaved(epoch_idx, step)
         self.optimizer.zero_grad(set_to_none=True)  # evaluation gets the gradients' memory
         self.epoch_seconds = perf_counter() - started
         self.seconds_train += self.epoch_seconds
@@ -201,7 +217,8 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         loss = accumulate(self.loss, parts, autocast, self.device)
         norm = clipped_norm(self.model.parameters(), self.clip_grad_norm)
         # one sum over processes, so that all of them see, and decide, the same
-        measured = group.total(torch.stack([loss.double(), norm.double()])) / group.world_size()  # [2]
+        asked = loss.new_full((), float(signals.asked() or 0), dtype=torch.float64)
+        measured = group.total(torch.stack([loss.double(), norm.double(), asked])) / group.world_size()  # [3]
         guarded_step(self.optimizer, measured.isfinite().all(), wait=self.device.type == "cpu")
         self.unseen.append((measured, n_targets))
         self.targets_seen += n_targets
@@ -229,7 +246,9 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         values = torch.stack([measured for measured, _ in self.unseen]).tolist()  # waits for the device
         counts = [n_targets for _, n_targets in self.unseen]
         self.unseen = []
-        for number, ((loss, norm), n_targets) in enumerate(zip(values, counts, strict=True), first):
+        for number, ((loss, norm, asked), n_targets) in enumerate(zip(values, counts, strict=True), first):
+            if asked:
+                self.stop_asked = signals.asked() or signal.SIGTERM  # this process's signal, or another one's
             remark = self.guard.see(loss, norm)
             if remark and group.rank() == 0:
                 at = self.global_step - step + number
@@ -239,17 +258,22 @@ class ScaledSASRecTrainer(Resumable, Trainer):
             if self.guard.in_a_row == 0:
                 self.epoch_loss += loss * n_targets
                 self.epoch_targets += n_targets
-        if ending and not math.isfinite(clipped_norm(self.model.parameters(), None, of_gradients=False).item()):
+        if (ending or self.stop_asked) and not math.isfinite(
+            clipped_norm(self.model.parameters(), None, of_gradients=False).item()
+        ):
             return "the weights were not finite"
         return None
 
     # Evaluation and early stopping ---------------------------------------------------------------------------------
 
-    def _evaluate_epoch(self, valid_data: Any, epoch: int, show_progress: bool, saved: bool) -> dict[str, float]:
+    def _measure_epoch(self, valid_data: Any, epoch: int, show_progress: bool) -> dict[str, float]:
         started = perf_counter()
         measured = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
-        result = {name: float(value) for name, value in measured.items()}
         self.eval_seconds = perf_counter() - started
+        return {name: float(value) for name, value in measured.items()}
+
+    def _judge(self, result: dict[str, float], epoch: int, saved: bool) -> None:
+        """Early stopping, and the best model so far."""
         self.best_valid_score, self.cur_step, self.stopped, improved = early_stopping(
             result[self.valid_metric],
             self.best_valid_score,
@@ -265,7 +289,6 @@ class ScaledSASRecTrainer(Resumable, Trainer):
                 self.best_weights = {k: v.detach().cpu().clone() for k, v in self._model_state()["state_dict"].items()}
         best = {f"best_valid_{m}": (self.best_valid_result or {}).get(m) for m in (self.valid_metric, "nll")}
         self.phases = [*self.phases[:-1], {**self.phases[-1], "best_epoch": self.best_epoch, **best}]
-        return result
 
     @torch.no_grad()
     def evaluate(
