@@ -1,0 +1,56 @@
+"""The GPU kernel of the item softmax, run by Triton's interpreter on a CPU, against torch in float64."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read as the kernels are defined
+pytest.importorskip("triton", reason="Triton is not installed here, so its interpreter cannot run the kernel")
+
+from recbole_scale.model.softmax import ChunkedCrossEntropy
+from recbole_scale.model.triton_softmax import ITEMS, ROWS, TritonCrossEntropy
+
+SIZES = [(100, 130, 64), (7, 5, 50), (ROWS, ITEMS, 16), (ROWS + 1, 2 * ITEMS + 1, 24), (1, 1, 8)]
+
+
+def loss_and_gradients(function, hidden, weight):
+    inputs = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    loss = function(*inputs)
+    (0.25 * loss).backward()
+    return loss, *(tensor.grad for tensor in inputs)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_kernel_is_exact_in_float32(size):
+    m, v, d = size
+    torch.manual_seed(0)
+    hidden, weight, index = torch.randn(m, d), 0.3 * torch.randn(v, d), torch.randint(0, v, (m,))
+    ours = loss_and_gradients(lambda h, w: TritonCrossEntropy.apply(h, w, index), hidden, weight)
+    twin = loss_and_gradients(lambda h, w: F.cross_entropy(h @ w.T, index), hidden.double(), weight.double())
+    for mine, true in zip(ours, twin, strict=True):
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-7)
+
+
+def test_the_kernel_in_bfloat16_is_as_good_as_the_chunks():
+    torch.manual_seed(1)
+    hidden, weight = torch.randn(90, 64).bfloat16(), (0.3 * torch.randn(100, 64)).bfloat16()
+    index = torch.randint(0, 100, (90,))
+    ours = loss_and_gradients(lambda h, w: TritonCrossEntropy.apply(h, w, index), hidden, weight)
+    chunks = loss_and_gradients(lambda h, w: ChunkedCrossEntropy.apply(h, w, index, 32), hidden, weight)
+    twin = loss_and_gradients(lambda h, w: F.cross_entropy(h @ w.T, index), hidden.double(), weight.double())
+    assert ours[0].dtype == torch.float32 and ours[1].dtype == ours[2].dtype == torch.bfloat16
+    for mine, other, true in zip(ours, chunks, twin, strict=True):
+        torch.testing.assert_close(mine.double(), true, rtol=1e-2, atol=1e-3)
+        assert (mine - true).abs().max() <= 2 * (other - true).abs().max() + 1e-6
+
+
+def test_large_logits_do_not_overflow():
+    hidden, weight = torch.full((3, 16), 30.0), torch.randn(20, 16)
+    index = torch.tensor([0, 5, 19])
+    loss = TritonCrossEntropy.apply(hidden, weight, index)
+    torch.testing.assert_close(loss, F.cross_entropy(hidden @ weight.T, index), rtol=1e-5, atol=1e-4)
