@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -17,16 +18,38 @@ class UserError(Exception):
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the choice closest to ``word``, or ``""`` when none is close."""
+    if len(word) > 100:  # comparing is quadratic, and nothing is near it
+        return ""
     by_lower = {choice.lower(): choice for choice in choices}
     close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+class _Short(reprlib.Repr):
+    """``repr`` that never grows long, never recurses without end, and writes integers of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 80
+        self.maxlevel, self.maxlist, self.maxtuple, self.maxdict = 3, 6, 6, 6
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() < 200 else f"a number of {int(x.bit_length() * 0.30103) + 1:,} digits"
+
+
+_SHORT = _Short()
+
+
+def shown(value: object) -> str:
+    """``value`` as a sentence quotes it: a ``repr`` of at most some 200 letters, whatever it is."""
+    return _SHORT.repr(value)[:300]
 
 
 def check_choice(key: str, value: object, choices: Iterable[str]) -> None:
     """Refuse a value of setting ``key`` that is none of ``choices``, naming the nearest."""
     choices = list(choices)
     if value not in choices:
-        raise UserError(f"{key} '{value}' is none of {', '.join(choices)}{nearest(str(value), choices)}")
+        raise UserError(f"{key} '{str(value)[:80]}' is none of {', '.join(choices)}{nearest(str(value), choices)}")
 
 
 def without_recbole(failure: ModuleNotFoundError) -> UserError | None:

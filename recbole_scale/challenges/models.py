@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from recbole.config import Config
 from recbole.data.interaction import Interaction
 from recbole.data.transform import construct_transform
 from recbole.utils import ModelType
@@ -29,9 +27,10 @@ from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.model.incremental import CachedSteps
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
+from recbole_scale.plugin.config import begin, recboles_refusal
+from recbole_scale.plugin.config import checkpoint_config as config_of_settings
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs import plan
-from recbole_scale.runs.run import translate_errors
 from recbole_scale.settings import run_id
 from recbole_scale.training.checkpoint import load_checkpoint
 
@@ -126,14 +125,8 @@ def checkpoint_config(state: dict[str, Any], path: str, data_path: str | None = 
     settings = state.get("config")
     if not isinstance(settings, dict) or not {"model", "dataset"} <= settings.keys():
         raise UserError(f"{path} holds no settings of a run; checkpoints of plain RecBole cannot be read")
-    settings = dict(settings)
-    model, dataset = settings.pop("model"), settings.pop("dataset")
-    settings |= {"data_path": data_path} if data_path else {}
-    argv, sys.argv = sys.argv, sys.argv[:1]  # RecBole's Config reads the command line by itself
-    try:
-        config = translate_errors(lambda: Config(model=model, dataset=dataset, config_dict=settings))
-    finally:
-        sys.argv = argv
+    config = config_of_settings(settings, **({"data_path": data_path} if data_path else {}))
+    begin(config)
     construct_transform(config)  # writes into the settings of models that mask items, which the run's id counts
     return config
 
@@ -147,7 +140,7 @@ def _dataset(config: Any, loaded: dict[str, HistoryDataset]) -> HistoryDataset:
             raise UserError(
                 f"'{config['dataset']}' is read from benchmark files, which have no histories to make cases of"
             )
-        loaded[key] = translate_errors(lambda: HistoryDataset(config).build())[0]
+        loaded[key] = recboles_refusal(lambda: HistoryDataset(config).build())[0]
     view = copy(loaded[key])
     view.config = config
     return view
@@ -177,7 +170,7 @@ def build_ranker(checkpoint: Checkpoint) -> tuple[RecBoleRanker, dict[str, Any]]
     """
     config, dataset = checkpoint.config, checkpoint.dataset
     state = load_checkpoint(checkpoint.path)
-    model = translate_errors(lambda: find_model(config["model"])(config, dataset).to(config["device"]))
+    model = recboles_refusal(lambda: find_model(config["model"])(config, dataset).to(config["device"]))
     try:
         model.load_state_dict(state["state_dict"])
     except RuntimeError as failure:

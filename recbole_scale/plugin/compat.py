@@ -217,16 +217,15 @@ def load_data_and_model(model_file: str) -> tuple[Any, Any, Any, Any, Any, Any]:
     """
     from logging import getLogger
 
-    from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import ModelType, get_model, init_logger, init_seed
 
+    from recbole_scale.plugin.config import checkpoint_config
     from recbole_scale.plugin.trees import booster_from
     from recbole_scale.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(model_file)
-    settings = dict(checkpoint["config"])
-    config = Config(model=settings.pop("model"), dataset=settings.pop("dataset"), config_dict=settings)
+    config = checkpoint_config(checkpoint["config"])
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     getLogger().info(config)

@@ -17,13 +17,9 @@ from recbole.evaluator import register as metric_register
 from recbole.utils import FeatureSource, ModelType, ensure_dir
 
 from recbole_scale.errors import UserError, nearest
-from recbole_scale.model.sizes import load_size
+from recbole_scale.plugin.config import OWN_MODELS, WINDOW_MODELS, ScaleConfig, begin, check_item_embedding
 from recbole_scale.plugin.packages import missing_package_told
-from recbole_scale.settings import SettingsLoader, load_settings_file, parse_value, properties_folder
-from recbole_scale.training import group
 
-OWN_MODELS = {"ScaledSASRec": "recbole_scale.model.scaled_sasrec", "FMLPRec": "recbole_scale.model.fmlp"}
-WINDOW_MODELS = ("ScaledSASRec",)  # trained on windows by our own trainer, with a size; the others RecBole's way
 _ORIGINAL: dict[str, Any] = {}
 
 
@@ -33,8 +29,13 @@ def register() -> None:
         return
     _ORIGINAL["ensure_dir"] = ensure_dir
     _replace("ensure_dir", lambda path: os.makedirs(path, exist_ok=True))  # RecBole's fails when two processes race
-    for part in (_register_models, _register_data, _register_metrics, _patch_config):
+    Config.__new__ = _make_ours  # whoever imported the class before us, and by whatever name, gets ours too
+    for part in (_register_models, _register_data, _register_metrics):
         part()
+
+
+def _make_ours(cls: type, *arguments: Any, **named: Any) -> Any:
+    return object.__new__(ScaleConfig if cls is Config else cls)
 
 
 def _replace(name: str, replacement: Any) -> None:
@@ -111,13 +112,15 @@ def model_names() -> list[str]:
 
 def _register_data() -> None:
     from recbole.data.dataset import Dataset, SequentialDataset
-    from recbole.data.utils import create_dataset, get_dataloader
+    from recbole.data.utils import create_dataset, get_dataloader, load_split_dataloaders
 
     from recbole_scale.plugin import time_line
 
     _ORIGINAL["get_dataloader"], _ORIGINAL["create_dataset"] = get_dataloader, create_dataset
     _replace("get_dataloader", find_dataloader)
     _replace("create_dataset", find_dataset)
+    _ORIGINAL["load_split_dataloaders"] = load_split_dataloaders
+    _replace("load_split_dataloaders", lambda config: None)  # a pickle, opened whenever a file of its name is there
     _ORIGINAL["load_feat"] = Dataset._load_feat
     _ORIGINAL["change_feat_format"] = SequentialDataset._change_feat_format
     _ORIGINAL["load_inter_feat"] = Dataset._load_inter_feat
@@ -138,13 +141,24 @@ def find_dataloader(config: Any, phase: str) -> Any:
 
 
 def find_dataset(config: Any) -> Any:
-    """The data set of a run: histories for our models and for sequential ones where that gives RecBole's rows."""
+    """The data set of a run: histories for our models and for sequential ones where that gives RecBole's rows.
+
+    RecBole's own function would first unpickle ``saved/<data set>-<class>.pth`` if there is such a file.
+    """
+    from recbole.data import dataset as classes
+
     from recbole_scale.data.baselines import BaselineDataset, rows_on_demand
     from recbole_scale.data.dataset import HistoryDataset
 
+    begin(config)
+    check_item_embedding(config)
     if config["model"] in WINDOW_MODELS:
         return HistoryDataset(config)
-    return BaselineDataset(config) if rows_on_demand(config) else _ORIGINAL["create_dataset"](config)
+    if rows_on_demand(config):
+        return BaselineDataset(config)
+    by_type = {ModelType.SEQUENTIAL: classes.SequentialDataset, ModelType.KNOWLEDGE: classes.KnowledgeBasedDataset}
+    own = getattr(classes, f"{config['model']}Dataset", None)
+    return (own or by_type.get(config["MODEL_TYPE"], classes.Dataset))(config)
 
 
 def _load_feat(self: Any, filepath: str, source: Any) -> Any:
@@ -221,111 +235,3 @@ def _register_metrics() -> None:
     trainer.Collector = ScaleCollector
     trainer.Trainer._scale_original_rank = trainer.Trainer._full_sort_batch_eval
     trainer.Trainer._full_sort_batch_eval = rank_batch
-
-
-# Settings -----------------------------------------------------------------------------------------------------------
-
-
-def _patch_config() -> None:
-    """Parse instead of evaluate, add our defaults, and choose a device without touching the environment."""
-    for name in ("_load_internal_config_dict", "_get_final_config_dict", "_set_default_parameters"):
-        _ORIGINAL[name] = getattr(Config, name)
-    Config._build_yaml_loader = lambda self: SettingsLoader
-    Config._convert_config_dict = _convert
-    Config._load_config_files = _load_files
-    Config._load_internal_config_dict = _load_defaults
-    Config._get_final_config_dict = _final_settings
-    Config._set_default_parameters = _set_data_path
-    Config._init_device = _init_device
-
-
-def _convert(self: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """RecBole evaluates strings as Python here; we read them as YAML."""
-    return {k: parse_value(v) if isinstance(v, str) else v for k, v in settings.items()}
-
-
-def _load_files(self: Any, file_list: list[str] | None) -> dict[str, Any]:
-    from recbole_scale.settings import find_settings_file
-
-    merged: dict[str, Any] = {}
-    for name in file_list or ():
-        merged.update(load_settings_file(find_settings_file(name)))
-    return merged
-
-
-def _load_defaults(self: Any, model: str, model_class: Any, dataset: str) -> None:
-    """RecBole's defaults, then ours, then those of the size."""
-    _ORIGINAL["_load_internal_config_dict"](self, model, model_class, dataset)
-    defaults = self.internal_config_dict
-    _mend_defaults(defaults, model)
-    defaults.setdefault("detect_anomaly", False)
-    defaults.setdefault("results_file", "results/runs.jsonl")
-    defaults.setdefault("rows_on_demand", True)
-    if model in OWN_MODELS:
-        path = properties_folder() / "model" / f"{model}.yaml"
-        defaults.update(load_settings_file(str(path)))
-    if model in WINDOW_MODELS:
-        defaults.update(load_size(self.external_config_dict.get("size", defaults["size"])))
-
-
-def _mend_defaults(defaults: dict[str, Any], model: str) -> None:
-    """Two slips in RecBole's files of defaults: trees' lie under another name, two sequential models have no split."""
-    import recbole
-
-    files = os.path.join(os.path.dirname(recbole.__file__), "properties")
-    lower = os.path.join(files, "model", f"{model.lower()}.yaml")
-    if defaults["MODEL_TYPE"] == ModelType.DECISIONTREE and os.path.isfile(lower):
-        for key, value in load_settings_file(lower).items():
-            defaults.setdefault(key, value)
-    if defaults["MODEL_TYPE"] == ModelType.SEQUENTIAL and defaults["eval_args"]["order"] != "TO":
-        defaults.update(load_settings_file(os.path.join(files, "quick_start_config", "sequential.yaml")))
-
-
-def _final_settings(self: Any) -> dict[str, Any]:
-    """What a sequential model cannot do without, where the user has not chosen: times, and no negatives for CE."""
-    final: dict[str, Any] = _ORIGINAL["_get_final_config_dict"](self)
-    full_softmax = final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE"
-    if full_softmax and "train_neg_sample_args" not in self.external_config_dict:
-        final["train_neg_sample_args"] = None
-    chosen = "load_col" in self.external_config_dict or _has_own_properties(self.dataset)
-    if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and not chosen:
-        extra = list(final.get("val_interval") or {})
-        names = [final["USER_ID_FIELD"], final["ITEM_ID_FIELD"], final["TIME_FIELD"], *extra]
-        final["load_col"] = {"inter": list(dict.fromkeys(names))}
-    torch.autograd.set_detect_anomaly(bool(final["detect_anomaly"]))
-    return final
-
-
-def _has_own_properties(dataset: str) -> bool:
-    import recbole
-
-    return os.path.isfile(os.path.join(os.path.dirname(recbole.__file__), "properties", "dataset", f"{dataset}.yaml"))
-
-
-def _set_data_path(self: Any) -> None:
-    """RecBole ignores ``data_path`` for ml-100k; we take the packaged copy only where the user has none."""
-    data_path = self.final_config_dict["data_path"]
-    _ORIGINAL["_set_default_parameters"](self)
-    own = os.path.join(data_path, self.dataset)
-    if os.path.isfile(os.path.join(own, f"{self.dataset}.inter")):
-        self.final_config_dict["data_path"] = own
-
-
-def _init_device(self: Any) -> None:
-    """Pick the device; ``CUDA_VISIBLE_DEVICES`` is set only when the user names a ``gpu_id``."""
-    final = self.final_config_dict
-    gpu_id = final["gpu_id"]
-    final["gpu_id"] = ",".join(map(str, gpu_id)) if isinstance(gpu_id, list | tuple) else str(gpu_id)
-    if "gpu_id" in self.external_config_dict:
-        os.environ["CUDA_VISIBLE_DEVICES"] = final["gpu_id"]
-    use_gpu = bool(final["use_gpu"] and final["gpu_id"] != "" and torch.cuda.is_available())
-    # single_spec keeps RecBole's own distributed hooks out: dummy forward passes, nccl only, metrics weighted wrongly
-    final["single_spec"] = True
-    if "local_rank" not in final:
-        final.update(local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
-        return
-    if self.model not in WINDOW_MODELS:
-        raise UserError(f"{self.model} trains in one process here; only {', '.join(WINDOW_MODELS)} takes --nproc")
-    final["device"] = group.join(final, use_gpu)
-    if group.rank() != 0:
-        final.update(state="error", show_progress=False, log_wandb=False)

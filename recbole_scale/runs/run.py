@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
@@ -15,13 +14,13 @@ from logging import getLogger
 from time import perf_counter
 from typing import Any
 
-from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import EvaluatorType, get_environment, get_trainer, init_logger, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
+from recbole_scale.plugin.config import ScaleConfig, begin, recboles_refusal
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs import plan, records
@@ -192,43 +191,7 @@ def make_config(
     for path in paths:
         check_keys(load_settings_file(path), f"in {path}")
     check_keys(config_dict or {}, "among the settings")
-    argv, sys.argv = sys.argv, sys.argv[:1]  # RecBole's Config reads the command line again by itself
-    try:
-        config = translate_errors(lambda: Config(model, dataset, paths, config_dict))
-    finally:
-        sys.argv = argv
-    _check_valid_metric(config)
-    return config
-
-
-def _check_valid_metric(config: Any) -> None:
-    """RecBole trains an epoch before it looks this up."""
-    name, at, k = config["valid_metric"].lower().partition("@")
-    measured = [metric.lower() for metric in config["metrics"]]
-    if name not in measured or (at and k not in map(str, config["topk"])):
-        raise UserError(
-            f"valid_metric {config['valid_metric']} is not measured: metrics are {', '.join(config['metrics'])}, "
-            f"topk is {config['topk']}"
-        )
-
-
-def translate_errors(build: Callable[[], Any]) -> Any:
-    """Call RecBole and turn the exceptions it raises for a user's mistake into one sentence."""
-    try:
-        return build()
-    except (
-        ValueError,
-        KeyError,
-        NotImplementedError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        AssertionError,
-    ) as failure:
-        if os.environ.get("RECBOLE_SCALE_TRACEBACK"):
-            raise
-        text = " ".join(str(failure).split()) or type(failure).__name__
-        raise UserError(f"RecBole refuses these settings or this data: {text[:400]}") from failure
+    return ScaleConfig(model, dataset, paths, config_dict, command_line=False)
 
 
 class LoadedData:
@@ -253,17 +216,18 @@ class LoadedData:
 
 def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
     """Read, filter, remap and split the data set of ``config``; ``loaded`` may have read it before."""
+    begin(config)
     init_seed(config["seed"], config["reproducibility"])
     _open_log(config)
     _to_file_only(getLogger(), str(config))
     read = create_dataset if loaded is None else loaded.dataset
-    dataset = translate_errors(lambda: read(config))
+    dataset = recboles_refusal(lambda: read(config))
     if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"]) >= dataset.item_num:
         raise UserError(
             f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
         )
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
-    train_data, valid_data, test_data = translate_errors(lambda: data_preparation(config, dataset))
+    train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
     fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None
     return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint)
@@ -299,7 +263,7 @@ def build_model(prepared: Prepared) -> Any:
     config = prepared.config
     init_seed(config["seed"] + group.rank(), config["reproducibility"])
     build = find_model(config["model"])
-    return translate_errors(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
+    return recboles_refusal(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
 
 
 def _resume(trainer: Any, config: Any, resume: str | None) -> None:

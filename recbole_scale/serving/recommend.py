@@ -27,10 +27,11 @@ from tqdm import tqdm
 from recbole_scale.data.atomic import read_coded
 from recbole_scale.data.histories import Histories, data_fingerprint, gather_padded, ragged_ranges, time_order
 from recbole_scale.errors import UserError
+from recbole_scale.plugin.config import checkpoint_config, recboles_refusal
 from recbole_scale.plugin.register import find_model
 from recbole_scale.prepare.sequences import first_words, items_in_order, split_words
 from recbole_scale.prepare.sources import text_blocks
-from recbole_scale.runs.run import histories_of, make_config, translate_errors
+from recbole_scale.runs.run import histories_of
 from recbole_scale.training.checkpoint import load_checkpoint
 
 FORMATS = (".parquet", ".csv")
@@ -96,15 +97,12 @@ def load_trained(checkpoint: str, data_path: str | None = None) -> Trained:
         UserError: no such checkpoint, another kind of model, or a data set that has changed since training.
     """
     state = load_checkpoint(checkpoint)
-    settings = dict(state["config"])
-    if data_path:
-        settings["data_path"] = data_path
-    config = make_config(settings.pop("model"), settings.pop("dataset"), config_dict=settings)
+    config = checkpoint_config(state["config"], **({"data_path": data_path} if data_path else {}))
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         raise UserError(f"{config['model']} is no sequential model; histories are all that recommend.py has")
-    dataset = translate_errors(lambda: create_dataset(config))
+    dataset = recboles_refusal(lambda: create_dataset(config))
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
-    built = translate_errors(dataset.build)[0]
+    built = recboles_refusal(dataset.build)[0]
     if histories is None:
         histories = built.histories
     changed = f"data set '{config['dataset']}' is not the one that {checkpoint} was trained on"
@@ -112,7 +110,7 @@ def load_trained(checkpoint: str, data_path: str | None = None) -> Trained:
         built.histories = histories
         if data_fingerprint(built) != state["data"]:
             raise UserError(f"{changed}: its users, items or interactions have changed")
-    network = translate_errors(lambda: find_model(config["model"])(config, built).to(config["device"]))
+    network = recboles_refusal(lambda: find_model(config["model"])(config, built).to(config["device"]))
     try:
         network.load_state_dict(state["state_dict"])
     except RuntimeError as failure:

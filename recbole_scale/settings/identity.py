@@ -1,0 +1,26 @@
+"""What names a run: the hash of its settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+# settings that do not change a run's numbers
+_ENVIRONMENT = {
+    "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "log_wandb", "wandb_project", "worker",
+    "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
+    "data_cache", "rows_on_demand", "per_user_file", "local_rank", "single_spec", "config_files", "results_file",
+    "save_step", "resume", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset",
+    "group_offset", "world_size", "dry_run", "parallel",
+    # names of columns that RecBole's transforms (BERT4Rec's masks and others) add to the settings as the data is loaded
+    "MASK_INDEX", "MASK_ITEM_SEQ", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "CROP_ITEM_SEQ", "CROP_ITEM_SEQ_LEN",
+    "REORDER_ITEM_SEQ",
+}  # fmt: skip
+
+
+def run_id(config: Any) -> str:
+    """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers."""
+    settings = {k: v for k, v in config.final_config_dict.items() if k not in _ENVIRONMENT}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

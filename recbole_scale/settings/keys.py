@@ -1,0 +1,292 @@
+"""The settings of this package as typed values: one line a key with its kind, default and documentation.
+
+A new key is one line here; ``python -m recbole_scale.settings.write`` then puts it into
+``properties/model/ScaledSASRec.yaml``, the defaults that a run reads (a test holds the two equal). Checks of several
+keys at once are in :mod:`recbole_scale.settings.checks`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from recbole_scale.settings.kinds import (
+    FLAG,
+    NOT_NEGATIVE,
+    PATH,
+    POSITIVE,
+    RATE,
+    Kind,
+    choice,
+    either,
+    fields,
+    listing,
+    mapping,
+    number,
+    only,
+    optional,
+    whole,
+)  # fmt: skip
+
+SIZES = ("tiny", "small", "base", "medium", "large", "xlarge")
+ACTIVATIONS = ("gelu", "relu", "swish", "tanh", "sigmoid")
+LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
+SCHEDULES = ("cosine", "constant")
+EPOCHS = whole(1, 1_000_000)
+NORM_CLIPPING = optional(
+    fields("{max_norm: 1.0}", needs=("max_norm",), max_norm=POSITIVE, norm_type=number(0, low_too=False))
+)
+
+Read = TypeVar("Read", bound="Settings")
+
+
+def key(kind: Kind, default: Any, doc: str) -> Any:
+    """A field of a :class:`Settings`; its name is the key's, its docstring ``doc``."""
+    return dataclasses.field(default_factory=lambda: deepcopy(default), metadata={"kind": kind, "doc": doc})
+
+
+@dataclass(frozen=True)
+class Documented:
+    """What is known of one key."""
+
+    name: str
+    kind: Kind
+    default: Any
+    doc: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that were checked; subclasses name the keys."""
+
+    @classmethod
+    def documented(cls) -> Iterator[Documented]:
+        """Every key in the order of the YAML."""
+        for one in dataclasses.fields(cls):
+            default: Any = one.default_factory() if callable(one.default_factory) else one.default
+            yield Documented(one.name, one.metadata["kind"], default, one.metadata["doc"])
+
+    @classmethod
+    def read(cls: type[Read], given: Any) -> Read:
+        """The settings in ``given``, a mapping or RecBole's Config; what it does not hold has its default.
+
+        Raises:
+            UserError: a value is not what its key must be.
+        """
+        return cls(**cls.checked(given))
+
+    @classmethod
+    def checked(cls, given: Any) -> dict[str, Any]:
+        """Values by key, each in its own type; see :meth:`read`."""
+        return {
+            one.name: one.kind.check(one.name, given[one.name]) if one.name in given else one.default
+            for one in cls.documented()
+        }
+
+
+@dataclass(frozen=True)
+class SizeSettings(Settings):
+    """What a rung of the ladder sets (``properties/<size>.yaml``); the defaults are tiny's."""
+
+    n_layers: int = key(whole(1, 10_000), 2, "Decoder blocks.")
+    hidden_size: int = key(whole(1, 1_000_000), 64, "d_model, the width.")
+    n_heads: int = key(whole(1, 10_000), 2, "Attention heads.")
+    inner_size: int = key(whole(1, 10_000_000), 256, "Width of the feed-forward part, 4 x d_model.")
+    epochs: int = key(EPOCHS, 30, "The paper's number of epochs at this size.")
+    dropout_bottom: float = key(RATE, 0.1, "Rate at the first block and the embedding.")
+    dropout_top: float = key(RATE, 0.1, "Rate at the last block; linear between.")
+    learning_rate: float = key(POSITIVE, 0.003, "Peak learning rate of AdamW.")
+    train_batch_size: int = key(whole(), 1024, "Positions (training targets) per optimizer step.")
+
+
+@dataclass(frozen=True)
+class ModelSettings(Settings):
+    """What the network is."""
+
+    size: str = key(
+        choice(*SIZES), "tiny", "Rung of the ladder: tiny small base medium large xlarge; sets the keys of its file."
+    )
+    hidden_act: str = key(
+        choice(*ACTIVATIONS), "gelu", "Activation of the feed-forward part: gelu relu swish tanh sigmoid."
+    )
+    layer_norm_eps: float = key(number(0, 1, low_too=False), 1e-5, "Added to the variance in LayerNorm.")
+    initializer_range: float = key(number(0, 100), 0.02, "Standard deviation of the initial weights.")
+    loss_type: str = key(
+        choice("CE", "SCE"),
+        "CE",
+        "CE: exact softmax over all items at every position; SCE: sampled, past a million items.",
+    )
+    sce_samples: int = key(
+        whole(), 8192, "SCE: items drawn per batch and shared by its positions; at all items it is exact."
+    )
+    sce_power: float = key(
+        number(0, 1), 0.5, "SCE: an item is drawn with probability ~ (training count + 1)^power; 0: uniform."
+    )
+    dropout_rates: list[float] | None = key(
+        optional(listing(RATE, most=10_000)),
+        None,
+        "One rate per layer, bottom first; empty: linear, dropout_bottom to dropout_top.",
+    )
+    hidden_dropout_prob: float | None = key(optional(RATE), None, "One rate for all layers; empty: dropout_rates.")
+    attn_dropout_prob: float | None = key(
+        optional(RATE), None, "One rate for attention weights in all layers; empty: the layer's rate."
+    )
+    MAX_ITEM_LIST_LENGTH: int = key(whole(1, 1_000_000), 50, "Longest history the model sees.")
+
+
+@dataclass(frozen=True)
+class DataSettings(Settings):
+    """What is read, and how it is cut."""
+
+    window_stride: int | None = key(
+        optional(whole()), None, "Targets per training window; empty: MAX_ITEM_LIST_LENGTH, windows edge to edge."
+    )
+    data_fraction: float = key(
+        number(0, 1, low_too=False),
+        1.0,
+        "Share of users that train, chosen by a hash of their name; all users are evaluated.",
+    )
+    mask_history: bool = key(
+        FLAG, False, "Leave a user's earlier items out of the ranking (the paper ranks all items)."
+    )
+    train_neg_sample_args: None = key(
+        optional(mapping(either(FLAG, number(), choice("none", "uniform", "popularity")))),
+        None,
+        "None: the softmax is over all items.",
+    )
+    normalize_all: bool = key(FLAG, False, "Times are only sorted by; scaling them would cost precision.")
+    data_cache: bool | str = key(
+        either(FLAG, only("auto")),
+        "auto",
+        "Keep what was read in a binary file beside the atomic file; auto: from 8 MB on.",
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSettings(Settings):
+    """How the network is trained."""
+
+    learner: str = key(choice(*LEARNERS, any_case=True), "adamw", "adamw adam sgd adagrad rmsprop.")
+    weight_decay: float = key(NOT_NEGATIVE, 0.01, "On weight matrices; not on biases, LayerNorm or embeddings.")
+    clip_grad_norm: dict[str, float] | None = key(
+        NORM_CLIPPING, {"max_norm": 1.0}, "Arguments of clip_grad_norm_; empty: no clipping."
+    )
+    lr_schedule: str = key(
+        choice(*SCHEDULES), "cosine", "cosine (to lr_min_ratio at the last step) or constant, after the warmup."
+    )
+    lr_min_ratio: float = key(number(0, 1), 0.1, "Last learning rate over the peak, for cosine.")
+    warmup_steps: int = key(whole(0), 200, "Steps over which the learning rate rises linearly from 0.")
+    stopping_step: int = key(whole(0), 5, "Evaluations without a better valid_metric before training stops.")
+    softmax_chunk: int | None = key(
+        optional(whole()),
+        None,
+        "Positions whose logits exist at once; empty: 8 MB of them on a CPU, 1/64 of a GPU's free memory.",
+    )
+    precision: str = key(
+        choice("auto", "float32", "bf16", "bf16_weights"),
+        "auto",
+        "float32, bf16 (float32 master weights), bf16_weights; auto: bf16 on a GPU that has it.",
+    )
+    activation_checkpointing: bool = key(
+        FLAG, False, "Keep each block's input only and compute the block again backward: less memory, 1/3 more work."
+    )
+    compile: bool = key(FLAG, False, "torch.compile each block; the first steps wait for the compiler.")
+    parallel: str = key(
+        choice("auto", "ddp", "fsdp"),
+        "auto",
+        "With several processes: ddp (whole copies), fsdp (model cut over them); auto: ddp if it fits.",
+    )
+    accumulation_steps: int = key(
+        whole(), 1, "Parts into which a batch is cut to save memory; gradients add up to the whole batch's."
+    )
+    spike_factor: float | None = key(
+        optional(number(1, low_too=False)),
+        1.5,
+        "A training loss above this x the median of the last 100 is logged as a spike; empty: none is.",
+    )
+    optimizer_switch: bool = key(
+        FLAG, False, "After the first optimizer has converged, go on with SGD from the best model (the paper's SO)."
+    )
+    switch_patience: int | None = key(
+        optional(whole()),
+        None,
+        "Evaluations without a better valid_metric before the switch; empty: where early stopping would stop.",
+    )
+    switch_at_epoch: int | None = key(
+        optional(whole()),
+        None,
+        "Switch at the start of this epoch (from 0), whatever the valid_metric; switches on by itself.",
+    )
+    sgd_learning_rate: float = key(
+        POSITIVE, 0.003, "Learning rate after the switch (ours; 0.03 and more gained nothing for tiny on ml-100k)."
+    )
+    sgd_momentum: float = key(RATE, 0.9, "Momentum after the switch.")
+    sgd_weight_decay: float = key(
+        NOT_NEGATIVE,
+        0.0,
+        "After the switch; SGD's decay is part of the gradient, unlike AdamW's, and would change the loss.",
+    )
+    sgd_lr_schedule: str = key(choice(*SCHEDULES), "constant", "cosine or constant, after the switch; no warmup.")
+    sgd_epochs: int = key(
+        EPOCHS, 10, "Most epochs after the switch, counted apart from epochs; stopping_step ends them early."
+    )
+    save_step: int = key(
+        whole(0), 0, "Also write last.pth every so many steps inside an epoch; 0: at each epoch's end."
+    )
+
+
+@dataclass(frozen=True)
+class ScaledSASRecSettings(TrainingSettings, DataSettings, ModelSettings, SizeSettings):
+    """Everything that a run of ScaledSASRec takes beside RecBole's own settings."""
+
+
+@dataclass(frozen=True)
+class FMLPRecSettings(Settings):
+    """What FMLPRec takes beside RecBole's own settings (``properties/model/FMLPRec.yaml``)."""
+
+    n_layers: int = key(whole(1, 10_000), 2, "Blocks: a filter and a feed-forward layer each.")
+    hidden_size: int = key(whole(1, 1_000_000), 64, "Width.")
+    inner_size: int = key(whole(1, 10_000_000), 256, "Width of the feed-forward part.")
+    hidden_dropout_prob: float = key(RATE, 0.5, "Dropout after the embedding, each filter and each feed-forward layer.")
+    hidden_act: str = key(
+        choice(*ACTIVATIONS),
+        "relu",
+        "Activation of the feed-forward part: relu (equation 8) gelu swish tanh sigmoid.",
+    )
+    layer_norm_eps: float = key(number(0, 1, low_too=False), 1e-12, "Added to the variance in LayerNorm.")
+    initializer_range: float = key(number(0, 100), 0.02, "Standard deviation of the initial weights, the filters' too.")
+    loss_type: str = key(
+        choice("CE", "BPR"), "CE", "CE: full softmax over all items; BPR: one sampled negative, as in the paper."
+    )
+
+
+@dataclass(frozen=True)
+class PackageSettings(Settings):
+    """What this package adds to a run of any model."""
+
+    train_budget_seconds: float | None = key(
+        optional(POSITIVE),
+        None,
+        "Training ends after so many seconds of steps, inside an epoch if need be, and the cosine follows the clock; "
+        "empty: epochs decide.",
+    )
+    per_user_file: str | None = key(
+        optional(PATH), None, "Write each test user's rank of the held-out item and its NLL to this .npz file."
+    )
+    results_file: str | None = key(
+        optional(PATH), "results/runs.jsonl", "File that the run's row is added to; empty: none."
+    )
+    rows_on_demand: bool = key(
+        FLAG, True, "RecBole's sequential models read rows made when a batch needs them, in place of a padded table."
+    )
+    detect_anomaly: bool = key(
+        FLAG, False, "autograd's anomaly mode; RecBole's import of SINE switches it on for all models."
+    )
+
+
+def defaults(*kinds: type[Settings]) -> Mapping[str, Any]:
+    """Default of every key of some settings."""
+    return {one.name: one.default for kind in kinds for one in kind.documented()}
