@@ -330,4 +330,4 @@ def _words(doc: str, default: str) -> Kind:
     """One of the words that the comment lists, where it lists them and the default is one of them."""
     found = re.search(r"[Rr]ang(?:e|ing) in\s*`*\[([^\]]*)\]", doc)
     names = [name.strip(" '\"") for name in found[1].split(",")] if found else []
-    return choice(*names) if default in names else word(1000)
+    return choice(*names) if default in names else word(1000, least=0 if not default else 1)
