@@ -69,7 +69,7 @@ MISTAKES = [
     (["--metrics=[Recal]"], "no metric named 'Recal'"),
     (["--topk=[500]"], "topk asks for 500 items, but 'walk' has 40"),
     (["--resume", "nothing.pth"], "there is no checkpoint nothing.pth"),
-    (["--eval_args={split: {TS: [8, 1, 1]}, order: TO, mode: full}"], "leave-one-out"),
+    (["--eval_args={split: {TS: 8}, order: TO, mode: full}"], "leave-one-out"),
     (["--user_inter_num_interval=[500,inf)"], "empty"),
 ]
 
