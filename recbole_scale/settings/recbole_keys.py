@@ -93,7 +93,8 @@ def _split(value: Any) -> dict[str, Any]:
 
 
 SPLIT = Kind(
-    "{LS: valid_and_test} (leave-one-out), {RS: [0.8, 0.1, 0.1]} (shares) or {TS: [t1, t2]} (two times, or three shares, of one time line)",
+    "{LS: valid_and_test} (leave-one-out), {RS: [0.8, 0.1, 0.1]} (shares) or "
+    "{TS: [t1, t2]} (two times, or three shares, of one time line)",
     "dict",
     _split,
 )
