@@ -1,4 +1,4 @@
-"""How counts are written and read: 98.3K, 829M."""
+"""How counts and durations are written and read: 98.3K, 829M, 12 min."""
 
 from __future__ import annotations
 
@@ -23,3 +23,10 @@ def show_count(value: float) -> str:
         if value >= 0.9995 * _UNITS[unit]:
             return f"{value / _UNITS[unit]:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 45 s, 12 min or 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

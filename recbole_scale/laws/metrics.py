@@ -61,6 +61,10 @@ class MetricLaw:
         upper, lower = self.inner.interval(x, level, new_run=new_run)  # a larger 1 / m or 1 - m is a smaller m
         return _metric(self.form, lower), _metric(self.form, upper)
 
+    def draws(self, x: ArrayLike) -> Array:
+        """The law of every resample at ``x``: [R, *shape]."""
+        return np.asarray(_metric(self.form, self.inner.fit.draws(x)))
+
     def bands(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Band of ``limit``, ``x0`` and ``alpha`` at probability ``level``; nan without resamples."""
         draws = self.inner.fit.constants(self.inner.fit.replicates)

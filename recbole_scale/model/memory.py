@@ -7,11 +7,12 @@ what the allocator and torch itself add was calibrated with ``benchmarks/memory.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from recbole_scale.model.sizes import Shape, parameter_groups, total_parameters
+
+if TYPE_CHECKING:
+    import torch
 
 MIB = 1 << 20
 CPU_LOGITS = 8 * MIB  # a chunk's logits stay in the cache
@@ -31,6 +32,8 @@ def softmax_chunk(candidates: int, device: torch.device) -> int:
     """
     size = CPU_LOGITS
     if device.type == "cuda":
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         size = min(max(free // 64, GPU_LOGITS[0]), GPU_LOGITS[1])
     return max(64, size // (4 * candidates))

@@ -21,7 +21,7 @@ from recbole_scale.report.findings import Ends, SizeMean
 from recbole_scale.text import show_count
 
 MORE_RUNS = 3
-_PRIOR_SD = np.array([0.5, 5.0, 0.5])  # of log E, a = alpha log x0, alpha: wide, so that data decide
+PRIOR_SD = np.array([0.5, 5.0, 0.5])  # of log E, a = alpha log x0, alpha: wide, so that data decide
 _LEAST_NOISE = 1e-4  # of log loss
 _FALLING = 0.005  # nats gained in the last epoch that say a run was stopped early
 
@@ -58,7 +58,7 @@ def next_runs(found: Answer, target: float, runs: int = MORE_RUNS) -> list[Step]
 def half_width(law: PowerLaw, sizes: Sequence[float], target: float, noise: float) -> float:
     """1.96 standard deviations (nats) of the linearised law at ``target`` from runs at ``sizes``."""
     gradient = log_gradient(law, np.asarray(sizes, dtype=np.float64))
-    precision = gradient.T @ gradient / noise**2 + np.diag(_PRIOR_SD**-2.0)
+    precision = gradient.T @ gradient / noise**2 + np.diag(PRIOR_SD**-2.0)
     at = log_gradient(law, np.array([target]))[0]
     return float(1.96 * np.sqrt(at @ np.linalg.solve(precision, at)) * law.predict(target))
 

@@ -26,7 +26,7 @@ from recbole_scale.sweep.sweep import (
     plan_sweep,
     seconds_left,
 )
-from recbole_scale.text import parse_count, show_count
+from recbole_scale.text import duration, parse_count, show_count
 
 _GRID_OPTIONS = ("dataset", "sizes", "shapes", "layers", "d_model", "equal_n", "seeds", "fractions", "epochs")
 
@@ -138,13 +138,6 @@ def columns_text() -> str:
     """What each column of a row means, one a line."""
     width = max(map(len, records.COLUMNS))
     return "\n".join(f"{name:<{width}}  {meaning}" for name, meaning in records.COLUMNS.items())
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 45 s, 12 min or 3.4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def read_grid(options: argparse.Namespace, more: dict[str, Any]) -> Grid:

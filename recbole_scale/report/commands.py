@@ -1,0 +1,141 @@
+"""What to run next, as commands to copy: the one that would decide an open verdict, and those that sharpen it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recbole_scale.fit.rows import Row
+from recbole_scale.fit.study import Answer
+from recbole_scale.fit.tables import number, planned_epochs
+from recbole_scale.report.costs import Costs, scaled_shape
+from recbole_scale.report.next_runs import Step, next_runs
+from recbole_scale.report.report import Study
+from recbole_scale.report.verdict import Verdict
+from recbole_scale.text import duration, show_count
+
+_PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "data_fraction", "epochs", "show_progress",
+          "state", "dataset", "model", "checkpoint_dir", "results_file", "per_user_file"}  # fmt: skip
+_TRIES = (2, 4, 8)  # runs to add at one size
+_MOST = 4
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to copy, what it gives, and how long it takes where the runs tell."""
+
+    line: str
+    gives: str
+    minutes: float | None
+
+
+def next_commands(study: Study, verdict: Verdict, costs: Costs, rows_file: str) -> list[Command]:
+    """Commands that sharpen the answer most, the one that would decide it first."""
+    if not verdict.learnt or study.deciding is None:
+        return [_learn(study, costs, rows_file)] if not verdict.learnt else [_more_sizes(study, costs, rows_file)]
+    chosen = _deciding(study.deciding, study, verdict)
+    steps = [] if chosen is None else [chosen]
+    seen = {step.n for step, _, _ in steps}
+    for step in next_runs(study.deciding, verdict.then):
+        if step.n not in seen and step.after < 0.98 * step.before and _reachable(study, step.n):
+            steps.append((step, 3, False))
+            seen.add(step.n)
+    return [_of_step(study, step, runs, decides, costs, rows_file) for step, runs, decides in steps[:_MOST]]
+
+
+def _deciding(found: Answer, study: Study, verdict: Verdict) -> tuple[Step, int, bool] | None:
+    """The cheapest runs after which the band would leave out what is asked for; else those that narrow it most."""
+    if verdict.gain is None or verdict.gain[1] != verdict.gain[1]:
+        return None
+    if verdict.word != "Not known yet":
+        return None
+    value, low, high = verdict.gain
+    side = (high - value) if verdict.worth > value else (value - low)
+    distance = abs(value - verdict.worth)
+    tried = [(step, runs) for runs in _TRIES for step in next_runs(found, verdict.then, runs)
+             if _reachable(study, step.n)]  # fmt: skip
+    enough = [pair for pair in tried if side * pair[0].after / pair[0].before < distance]
+    if enough:
+        step, runs = min(enough, key=lambda pair: pair[0].hours or pair[0].flops or float("inf"))
+        return step, runs, True
+    if not tried:
+        return None
+    step, runs = min(tried, key=lambda pair: pair[0].after)
+    return step, runs, False
+
+
+def _reachable(study: Study, n: float) -> bool:
+    """Not beyond a size that was already worse than a smaller one."""
+    return not study.ends.over_the_top or n <= study.ends.best.n
+
+
+def _of_step(study: Study, step: Step, runs: int, decides: bool, costs: Costs, rows_file: str) -> Command:
+    shape = shape_name(study, step.n)
+    line = sweep_line(study, [shape], next_seeds(study, step.n, runs), rows_file)
+    minutes = None if step.hours is None else 60.0 * step.hours
+    takes = "" if minutes is None else f", about {duration(60 * minutes)}"
+    what = f"{runs} more runs at {show_count(step.n)}{takes}"
+    narrows = f"the band of the loss at ten times the size from ± {step.before:.3f} to ± {step.after:.3f} nats"
+    if decides:
+        return Command(line, f"Would decide it: {what}; narrows {narrows}.", minutes)
+    return Command(line, f"{what[0].upper()}{what[1:]}: narrows {narrows}.", minutes)
+
+
+def _learn(study: Study, costs: Costs, rows_file: str) -> Command:
+    """Longer runs of the smallest size, since nothing was learnt."""
+    row = _row_near(study, study.sizes[0].n)
+    epochs = max(3 * int(planned_epochs(row)), 10)
+    hours = costs.of(study.sizes[0].n).hours
+    minutes = None if hours is None else 60.0 * hours * epochs / max(planned_epochs(row), 1.0)
+    line = sweep_line(study, [shape_name(study, study.sizes[0].n)], [1], rows_file, epochs)
+    takes = "" if minutes is None else f", about {duration(60 * minutes)}"
+    return Command(line, f"First see that the smallest size learns at all: {epochs} epochs{takes}.", minutes)
+
+
+def _more_sizes(study: Study, costs: Costs, rows_file: str) -> Command:
+    """The sizes that are missing for a law."""
+    sizes = [size.n for size in study.sizes]
+    wanted = [n for n in (sizes[0] / 4, sizes[-1] * 4, sizes[-1] * 16)][: max(1, 4 - len(sizes))]
+    names = [shape_name(study, n) for n in wanted]
+    hours = [costs.of(n).hours for n in wanted]
+    minutes = None if any(one is None for one in hours) else 2 * 60.0 * sum(one or 0.0 for one in hours)
+    takes = "" if minutes is None else f", about {duration(60 * minutes)}"
+    return Command(sweep_line(study, names, [1, 2], rows_file), f"Sizes that a law still needs{takes}.", minutes)
+
+
+def sweep_line(
+    study: Study, shapes: Sequence[str], seeds: Sequence[int], rows_file: str, epochs: int | None = None
+) -> str:
+    """The sweep that adds runs like those there are, as one shell line."""
+    row = _row_near(study, study.sizes[-1].n)
+    words = ["recbole-scale", "sweep", "--dataset", study.choice.dataset, "--shapes", *shapes]
+    words += ["--seeds", *map(str, seeds)]
+    planned = epochs or int(planned_epochs(row))
+    words += ["--epochs", str(planned)] if planned else []
+    words += ["--rows", rows_file]
+    settings = {key: value for key, value in (row.get("settings") or {}).items() if key not in _PLACE}
+    words += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+    return shlex.join(words)
+
+
+def shape_name(study: Study, n: float) -> str:
+    """``LAYERSxD_MODEL`` of the runs at ``n``, else of the largest run's proportions."""
+    row = _row_near(study, n)
+    if abs(float(row["n_blocks"]) / n - 1) <= 0.02:
+        return f"{row['n_layers']}x{row['d_model']}"
+    large = _row_near(study, study.sizes[-1].n)
+    return "{}x{}".format(*scaled_shape(n, int(large["n_layers"]), int(large["d_model"])))
+
+
+def next_seeds(study: Study, n: float, count: int) -> list[int]:
+    """Seeds that no run of size ``n`` has had."""
+    used = {row.get("seed") for row in study.rows if number(row, "n_blocks") and abs(row["n_blocks"] / n - 1) <= 0.02}
+    free = (seed for seed in range(1, 1000 + count) if seed not in used)
+    return [next(free) for _ in range(count)]
+
+
+def _row_near(study: Study, n: float) -> Row:
+    rows = study.choice.fitted + study.choice.held_out
+    return min(rows, key=lambda row: abs(float(row["n_blocks"]) - n))

@@ -1,0 +1,146 @@
+"""The top of a page: the verdict with its numbers, what would sharpen it as commands, and the sliders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from recbole_scale.drawing import Drawn
+from recbole_scale.report.commands import Command
+from recbole_scale.report.costs import Costs
+from recbole_scale.report.findings import headline
+from recbole_scale.report.html import commands, figures, paragraph, section, table, template
+from recbole_scale.report.report import Study
+from recbole_scale.report.verdict import Band, Verdict, measured
+from recbole_scale.report.whatif import answer_figures, curves, references, show_memory, what_if
+from recbole_scale.report.width import sources
+from recbole_scale.text import duration, show_count
+
+
+def verdict_section(study: Study, verdict: Verdict, costs: Costs, steps: Sequence[Command]) -> str:
+    """The box that decides, and the two sentences of the study."""
+    first, second = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
+    box = template(
+        "verdict.html", dataset=study.choice.dataset, word=verdict.word, reason=f"{_capital(verdict.reason)}.",
+        numbers=_numbers(study, verdict), facts=_facts(study, verdict, costs, steps),
+    )  # fmt: skip
+    return box + paragraph(f"{first} {second}", "lead")
+
+
+def next_section(steps: Sequence[Command]) -> str:
+    """Commands to copy, right under the verdict."""
+    return section("What would sharpen the estimate next", commands([(step.line, step.gives) for step in steps]))
+
+
+def what_if_section(study: Study, verdict: Verdict, costs: Costs) -> str:
+    """Sliders and the two figures that they move on; nothing without a law."""
+    known = curves(study, verdict, costs)
+    if known is None:
+        return ""
+    drawn: list[Drawn] = answer_figures(study, known)
+    return section("Move the size", what_if(known, verdict), figures(drawn), levels_table(study))
+
+
+def levels_table(study: Study) -> str:
+    """What the sizes are measured by: guessing, counting, another model."""
+    rows = [[one.name, None if one.loss is None else f"{one.loss:.3f}", None if one.hits is None else f"{one.hits:.4f}"]
+            for one in references(study)]  # fmt: skip
+    return table(["to measure up to", "loss, nats", "HR@10"], rows)
+
+
+def width_table(study: Study, verdict: Verdict) -> str:
+    """Where the width of the band at the verdict's size comes from."""
+    found = study.deciding
+    if found is None:
+        return ""
+    body = []
+    for source in sources(found, verdict.then):
+        what = "what no run tells (the law's bend)" if source.n is None else f"noise of the runs at {show_count(source.n)}"
+        body.append([what, source.runs or None, f"{100 * source.share:.0f} %"])
+    by = "noise between seeds" if found.resampled_by == "run" else "misfit between sizes, larger than that between seeds"
+    caption = (
+        f"Share of the variance of the predicted loss at {show_count(verdict.then)} (linearised law); the band itself "
+        f"is made by resampling, and rests on the {by}"
+    )
+    return table(["where the width comes from", "runs", "share"], body, caption)
+
+
+def _numbers(study: Study, verdict: Verdict) -> list[dict[str, str]]:
+    """Now, then, and what is won."""
+    if verdict.at_now is None or verdict.at_then is None or verdict.gain is None:
+        return []
+    hits = verdict.metric is not None
+    seen = measured(study, verdict.metric, verdict.now) if verdict.metric else None
+    doublings = math.log2(verdict.then / verdict.now)
+    total: Band = (verdict.gain[0] * doublings, verdict.gain[1] * doublings, verdict.gain[2] * doublings)
+    then = f"at {verdict.then / verdict.now:.0f}x, {show_count(verdict.then)} parameters"
+    what = "of 1,000 visits, the next item is among the first ten" if hits else "loss"
+    return [
+        {"name": f"Now, at {show_count(verdict.now)}: {what}", "value": _value(verdict.at_now[0], hits),
+         "range": "", "note": "" if seen is None else f"by the law; measured {_value(seen, hits)}"},
+        {"name": f"{_capital(then)}", "value": _value(verdict.at_then[0], hits),
+         "range": _range(verdict.at_then, hits), "note": "predicted; 95 % band of the law"},
+        {"name": "Won by that", "value": f"{total[0] * (1000 if hits else 1):{'+.0f' if hits else '+.3f'}}",
+         "range": _range(total, hits), "note": "hits in 1,000 visits" if hits else "nats"},
+    ]  # fmt: skip
+
+
+def _facts(study: Study, verdict: Verdict, costs: Costs, steps: Sequence[Command]) -> list[tuple[str, str]]:
+    return [
+        ("What it costs:", _costs(costs, verdict)),
+        ("How sure:", _how_sure(study, verdict)),
+        *_what_decides(verdict, steps),
+    ]
+
+
+def _costs(costs: Costs, verdict: Verdict) -> str:
+    """Training, serving and memory at the two sizes."""
+    now, then = costs.of(verdict.now), costs.of(verdict.then)
+    said = []
+    if now.hours is not None and then.hours is not None:
+        said.append(f"one training run {duration(3600 * now.hours)} now, {duration(3600 * then.hours)} then")
+    if now.serving_ms is not None and then.serving_ms is not None:
+        said.append(f"serving {now.serving_ms:.2g} ms a user now, {then.serving_ms:.2g} ms then")
+    if now.memory_mb is not None and then.memory_mb is not None:
+        said.append(f"memory of training {show_memory(now.memory_mb)} now, {show_memory(then.memory_mb)} then")
+    return "; ".join(said) + " (estimates for this machine)." if said else "not known: the rows carry no times."
+
+
+def _how_sure(study: Study, verdict: Verdict) -> str:
+    if not verdict.learnt:
+        return "not at all: the runs say nothing of size before they have learnt something."
+    said = []
+    if verdict.sure is not None:
+        kind = "pays" if verdict.word == "Yes" or (verdict.gain and verdict.gain[0] >= verdict.worth) else "does not pay"
+        said.append(f"{100 * verdict.sure:.0f} of 100 resamples of the runs say that it {kind}")
+    judged = [] if study.found is None else study.found.held_out
+    for one in judged[-1:]:
+        inside = {True: "inside", False: "outside", None: "and no"}[one.covered]
+        said.append(
+            f"held out, {show_count(one.x)} was predicted at {one.predicted:.3f} nats and measured at "
+            f"{one.observed:.3f} ({100 * one.signed_error:+.2f} %), {inside} its band"
+        )
+    if not judged:
+        said.append("no size was held out to check the law")
+    return "; ".join(said) + "."
+
+
+def _what_decides(verdict: Verdict, steps: Sequence[Command]) -> list[tuple[str, str]]:
+    if verdict.word != "Not known yet" or not steps:
+        return []
+    takes = "" if steps[0].minutes is None else f" ({duration(60 * steps[0].minutes)})"
+    return [("What would decide it:", f"{steps[0].line}{takes}")]
+
+
+def _value(value: float, hits: bool) -> str:
+    return f"{1000 * value:.0f}" if hits else f"{value:.3f} nats"
+
+
+def _range(band: Band, hits: bool) -> str:
+    if math.isnan(band[1]):
+        return "no band"
+    return f"{1000 * band[1]:.0f} to {1000 * band[2]:.0f}" if hits else f"{band[1]:.3f} to {band[2]:.3f}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,207 @@
+"""Would a bigger model pay? Yes, No or Not known yet, from the band of what ten times the parameters win in HR@10.
+
+"Now" is the best size trained and "then" a size ``FACTOR`` times as large. The gain of each doubling on the way is
+compared with what a doubling must win to be worth it (``worth``, in HR@10):
+
+* Yes: the whole 95 % band of the gain lies at or above it.
+* No: the whole band lies below it.
+* Not known yet: it lies inside the band, there is no band, or nothing was learnt that a count of items would not know.
+
+Where the rows carry no ranking metric, the same is said of the loss and its worth in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recbole_scale.fit.rows import Row
+from recbole_scale.fit.study import Answer
+from recbole_scale.fit.tables import number
+from recbole_scale.laws.fit import percentiles
+from recbole_scale.laws.loss import PowerLaw
+from recbole_scale.laws.metrics import MetricLaw
+from recbole_scale.report.findings import metric_of
+from recbole_scale.report.report import Study
+from recbole_scale.text import show_count
+
+FACTOR = 10.0
+WORTH_HITS = 0.002  # HR@10 that a doubling must win: two more visits of 1,000
+HITS = ("hit@10", "recall@10")  # with one held-out item a user they are the same
+LEARNT = 0.1  # nats below uniform guessing, or below counting items, that show that something was learnt
+_YES, _NO, _UNKNOWN = "Yes", "No", "Not known yet"
+
+Band = tuple[float, float, float]  # value, lower and upper end of the 95 % band
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer and the numbers behind it.
+
+    Attributes:
+        word: Yes, No or Not known yet.
+        reason: why, in one sentence.
+        metric: name of the metric the answer speaks of; None: the loss.
+        now, then: sizes N compared.
+        at_now, at_then: the law there, with its band; None without a law.
+        gain: what each doubling from now to then wins, above 0 is better; None without a law.
+        worth: what it must win.
+        sure: share of the resamples of the law that say the same; None without a band.
+        learnt: whether the runs beat guessing and counting.
+    """
+
+    word: str
+    reason: str
+    metric: str | None
+    now: float
+    then: float
+    at_now: Band | None
+    at_then: Band | None
+    gain: Band | None
+    worth: float
+    sure: float | None
+    learnt: bool
+
+
+def hits_of(rows: Sequence[Row]) -> str | None:
+    """The column of HR@10, None where no row has it."""
+    return next((name for name in HITS if any(name in (row.get("test_metrics") or {}) for row in rows)), None)
+
+
+def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR) -> Verdict:
+    """The verdict of a study; ``worth_hits`` is what a doubling must win in HR@10, ``factor`` how much larger."""
+    found, ends = study.deciding, study.ends
+    now = (ends.best if ends.over_the_top else ends.large).n
+    then = factor * now
+    name = hits_of(study.choice.fitted)
+    law: MetricLaw | PowerLaw | None = None if found is None else found.metric_laws.get(name or "")
+    if law is None:
+        name, law = None, None if found is None else found.law
+    worth = worth_hits if name else study.worth
+    unlearnt = nothing_learnt(study)
+    band = None if law is None else gain_per_doubling(law, now, then)
+    word, reason = _judge(study, found, law, band, worth, unlearnt, then)
+    return Verdict(
+        word=word,
+        reason=reason,
+        metric=name,
+        now=now,
+        then=then,
+        at_now=None if law is None else banded(law, now),
+        at_then=None if law is None else banded(law, then),
+        gain=band,
+        worth=worth,
+        sure=_sure(law, now, then, worth, word),
+        learnt=not unlearnt,
+    )
+
+
+def draws_of(law: MetricLaw | PowerLaw, sizes: Any) -> Any:
+    """The law of every resample at ``sizes`` [S]: [R, S]."""
+    return law.draws(sizes) if isinstance(law, MetricLaw) else law.fit.draws(sizes)
+
+
+def banded(law: MetricLaw | PowerLaw, n: float) -> Band:
+    """Value of a law at ``n`` with its 95 % band (that of the mean over seeds); nan without a band."""
+    low, high = law.interval(n)
+    return float(law.predict(n)), float(low), float(high)
+
+
+def gain_per_doubling(law: MetricLaw | PowerLaw, now: float, then: float) -> Band:
+    """What each doubling on the way wins, better being above 0, with its 95 % band."""
+    sign, doublings = (1.0 if isinstance(law, MetricLaw) else -1.0), math.log2(then / now)
+    value = sign * float(law.predict(then) - law.predict(now)) / doublings
+    draws = draws_of(law, [now, then])
+    low, high = percentiles(sign * (draws[:, 1] - draws[:, 0]) / doublings, 0.95)
+    return value, float(low), float(high)
+
+
+def nothing_learnt(study: Study) -> str:
+    """Why the runs have learnt nothing that could grow with size, or an empty text."""
+    rows = study.choice.fitted + study.choice.held_out
+    best = study.ends.best.loss
+    items = next((float(row["n_items"]) for row in rows if number(row, "n_items")), None)
+    if items and best > math.log(items) - LEARNT:
+        return (
+            f"no run learnt anything: the lowest loss, {best:.2f} nats, is that of guessing among {show_count(items)} "
+            f"items ({math.log(items):.2f})"
+        )
+    counted = popularity_loss(study)
+    if counted is not None and best > counted:
+        return (
+            f"no run learnt more than counting items does: the lowest loss is {best:.2f} nats, that of popularity "
+            f"{counted:.2f}"
+        )
+    return ""
+
+
+def popularity_loss(study: Study) -> float | None:
+    """Test loss of the popularity baseline, where a row of it is there."""
+    known = [row for row in study.others if row.get("model") == "Popularity" and number(row, study.question.loss)]
+    return min((float(row[study.question.loss]) for row in known), default=None)
+
+
+def _judge(
+    study: Study,
+    found: Answer | None,
+    law: MetricLaw | PowerLaw | None,
+    gain: Band | None,
+    worth: float,
+    unlearnt: str,
+    then: float,
+) -> tuple[str, str]:
+    """The word and its reason."""
+    if unlearnt:
+        return _UNKNOWN, f"{unlearnt}; so nothing can be said of size yet"
+    if law is None or gain is None:
+        return _UNKNOWN, study.refusal or "there is no law to go by"
+    if math.isnan(gain[1]):
+        return _UNKNOWN, "there are too few runs to tell noise from a trend"
+    kind = isinstance(law, MetricLaw)
+    told = f"{_each(gain[0], kind)} for each doubling up to {show_count(then)} (95 % band {_ends(gain, kind)})"
+    asked = f"the {_each(worth, kind)} asked for"
+    if gain[1] >= worth:
+        return _YES, f"the runs promise {told}, at least {asked}"
+    if gain[2] < worth:
+        worse = _worse(study)
+        return _NO, f"{worse}the runs promise {told}, less than {asked}"
+    return _UNKNOWN, f"the runs promise {told}, and {asked} lie within that range"
+
+
+def _worse(study: Study) -> str:
+    ends = study.ends
+    if not ends.over_the_top:
+        return ""
+    return f"the largest size, {show_count(ends.large.n)}, is already worse than {show_count(ends.best.n)}, and "
+
+
+def _each(value: float, hits: bool) -> str:
+    return f"{1000 * value:.1f} more hits in 1,000 visits" if hits else f"{value:.3f} nats"
+
+
+def _ends(band: Band, hits: bool) -> str:
+    scale, form = (1000, ".1f") if hits else (1, ".3f")
+    return f"{scale * band[1]:{form}} to {scale * band[2]:{form}}"
+
+
+def _sure(law: MetricLaw | PowerLaw | None, now: float, then: float, worth: float, word: str) -> float | None:
+    """Share of the resamples in which a doubling is worth it (Yes) or is not (No); the larger one for Not known."""
+    if law is None:
+        return None
+    draws = draws_of(law, [now, then])
+    if not len(draws):
+        return None
+    sign = 1.0 if isinstance(law, MetricLaw) else -1.0
+    worthy = float(np.mean(sign * (draws[:, 1] - draws[:, 0]) / math.log2(then / now) >= worth))
+    return {_YES: worthy, _NO: 1.0 - worthy}.get(word, max(worthy, 1.0 - worthy))
+
+
+def measured(study: Study, metric: str, n: float) -> float | None:
+    """Mean of a metric over the runs of size ``n``."""
+    rows = study.choice.fitted + study.choice.held_out
+    values = [value for row in rows if row.get("n_blocks") == n and (value := metric_of(row, metric)) is not None]
+    return float(np.mean(values)) if values else None

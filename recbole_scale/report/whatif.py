@@ -1,0 +1,222 @@
+"""What the sliders of a page read: loss, ranking, cost and the worth of a doubling on a grid of sizes; its figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recbole_scale.drawing import BLACK, BLUE, GREY, NAMES, VERMILLION, Drawn, count_axis, metric_name, new_figure, style
+from recbole_scale.fit.rows import Row
+from recbole_scale.fit.study import Answer
+from recbole_scale.fit.tables import number
+from recbole_scale.laws.fit import percentiles
+from recbole_scale.laws.loss import PowerLaw
+from recbole_scale.laws.metrics import MetricLaw
+from recbole_scale.report.costs import Costs
+from recbole_scale.report.findings import metric_of
+from recbole_scale.report.html import template
+from recbole_scale.report.report import Study
+from recbole_scale.report.verdict import Verdict, draws_of, hits_of
+from recbole_scale.text import duration, show_count
+
+_POINTS = 121
+_REACH = 10.0  # the sliders go so far beyond the size that the verdict speaks of
+_DIGITS = 5
+_ROOM = 0.6  # share of the measured range that a reference line may stretch an axis by
+WORTHS = {"hits": (5e-4, 2e-2), "loss": (2e-3, 1e-1)}  # ends of the slider of what a doubling must win
+_WORTH_STEPS = 60
+
+Law = MetricLaw | PowerLaw
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A level to measure up to: guessing, counting, or another model."""
+
+    name: str
+    loss: float | None
+    hits: float | None
+
+
+def references(study: Study) -> list[Reference]:
+    """Uniform guessing, counting items, and the best other model on the data, as far as rows tell."""
+    own = study.choice.fitted + study.choice.held_out
+    found = []
+    items = next((float(row["n_items"]) for row in own if number(row, "n_items")), None)
+    if items:
+        found.append(Reference("uniform guessing", math.log(items), min(10.0 / items, 1.0)))
+    counting = ("Popularity", "Pop", "Repeat last", "RepeatLast")
+    trained = [row for row in study.others if row.get("model") not in counting]
+    for model in counting:
+        found += [_reference(study, model, [row for row in study.others if row.get("model") == model])]
+    best = [_reference(study, str(row["model"]), [row]) for row in trained]
+    ranked = [one for one in best if one is not None and (one.loss is not None or one.hits is not None)]
+    if ranked:
+        found.append(min(ranked, key=lambda one: (-(one.hits or 0.0), one.loss or math.inf)))
+    return [one for one in found if one is not None]
+
+
+def _reference(study: Study, name: str, rows: Sequence[Row]) -> Reference | None:
+    hits = hits_of(rows)
+    losses = [float(row[study.question.loss]) for row in rows if number(row, study.question.loss)]
+    found = [value for row in rows if (value := metric_of(row, hits)) is not None]
+    if not losses and not found:
+        return None
+    return Reference(name, float(np.mean(losses)) if losses else None, float(np.mean(found)) if found else None)
+
+
+def curves(study: Study, verdict: Verdict, costs: Costs) -> dict[str, Any] | None:
+    """Values by size for the page's script, each ``[value, lower, upper]`` with null for what is not known."""
+    found = study.deciding
+    if found is None:
+        return None
+    grid = np.unique(np.append(np.geomspace(study.sizes[0].n / 2, _REACH * verdict.then, _POINTS), verdict.now))
+    hits, ndcg = (found.metric_laws.get(name or "") for name in (hits_of(study.choice.fitted), "ndcg@10"))
+    each = [costs.of(float(n)) for n in grid]
+    columns: dict[str, Any] = {
+        "n": [_short(n) for n in grid],
+        "loss": _banded(found.law, grid),
+        "hits": None if hits is None else _banded(hits, grid),
+        "ndcg": None if ndcg is None else _banded(ndcg, grid),
+        "hours": [[_short(cost.hours)] for cost in each] if each[0].hours else None,
+        "memory": [[_short(cost.memory_mb)] for cost in each] if each[0].memory_mb else None,
+        "serving": [[_short(cost.serving_ms)] for cost in each] if each[0].serving_ms else None,
+    }
+    law: Law = hits or found.law
+    low, high = WORTHS["hits" if hits is not None else "loss"]
+    return {
+        **{name: values for name, values in columns.items() if values is not None},
+        "gain": _gains(law, grid),
+        "decides": None if verdict.gain is None else [_short(value) for value in verdict.gain],
+        "now": int(np.searchsorted(grid, verdict.now)),
+        "learnt": verdict.learnt,
+        "worth": [_short(value) for value in np.geomspace(low, high, _WORTH_STEPS + 1)],
+    }
+
+
+def _banded(law: Law, grid: Any) -> list[list[float | None]]:
+    lower, upper = law.interval(grid)
+    return [[_short(v), _short(low), _short(high)] for v, low, high in zip(law.predict(grid), lower, upper, strict=True)]
+
+
+def _gains(law: Law, grid: Any) -> list[list[float | None]]:
+    """What doubling each size wins, better being above 0, with its band."""
+    sign = 1.0 if isinstance(law, MetricLaw) else -1.0
+    value = sign * (law.predict(2 * grid) - law.predict(grid))
+    draws = sign * (draws_of(law, 2 * grid) - draws_of(law, grid))
+    lower, upper = percentiles(draws, 0.95)
+    return [[_short(v), _short(low), _short(high)] for v, low, high in zip(value, lower, upper, strict=True)]
+
+
+def _short(value: float | None) -> float | None:
+    """Five digits, and null for what JSON cannot hold."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{_DIGITS}g}")
+
+
+def what_if(known: dict[str, Any], verdict: Verdict) -> str:
+    """The sliders with what they show before anybody moves them: the size that the verdict speaks of."""
+    start = int(np.searchsorted(known["n"], verdict.then * 0.999))
+    start = min(start, len(known["n"]) - 1)
+    worth = int(np.argmin(np.abs(np.log(np.array(known["worth"]) / verdict.worth))))
+    names = {
+        "loss": "Loss", "hits": "Next item among the first ten", "ndcg": "NDCG@10", "hours": "Training, one run",
+        "memory": "Memory of a training step", "serving": "Serving",
+    }  # fmt: skip
+    readings = [(key, name) for key, name in names.items() if key in known]
+    shown = {"n": show_count(known["n"][start]), "hours": "", "worth": "", "pays": ""}
+    for key, _ in readings:
+        value, *band = known[key][start]
+        shown[key] = _said(key, value)
+        ends = band and band[0] is not None
+        shown[f"{key}_band"] = f"{_said(key, band[0])} to {_said(key, band[1])}" if ends else ""
+    return template(
+        "whatif.html", curves=known, shown=shown, readings=readings, last=len(known["n"]) - 1, start=start, worth=worth,
+        budget="hours" in known,
+    )  # fmt: skip
+
+
+def _said(key: str, value: float | None) -> str:
+    if value is None:
+        return "not known"
+    return {
+        "loss": lambda: f"{value:.3f} nats",
+        "hits": lambda: f"{1000 * value:.0f} of 1,000 visits",
+        "ndcg": lambda: f"{value:.4f}",
+        "hours": lambda: duration(3600 * value),
+        "memory": lambda: show_memory(value),
+        "serving": lambda: f"{value:.3g} ms a user",
+    }[key]()
+
+
+def show_memory(megabytes: float) -> str:
+    """Memory as 812 MB or 3.4 GB."""
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:.3g} GB"
+
+
+def answer_figures(study: Study, known: dict[str, Any] | None) -> list[Drawn]:
+    """Loss and HR@10 against size over the whole reach of the sliders, with the levels to measure up to."""
+    found = study.deciding
+    if found is None or known is None:
+        return []
+    levels = references(study)
+    name = hits_of(study.choice.fitted)
+    caption = "Circles: runs; diamonds: held-out runs. Shaded: 95 % band of the law, dashed beyond the largest run."
+    with style():
+        drawn = [Drawn("answer-loss", "Loss against size", caption, _figure(
+            study, found, found.law, lambda row: row.get(study.question.loss), NAMES[study.question.loss],
+            {one.name: one.loss for one in levels}, known))]  # fmt: skip
+        law = found.metric_laws.get(name or "")
+        if law is not None and name is not None:
+            drawn.append(Drawn("answer-hits", f"{metric_name(name)}: how often the next item is among the first ten",
+                "Drawn as the loss is.", _figure(study, found, law, lambda row: metric_of(row, name),
+                metric_name(name), {one.name: one.hits for one in levels}, known)))  # fmt: skip
+    return drawn
+
+
+def _figure(
+    study: Study, found: Answer, law: Law, value: Any, label: str, levels: dict[str, float | None], known: dict[str, Any]
+) -> Any:
+    figure = new_figure(3.1)
+    panel = figure.subplots()
+    grid = np.array(known["n"])
+    trained = grid <= max(float(row["n_blocks"]) for row in found.choice.fitted)
+    lower, upper = law.interval(grid)
+    if np.isfinite(lower).all():
+        panel.fill_between(grid, lower, upper, color=BLUE, alpha=0.2, linewidth=0)
+    panel.plot(grid[trained], law.predict(grid[trained]), color=BLUE, linewidth=1.4, label="law")
+    panel.plot(grid[~trained], law.predict(grid[~trained]), color=BLUE, linewidth=1.4, linestyle="--", label="law")
+    kinds = (("run", study.choice.fitted, "o", BLUE), ("held-out run", study.choice.held_out, "D", VERMILLION))
+    for name, rows, marker, colour in kinds:
+        points = [(row["n_blocks"], value(row)) for row in rows if isinstance(value(row), int | float)]
+        if points:
+            filled = colour if marker == "o" else "none"
+            panel.scatter(*zip(*points, strict=True), s=22, marker=marker, facecolors=filled, edgecolors=colour,
+                          linewidths=1.2, zorder=3, label=name)  # fmt: skip
+    count_axis(panel)
+    panel.set_xlim(grid[0], grid[-1])
+    panel.set_xlabel(NAMES["n_blocks"])
+    panel.set_ylabel(label)
+    draw_levels(panel, levels)
+    return figure
+
+
+def draw_levels(panel: Any, levels: dict[str, float | None]) -> None:
+    """Dotted lines at ``levels``; one too far off for the axis is named at its edge with an arrow."""
+    low, high = panel.get_ylim()
+    room = _ROOM * (high - low)
+    inside = {name: v for name, v in levels.items() if v is not None and low - room <= v <= high + room}
+    panel.set_ylim(min([low, *inside.values()]) - 0.03 * (high - low), max([high, *inside.values()]) + 0.06 * (high - low))
+    at = {"color": GREY, "fontsize": 8, "ha": "right", "transform": panel.get_yaxis_transform()}
+    for name, value in inside.items():
+        panel.axhline(value, color=GREY, linewidth=1.0, linestyle=":")
+        panel.text(0.99, value, f"{name} {value:.3g}", va="bottom", **at)
+    for edge, arrow, va, beyond in ((1.0, "\u2191", "top", high + room), (0.0, "\u2193", "bottom", low - room)):
+        far = [f"{name} {v:.3g}" for name, v in levels.items()
+               if v is not None and (v > beyond if edge else v < beyond)]  # fmt: skip
+        if far:
+            panel.text(0.99, edge, f"{arrow} " + ", ".join(far), **{**at, "color": BLACK, "transform": panel.transAxes}, va=va)
+
