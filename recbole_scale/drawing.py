@@ -21,7 +21,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", 
 BLACK, GREY = "#000000", "#808080"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
-WIDTH = 5.2  # inches; at this width 9-point text stays readable on a phone
+WIDTH = 4.2  # inches; at this width 9-point text stays readable on a phone
 NAMES = {
     "n_blocks": "parameters without embeddings, N",
     "n_blocks_exact": "parameters without embeddings (exact)",
@@ -37,7 +37,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a data set may be called $x
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 8.5,
     "axes.titlesize": 9,
 }
 # what a page may recolour: the hex of a figure and the name of the page's variable

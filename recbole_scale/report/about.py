@@ -17,14 +17,14 @@ def glossary_section(study: Study) -> str:
     words = [
         ("Loss, NLL, nats", f"How surprised the model is by the item that came next, on average. {loss:.1f} nats: as "
          f"unsure as among {round_count(math.exp(loss))} items that are all equally likely."),
-        ("HR@10", "Hit rate: how often the item that came next is among the first ten of all items ranked. 0.231: in 231 "
-         "of 1,000 visits."),
+        ("HR@10", "Hit rate: how often the item that came next is among the first ten of all items ranked. 0.231: in "
+         "231 of 1,000 visits."),
         ("NDCG@10", "As HR@10, but a place near the top counts more: 1 at the first place, 0.29 at the tenth."),
         ("N, parameters", "Weights of the model's blocks, without the tables of items and positions: its size."),
         ("Doubling", "Twice as many parameters. Ten times as many are 3.3 doublings."),
         ("Law", "L(N) = E + (N0 / N)^alpha: what is left of the loss falls by the same factor with every doubling."),
-        ("95 % band", "Where the value lies in 95 of 100 resamples of the runs. It knows the noise of the runs seen; it "
-         "cannot know of a bend beyond the largest of them."),
+        ("95 % band", "Where the value lies in 95 of 100 resamples of the runs. It knows the noise of the runs seen; "
+         "it cannot know of a bend beyond the largest of them."),
         ("Held out", "A size that was trained but kept from the fit, to see whether the law predicts it."),
         ("Leave-one-out", "Of every user the last item is for the test, the one before for choosing, the rest for "
          "training."),
@@ -71,8 +71,6 @@ def _machine(study: Study) -> list[tuple[str, str]]:
     threads = sorted({int(row["threads"]) for row in rows if number(row, "threads")})
     facts = [("machine", ", ".join(devices))] if devices else []
     return facts + ([("CPU threads", ", ".join(map(str, threads)))] if threads else [])
-
-
 
 
 def round_count(value: float) -> str:

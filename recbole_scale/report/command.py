@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_scale.errors import UserError
+from recbole_scale.files import whole_files
 from recbole_scale.fit.command import names_of, where_of
 from recbole_scale.fit.rows import Question, as_rows
 from recbole_scale.report.options import parser
@@ -21,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from recbole_scale.drawing import save
     from recbole_scale.report.challenges import of_dataset, read_challenges
-    from recbole_scale.report.page import answer_text, as_page
+    from recbole_scale.report.page import Context, answer_text, as_page
     from recbole_scale.report.report import draw, make_study
 
     question = Question(
@@ -36,15 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.worth <= 0:
         raise UserError(f"--worth is a number of nats above 0, not {options.worth:g}")
+    for name, least in (("worth_hits", 0.0), ("factor", 1.0)):
+        if not getattr(options, name) > least:
+            raise UserError(f"--{name} is a number above {least:g}, not {getattr(options, name):g}")
     scored = [row for path in options.challenges for row in read_challenges(path)]
     others = as_rows(read_rows(options.others)) if options.others else []
     study = make_study(as_rows(read_rows(options.rows)), question, options.worth, others)
     challenges = of_dataset(scored, study.choice.dataset)
     drawn = draw(study)
-    content = as_page(study, drawn, challenges)
+    context = Context(options.rows, _again(arguments), worth_hits=options.worth_hits, factor=options.factor)
     out = Path(options.out)
-    _write(content, out)
-    print(answer_text(study))
+    with whole_files(out) as (file,):
+        file.write(as_page(study, drawn, challenges, context).encode())
+    print(answer_text(study, context))
     for one in drawn:
         if one.figure is None:
             print(f"no figure '{one.name}': {one.skipped}")
@@ -54,12 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _write(content: str, out: Path) -> None:
-    """Write through a temporary file, so that a reader never sees half a page."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(out.name + ".partial")
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(out)
-    except OSError as failure:
-        raise UserError(f"--out {out} cannot be written ({(failure.strerror or '').lower()})") from failure
+def _again(arguments: Sequence[str] | None) -> str:
+    """The command that makes the page again, less where it is written."""
+    words, kept = list(sys.argv[1:] if arguments is None else arguments), []
+    while words:
+        word = words.pop(0)
+        if word in ("--out", "--figures"):
+            words = words[1:]
+        elif not word.startswith(("--out=", "--figures=")):
+            kept.append(word)
+    return shlex.join(["recbole-scale", "report", *kept])

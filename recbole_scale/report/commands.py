@@ -16,8 +16,8 @@ from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict
 from recbole_scale.text import duration, show_count
 
-_PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "data_fraction", "epochs", "show_progress",
-          "state", "dataset", "model", "checkpoint_dir", "results_file", "per_user_file"}  # fmt: skip
+_PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "data_fraction", "epochs",
+          "show_progress", "state", "dataset", "model", "checkpoint_dir", "results_file", "per_user_file"}  # fmt: skip
 _TRIES = (2, 4, 8)  # runs to add at one size
 _MOST = 4
 
@@ -97,7 +97,7 @@ def _learn(study: Study, costs: Costs, rows_file: str) -> Command:
 def _more_sizes(study: Study, costs: Costs, rows_file: str) -> Command:
     """The sizes that are missing for a law."""
     sizes = [size.n for size in study.sizes]
-    wanted = [n for n in (sizes[0] / 4, sizes[-1] * 4, sizes[-1] * 16)][: max(1, 4 - len(sizes))]
+    wanted = [sizes[0] / 4, sizes[-1] * 4, sizes[-1] * 16][: max(1, 4 - len(sizes))]
     names = [shape_name(study, n) for n in wanted]
     hours = [costs.of(n).hours for n in wanted]
     minutes = None if any(one is None for one in hours) else 2 * 60.0 * sum(one or 0.0 for one in hours)

@@ -55,9 +55,10 @@ def width_table(study: Study, verdict: Verdict) -> str:
         return ""
     body = []
     for source in sources(found, verdict.then):
-        what = "what no run tells (the law's bend)" if source.n is None else f"noise of the runs at {show_count(source.n)}"
+        noise = "" if source.n is None else f"noise of the runs at {show_count(source.n)}"
+        what = noise or "what no run tells (the law's bend)"
         body.append([what, source.runs or None, f"{100 * source.share:.0f} %"])
-    by = "noise between seeds" if found.resampled_by == "run" else "misfit between sizes, larger than that between seeds"
+    by = "noise between seeds" if found.resampled_by == "run" else "misfit between sizes, larger than seeds' noise"
     caption = (
         f"Share of the variance of the predicted loss at {show_count(verdict.then)} (linearised law); the band itself "
         f"is made by resampling, and rests on the {by}"
@@ -111,7 +112,8 @@ def _how_sure(study: Study, verdict: Verdict) -> str:
         return "not at all: the runs say nothing of size before they have learnt something."
     said = []
     if verdict.sure is not None:
-        kind = "pays" if verdict.word == "Yes" or (verdict.gain and verdict.gain[0] >= verdict.worth) else "does not pay"
+        pays = verdict.word == "Yes" or (verdict.gain is not None and verdict.gain[0] >= verdict.worth)
+        kind = "pays" if pays and verdict.word != "No" else "does not pay"
         said.append(f"{100 * verdict.sure:.0f} of 100 resamples of the runs say that it {kind}")
     judged = [] if study.found is None else study.found.held_out
     for one in judged[-1:]:

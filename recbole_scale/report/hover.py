@@ -1,4 +1,4 @@
-"""What a figure shows where: the values behind its marks in SVG units, for the page's script to tell under the pointer."""
+"""What a figure shows where: the values behind its marks in SVG units, for the page's script to tell."""
 
 from __future__ import annotations
 

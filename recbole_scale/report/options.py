@@ -16,7 +16,7 @@ def parser() -> CommandParser:
     """Options of the command."""
     made = CommandParser(
         "recbole-scale report",
-        "One HTML file from rows: the answer in two sentences, then figures, tables and runs.",
+        "One HTML file from rows: would a bigger model pay: the verdict, then figures, tables and runs.",
         _EXAMPLES,
     )
     add: Any = made.add_argument
@@ -36,6 +36,8 @@ def parser() -> CommandParser:
     add("--predict", default="", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
     add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
     add("--worth", type=float, default=0.01, metavar="NATS", help="what a doubling must win (default: %(default)s)")
+    add("--worth_hits", type=float, default=0.002, metavar="HR", help="HR@10 it must win (default: %(default)s)")
+    add("--factor", type=float, default=10.0, metavar="X", help="judge a size so much larger (default: %(default)s)")
     add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
     add("--out", default="report.html", metavar="FILE", help="the page (default: %(default)s)")

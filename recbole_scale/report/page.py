@@ -1,43 +1,90 @@
-"""The report as a whole: sections in order, and its answer as plain text."""
+"""The report as a whole: the verdict and what would sharpen it, the evidence in order, and its answer as plain text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from recbole_scale.drawing import Drawn
 from recbole_scale.fit.rows import Row
+from recbole_scale.report.about import about_section, glossary_section
 from recbole_scale.report.challenges import challenges_section
+from recbole_scale.report.commands import Command, next_commands
+from recbole_scale.report.costs import Costs
+from recbole_scale.report.decision import next_section, verdict_section, what_if_section
 from recbole_scale.report.findings import headline
 from recbole_scale.report.html import page
 from recbole_scale.report.report import Study
 from recbole_scale.report.runs_table import runs_section
 from recbole_scale.report.sections import (
-    answer_section,
+    advice_section,
+    evidence_section,
     joint_section,
-    law_section,
+    key_figures,
     models_section,
-    next_section,
     sizes_section,
     study_section,
 )
+from recbole_scale.report.verdict import FACTOR, WORTH_HITS, Verdict, decide
 
 
-def as_page(study: Study, drawn: Sequence[Drawn], challenges: Sequence[Row] = ()) -> str:
+@dataclass(frozen=True)
+class Context:
+    """What a page says besides its rows.
+
+    Attributes:
+        rows_file: where the rows are, for the commands that add to them.
+        command: the command that makes the page again.
+        card: the data card that ``prepare`` left, empty where there is none.
+        worth_hits: HR@10 that a doubling must win.
+        factor: how many times as large the size is that the verdict speaks of.
+        sharpen: a command of the caller's that sharpens the answer, put first.
+    """
+
+    rows_file: str = "results/runs.jsonl"
+    command: str = ""
+    card: dict[str, Any] = field(default_factory=dict)
+    worth_hits: float = WORTH_HITS
+    factor: float = FACTOR
+    sharpen: Command | None = None
+
+
+def as_page(
+    study: Study, drawn: Sequence[Drawn], challenges: Sequence[Row] = (), context: Context | None = None
+) -> str:
     """One self-contained HTML document."""
+    context = context or Context()
+    verdict, costs, steps = judged(study, context)
     return page(
         f"Scaling report: {study.choice.dataset}, {study.choice.model}",
-        answer_section(study),
-        law_section(study, drawn),
+        verdict_section(study, verdict, costs, steps),
+        next_section(steps),
+        what_if_section(study, verdict, costs),
+        key_figures(study),
         sizes_section(study),
         study_section(drawn),
         joint_section(study),
         challenges_section(challenges, study.choice.dataset),
         models_section(study),
-        next_section(study),
+        evidence_section(study, verdict, drawn),
+        advice_section(study),
+        glossary_section(study),
         runs_section(study),
+        about_section(study, context.command, context.card),
     )
 
 
-def answer_text(study: Study) -> str:
-    """The two sentences."""
-    return " ".join(headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric))
+def judged(study: Study, context: Context) -> tuple[Verdict, Costs, list[Command]]:
+    """The verdict, the costs it names, and the commands that come next."""
+    verdict = decide(study, context.worth_hits, context.factor)
+    costs = Costs(study.choice.fitted + study.choice.held_out)
+    steps = next_commands(study, verdict, costs, context.rows_file)
+    return verdict, costs, [context.sharpen, *steps] if context.sharpen else steps
+
+
+def answer_text(study: Study, context: Context | None = None) -> str:
+    """The verdict and the two sentences."""
+    verdict = decide(study, *((context.worth_hits, context.factor) if context else ()))
+    sentences = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
+    return " ".join([f"{verdict.word}: {verdict.reason}.", *sentences])

@@ -9,7 +9,7 @@ from typing import Any
 from recbole_scale.drawing import metric_name
 from recbole_scale.fit.rows import Row
 from recbole_scale.report.findings import metric_of
-from recbole_scale.report.html import paragraph, section, table
+from recbole_scale.report.html import details, paragraph, section, table
 from recbole_scale.report.report import Study
 from recbole_scale.text import show_count
 
@@ -30,8 +30,11 @@ def runs_section(study: Study) -> str:
     return section(
         "Runs",
         paragraph(f"The same in every run: {shared}. Versions: {_versions(rows)}.", "muted"),
-        table(names, body, left=(len(names) - 1,)),
-        table(["failed run", "model", "seed", "error"], failed, left=(3,)),
+        details(
+            f"All {len(rows)} runs" + (f", and {len(failed)} that failed" if failed else ""),
+            table(names, body, left=(len(names) - 1,), file="runs.csv"),
+            table(["failed run", "model", "seed", "error"], failed, left=(3,)),
+        ),
     )
 
 

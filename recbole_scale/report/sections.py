@@ -12,40 +12,51 @@ from recbole_scale.fit.rows import Row, best_settings
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import by_size, whole_data
 from recbole_scale.laws.rollout import Judgement
-from recbole_scale.report.findings import headline, metric_of
-from recbole_scale.report.html import bullets, cards, figures, paragraph, section, table
-from recbole_scale.report.next_runs import advice, next_runs, run_noise
+from recbole_scale.report.decision import width_table
+from recbole_scale.report.findings import metric_of
+from recbole_scale.report.html import bullets, cards, details, figures, paragraph, section, table
+from recbole_scale.report.next_runs import advice
 from recbole_scale.report.report import Study
+from recbole_scale.report.verdict import Verdict
 from recbole_scale.text import show_count
 
 _RANKS = (5, 10, 50)
-_STEPS = 5
 
 
-def answer_section(study: Study) -> str:
-    """The two sentences, and the figures behind them in small boxes."""
-    first, second = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
-    return paragraph(f"{first} {second}", "lead") + cards(_key_figures(study))
+def key_figures(study: Study) -> str:
+    """The figures behind the answer in small boxes."""
+    return cards(_key_figures(study))
 
 
-def law_section(study: Study, drawn: Sequence[Drawn]) -> str:
-    """The law in size: figures, constants, how it did on sizes it had not seen, and predictions."""
+def evidence_section(study: Study, verdict: Verdict, drawn: Sequence[Drawn]) -> str:
+    """The law behind lines to click on: constants and predictions, checks, residuals, the width of the band."""
     found = study.found
-    parts = [figures([one for one in drawn if one.name in ("law", "metrics")])]
-    if found is not None:
-        parts.append(_constants("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law))
-        caption = "Held out: predicted from the fitted sizes (95 % band of one run; error above 0: predicted too high)"
-        parts.append(_judgements(caption, found.held_out))
-        parts.append(_judgements("Rollout: the smallest sizes fitted, every larger one predicted", found.rolled_out))
-        for name, law in found.metric_laws.items():
-            if name == study.metric:
-                parts.append(_constants(f"{metric_name(name)}: limit / (1 + (x0 / N)^alpha), {law.message}", law))
-        parts.append(_predictions(found, study.metric, "Predictions for one run, and the training cost"))
-        if found.whole is not None:
-            parts.append(_constants("Held-out sizes fitted too: " + found.whole.law.message, found.whole.law))
-            parts.append(_predictions(found.whole, study.metric, "Predictions, held-out sizes fitted too"))
-    notes = found.notes if found is not None else study.choice.notes
-    return section("Loss and ranking against size", *parts, bullets(notes, "muted"))
+    law = [one for one in drawn if one.name in ("law", "metrics")]
+    notes = bullets(found.notes if found is not None else study.choice.notes, "muted")
+    if found is None:
+        return section("The law and its evidence", figures(law), notes)
+    constants = [_constants("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law)]
+    for name, metric_law in found.metric_laws.items():
+        if name == study.metric:
+            caption = f"{metric_name(name)}: limit / (1 + (x0 / x)^alpha), {metric_law.message}"
+            constants.append(_constants(caption, metric_law))
+    constants.append(_predictions(found, study.metric, "Predictions for one run, and the training cost"))
+    if found.whole is not None:
+        constants.append(_constants("Held-out sizes fitted too: " + found.whole.law.message, found.whole.law))
+        constants.append(_predictions(found.whole, study.metric, "Predictions, held-out sizes fitted too"))
+    caption = "Held out: predicted from the fitted sizes (95 % band of one run; error above 0: predicted too high)"
+    checks = [
+        _judgements(caption, found.held_out),
+        _judgements("Rollout: the smallest sizes fitted, every larger one predicted", found.rolled_out),
+    ]
+    return section(
+        "The law and its evidence",
+        details("Constants and predictions", *constants),
+        details("Held-out size and rollouts", *checks),
+        details("Residuals, and the law of every ranking metric", figures(law)),
+        details("Where the width of the band comes from", width_table(study, verdict)),
+        notes,
+    )
 
 
 def sizes_section(study: Study) -> str:
@@ -125,29 +136,9 @@ def models_section(study: Study) -> str:
     return section("Beside other models", table(head, body, caption))
 
 
-def next_section(study: Study) -> str:
-    """What would sharpen the estimate."""
-    parts = [bullets(advice(study.sizes, study.ends, study.ladder, study.found))]
-    found = study.deciding
-    if found is not None:
-        target = found.predictions[0].x if found.predictions else 10.0 * study.ends.large.n
-        largest = study.ends.best.n if study.ends.over_the_top else np.inf  # beyond it the law does not hold
-        steps = [step for step in next_runs(found, target) if step.n <= largest]
-        head = ["runs to add", "band at the target, nats", "FLOPs", "hours at the rate seen"]
-        body = [
-            [
-                step.what, f"± {step.before:.3f} to ± {step.after:.3f}",
-                None if step.flops is None else f"{step.flops:.1e}",
-                None if step.hours is None else f"{step.hours:.2g}",
-            ]
-            for step in steps[:_STEPS]
-        ]  # fmt: skip
-        caption = (
-            f"Which runs narrow the prediction at N = {show_count(target)} most (linearised law, noise of one run "
-            f"{100 * run_noise(found.law):.2f} %); it ranks choices and is no band"
-        )
-        parts.append(table(head, body, caption))
-    return section("What would sharpen the estimate", *parts)
+def advice_section(study: Study) -> str:
+    """What else is missing."""
+    return section("What else is missing", bullets(advice(study.sizes, study.ends, study.ladder, study.found)))
 
 
 def _key_figures(study: Study) -> list[tuple[str, str]]:

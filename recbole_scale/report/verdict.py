@@ -7,6 +7,9 @@ compared with what a doubling must win to be worth it (``worth``, in HR@10):
 * No: the whole band lies below it.
 * Not known yet: it lies inside the band, there is no band, or nothing was learnt that a count of items would not know.
 
+A law that bends more, or less, than the largest runs themselves do (by over ``_APART`` standard errors) is not left to
+decide alone: its band is widened to what each doubling among those runs has won.
+
 Where the rows carry no ranking metric, the same is said of the loss and its worth in nats.
 """
 
@@ -20,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.fit.rows import Row
-from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import number
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
@@ -33,6 +35,8 @@ FACTOR = 10.0
 WORTH_HITS = 0.002  # HR@10 that a doubling must win: two more visits of 1,000
 HITS = ("hit@10", "recall@10")  # with one held-out item a user they are the same
 LEARNT = 0.1  # nats below uniform guessing, or below counting items, that show that something was learnt
+_APART = 2.5
+_RECENT = 8.0  # the largest runs: sizes down to an eighth of the largest, two sizes at least
 _YES, _NO, _UNKNOWN = "Yes", "No", "Not known yet"
 
 Band = tuple[float, float, float]  # value, lower and upper end of the 95 % band
@@ -83,16 +87,21 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
         name, law = None, None if found is None else found.law
     worth = worth_hits if name else study.worth
     unlearnt = nothing_learnt(study)
-    band = None if law is None else gain_per_doubling(law, now, then)
-    word, reason = _judge(study, found, law, band, worth, unlearnt, then)
+    band, bend = None, ""
+    if law is not None:
+        band, bend = _widened(gain_per_doubling(law, now, then), law, recent(study, name, now))
+    word, reason = _judge(study, law, band, worth, unlearnt, then)
+    at_then = None if law is None else banded(law, then)
+    if bend and law is not None and band is not None:  # what is shown at the larger size agrees with the gain
+        at_then = _moved(float(law.predict(now)), band, isinstance(law, MetricLaw), math.log2(factor))
     return Verdict(
         word=word,
-        reason=reason,
+        reason=reason + bend,
         metric=name,
         now=now,
         then=then,
         at_now=None if law is None else banded(law, now),
-        at_then=None if law is None else banded(law, then),
+        at_then=at_then,
         gain=band,
         worth=worth,
         sure=_sure(law, now, then, worth, word),
@@ -118,6 +127,68 @@ def gain_per_doubling(law: MetricLaw | PowerLaw, now: float, then: float) -> Ban
     draws = draws_of(law, [now, then])
     low, high = percentiles(sign * (draws[:, 1] - draws[:, 0]) / doublings, 0.95)
     return value, float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Recent:
+    """What each doubling among the largest runs has won, with its standard error, from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    gain: float
+    error: float
+
+
+def recent(study: Study, metric: str | None, now: float) -> Recent | None:
+    """The slope over the largest sizes up to ``now``; None without two sizes, or without repeated runs."""
+    values: dict[float, list[float]] = {}
+    for row in study.choice.fitted + study.choice.held_out:
+        value = metric_of(row, metric) if metric else float(row[study.question.loss])
+        if value is not None and row["n_blocks"] <= now:
+            values.setdefault(float(row["n_blocks"]), []).append(value)
+    sizes = sorted(values)
+    noise = _noise([values[n] for n in sizes[(len(sizes) - 1) // 2 :]]) or _noise(list(values.values()))
+    if len(sizes) < 2 or not noise:
+        return None
+    sizes = sizes[min(sum(n < max(sizes) / _RECENT for n in sizes), len(sizes) - 2) :]
+    x = np.log2(np.repeat(sizes, [len(values[n]) for n in sizes]))
+    y = np.concatenate([values[n] for n in sizes])
+    spread = float(((x - x.mean()) ** 2).sum())
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    return Recent(sizes[0], sizes[-1], slope if metric else -slope, noise / math.sqrt(spread))
+
+
+def _noise(groups: Sequence[Sequence[float]]) -> float:
+    """Standard deviation of a run, pooled over sizes; 0 where fewer than two runs repeat another."""
+    spare = sum(len(group) - 1 for group in groups)
+    return math.sqrt(sum(float(np.var(group)) * len(group) for group in groups) / spare) if spare > 1 else 0.0
+
+
+def _widened(band: Band, law: MetricLaw | PowerLaw, seen: Recent | None) -> tuple[Band, str]:
+    """The band of the gain, reaching to what the largest runs have won where the law misses that; and a remark."""
+    if seen is None or math.isnan(band[1]):
+        return band, ""
+    there = gain_per_doubling(law, seen.low, seen.high)
+    apart = seen.gain - there[0]
+    if abs(apart) <= _APART * max(seen.error, (there[2] - there[1]) / 4):
+        return band, ""
+    hits = isinstance(law, MetricLaw)
+    reach = 2.0 * seen.error
+    wide = (band[0], min(band[1], seen.gain - reach), band[2]) if apart < 0 else (
+        band[0], band[1], max(band[2], seen.gain + reach))  # fmt: skip
+    more = "more" if apart > 0 else "less"
+    remark = (
+        f"; each doubling from {show_count(seen.low)} to {show_count(seen.high)} has won {_each(seen.gain, hits)}, "
+        f"{more} than the law says there, and the range allows for it"
+    )
+    return wide, remark
+
+
+def _moved(value: float, gain: Band, hits: bool, doublings: float) -> Band:
+    """``value`` and what ``doublings`` of the gain make of it."""
+    if hits:
+        return value + gain[0] * doublings, value + gain[1] * doublings, value + gain[2] * doublings
+    return value - gain[0] * doublings, value - gain[2] * doublings, value - gain[1] * doublings
 
 
 def nothing_learnt(study: Study) -> str:
@@ -147,7 +218,6 @@ def popularity_loss(study: Study) -> float | None:
 
 def _judge(
     study: Study,
-    found: Answer | None,
     law: MetricLaw | PowerLaw | None,
     gain: Band | None,
     worth: float,

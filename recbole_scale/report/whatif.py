@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from recbole_scale.drawing import BLACK, BLUE, GREY, NAMES, VERMILLION, Drawn, count_axis, metric_name, new_figure, style
+from recbole_scale.drawing import (
+    BLACK,
+    BLUE,
+    GREY,
+    NAMES,
+    VERMILLION,
+    Drawn,
+    count_axis,
+    metric_name,
+    new_figure,
+    style,
+)
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import number
@@ -74,7 +85,8 @@ def curves(study: Study, verdict: Verdict, costs: Costs) -> dict[str, Any] | Non
     found = study.deciding
     if found is None:
         return None
-    grid = np.unique(np.append(np.geomspace(study.sizes[0].n / 2, _REACH * verdict.then, _POINTS), verdict.now))
+    grid = np.geomspace(study.sizes[0].n / 2, _REACH * verdict.then, _POINTS)
+    grid = np.unique([*grid, verdict.now, verdict.then])
     hits, ndcg = (found.metric_laws.get(name or "") for name in (hits_of(study.choice.fitted), "ndcg@10"))
     each = [costs.of(float(n)) for n in grid]
     columns: dict[str, Any] = {
@@ -94,13 +106,13 @@ def curves(study: Study, verdict: Verdict, costs: Costs) -> dict[str, Any] | Non
         "decides": None if verdict.gain is None else [_short(value) for value in verdict.gain],
         "now": int(np.searchsorted(grid, verdict.now)),
         "learnt": verdict.learnt,
-        "worth": [_short(value) for value in np.geomspace(low, high, _WORTH_STEPS + 1)],
+        "worth": sorted({_short(v) or low for v in [*np.geomspace(low, high, _WORTH_STEPS), verdict.worth]}),
     }
 
 
 def _banded(law: Law, grid: Any) -> list[list[float | None]]:
     lower, upper = law.interval(grid)
-    return [[_short(v), _short(low), _short(high)] for v, low, high in zip(law.predict(grid), lower, upper, strict=True)]
+    return [list(map(_short, band)) for band in zip(law.predict(grid), lower, upper, strict=True)]
 
 
 def _gains(law: Law, grid: Any) -> list[list[float | None]]:
@@ -109,7 +121,7 @@ def _gains(law: Law, grid: Any) -> list[list[float | None]]:
     value = sign * (law.predict(2 * grid) - law.predict(grid))
     draws = sign * (draws_of(law, 2 * grid) - draws_of(law, grid))
     lower, upper = percentiles(draws, 0.95)
-    return [[_short(v), _short(low), _short(high)] for v, low, high in zip(value, lower, upper, strict=True)]
+    return [list(map(_short, band)) for band in zip(value, lower, upper, strict=True)]
 
 
 def _short(value: float | None) -> float | None:
@@ -178,7 +190,13 @@ def answer_figures(study: Study, known: dict[str, Any] | None) -> list[Drawn]:
 
 
 def _figure(
-    study: Study, found: Answer, law: Law, value: Any, label: str, levels: dict[str, float | None], known: dict[str, Any]
+    study: Study,
+    found: Answer,
+    law: Law,
+    value: Any,
+    label: str,
+    levels: dict[str, float | None],
+    known: dict[str, Any],
 ) -> Any:
     figure = new_figure(3.1)
     panel = figure.subplots()
@@ -209,7 +227,8 @@ def draw_levels(panel: Any, levels: dict[str, float | None]) -> None:
     low, high = panel.get_ylim()
     room = _ROOM * (high - low)
     inside = {name: v for name, v in levels.items() if v is not None and low - room <= v <= high + room}
-    panel.set_ylim(min([low, *inside.values()]) - 0.03 * (high - low), max([high, *inside.values()]) + 0.06 * (high - low))
+    span = high - low
+    panel.set_ylim(min([low, *inside.values()]) - 0.03 * span, max([high, *inside.values()]) + 0.06 * span)
     at = {"color": GREY, "fontsize": 8, "ha": "right", "transform": panel.get_yaxis_transform()}
     for name, value in inside.items():
         panel.axhline(value, color=GREY, linewidth=1.0, linestyle=":")
@@ -218,5 +237,5 @@ def draw_levels(panel: Any, levels: dict[str, float | None]) -> None:
         far = [f"{name} {v:.3g}" for name, v in levels.items()
                if v is not None and (v > beyond if edge else v < beyond)]  # fmt: skip
         if far:
-            panel.text(0.99, edge, f"{arrow} " + ", ".join(far), **{**at, "color": BLACK, "transform": panel.transAxes}, va=va)
-
+            at |= {"color": BLACK, "transform": panel.transAxes}
+            panel.text(0.99, edge, f"{arrow} " + ", ".join(far), va=va, **at)

@@ -33,5 +33,6 @@ def sources(found: Answer, target: float) -> list[Source]:
     by_run = (gradient @ at) ** 2 / noise**2
     prior = float((at**2 / PRIOR_SD**2).sum())
     total = float(by_run.sum()) + prior
-    parts = [Source(float(n), int((sizes == n).sum()), float(by_run[sizes == n].sum()) / total) for n in np.unique(sizes)]
+    groups = [(float(n), by_run[sizes == n]) for n in np.unique(sizes)]
+    parts = [Source(n, len(group), float(group.sum()) / total) for n, group in groups]
     return [*parts, Source(None, 0, prior / total)]

@@ -111,10 +111,14 @@
       if (!gain) return;
       const word = !curves.learnt || !known(gain[1]) ? "Not known yet"
         : gain[1] >= asked ? "Yes" : gain[2] < asked ? "No" : "Not known yet";
-      const place = (i) => (i === null ? "no size beyond those trained" : i === last ? "more than " + count(curves.n[last]) : count(curves.n[i]));
-      const low = upTo((g) => g[1]), high = upTo((g) => g[2]);
-      const range = known(curves.gain[0][1]) ? ` (95 % band ${place(low)} to ${place(high)})` : "";
-      put("pays", `At that: ${word}. Doubling wins so much up to ${place(upTo((g) => g[0]))}${range}.`);
+      const place = (i) => (i === last ? "more than " + count(curves.n[last]) : count(curves.n[i]));
+      const [mid, low, high] = [0, 1, 2].map((end) => upTo((g) => g[end]));
+      const beyond = "beyond " + count(curves.n[curves.now]);
+      const banded = known(curves.gain[0][1]);
+      const text = mid === null ? `by the law no doubling ${beyond} wins so much` : `by the law doubling wins so much up to ${place(mid)}`;
+      const range = !banded || high === null || low === last ? "" : low === null ? ` (95 % band: nowhere ${beyond}, up to ${place(high)})`
+        : ` (95 % band ${place(low)} to ${place(high)})`;
+      put("pays", `At that: ${word}; ${text}${range}.`);
     };
     size.addEventListener("input", () => {
       const i = Number(size.value);
