@@ -121,9 +121,10 @@ def test_values_are_told_under_the_pointer_and_by_the_arrow_keys_on_every_figure
     for index in range(count):
         told = browser.run(f"""(() => {{ const d = document.querySelectorAll('.drawing')[{index}];
             d.scrollIntoView(); const m = JSON.parse(d.dataset.marks); if (!m.length) return 'none';
-            const b = d.querySelector('svg').getBoundingClientRect(), u = b.width / d.querySelector('svg').viewBox.baseVal.width;
-            d.dispatchEvent(new PointerEvent('pointermove', {{clientX: b.left + m[0][0] * u, clientY: b.top + m[0][1] * u}}));
-            const tip = document.getElementById('tip'); return [tip.hidden, tip.textContent, m.map(x => x[2])]; }})()""")
+            const s = d.querySelector('svg'), b = s.getBoundingClientRect(), u = b.width / s.viewBox.baseVal.width;
+            const at = {{clientX: b.left + m[0][0] * u, clientY: b.top + m[0][1] * u}};
+            d.dispatchEvent(new PointerEvent('pointermove', at));
+            const t = document.getElementById('tip'); return [t.hidden, t.textContent, m.map(x => x[2])]; }})()""")
         assert told != "none" and told[0] is False and told[1] in told[2] and " at " in told[1]
     browser.run("document.querySelector('.drawing').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))")
     assert not browser.run("document.getElementById('tip').hidden")
@@ -169,7 +170,7 @@ def test_the_csv_holds_the_rows_shown_and_no_formula(browser, hostile):
     content = browser.run("window.saved[0].text()")
     lines = content.split("\r\n")
     assert browser.run("window.named") == "runs.csv"
-    assert lines[1].startswith("\"'=1+1\",") and lines[2].startswith('"a ""quoted"", one",')
+    assert lines[1].startswith('"\'=1+1",') and lines[2].startswith('"a ""quoted"", one",')
     assert len(lines) == 2 + len(column(browser, "seed"))
 
 

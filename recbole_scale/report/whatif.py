@@ -63,12 +63,13 @@ def references(study: Study) -> list[Reference]:
     counting = ("Popularity", "Pop", "Repeat last", "RepeatLast")
     trained = [row for row in study.others if row.get("model") not in counting]
     for model in counting:
-        found += [_reference(study, model, [row for row in study.others if row.get("model") == model])]
+        counted = _reference(study, model, [row for row in study.others if row.get("model") == model])
+        found += [counted] if counted else []
     best = [_reference(study, str(row["model"]), [row]) for row in trained]
     ranked = [one for one in best if one is not None and (one.loss is not None or one.hits is not None)]
     if ranked:
         found.append(min(ranked, key=lambda one: (-(one.hits or 0.0), one.loss or math.inf)))
-    return [one for one in found if one is not None]
+    return found
 
 
 def _reference(study: Study, name: str, rows: Sequence[Row]) -> Reference | None:
@@ -212,8 +213,9 @@ def _figure(
         points = [(row["n_blocks"], value(row)) for row in rows if isinstance(value(row), int | float)]
         if points:
             filled = colour if marker == "o" else "none"
-            panel.scatter(*zip(*points, strict=True), s=22, marker=marker, facecolors=filled, edgecolors=colour,
-                          linewidths=1.2, zorder=3, label=name)  # fmt: skip
+            x, y = np.array(points, dtype=float).T
+            look: dict[str, Any] = {"facecolors": filled, "edgecolors": colour, "linewidths": 1.2, "zorder": 3}
+            panel.scatter(x, y, s=22, marker=marker, label=name, **look)
     count_axis(panel)
     panel.set_xlim(grid[0], grid[-1])
     panel.set_xlabel(NAMES["n_blocks"])

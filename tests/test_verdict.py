@@ -1,0 +1,129 @@
+"""The verdict is right in four made-up worlds, and its numbers are those of the known curve."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from study_rows_made import made_row
+from worlds import hits_that_pay, world
+
+from recbole_scale.fit.rows import Question
+from recbole_scale.report.commands import next_commands
+from recbole_scale.report.costs import Costs, forward_flops, scaled_shape
+from recbole_scale.report.report import Study, make_study
+from recbole_scale.report.verdict import decide, recent
+from recbole_scale.report.width import sources
+
+RIGHT = {"pays": "Yes", "does not": "No", "nothing learnt": "Not known yet", "cannot be known": "Not known yet"}
+
+
+def study_of(name: str, seed: int, **changes) -> Study:
+    return make_study(world(name, seed), replace(Question(resamples=100), **changes))
+
+
+def words(name: str, seeds: range) -> Counter:
+    return Counter(decide(study_of(name, seed)).word for seed in seeds)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_the_verdict_of_a_made_up_world_is_right(name):
+    assert words(name, range(2))[RIGHT[name]] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIGHT)
+def test_the_verdict_is_right_in_19_of_20_seeds(name):
+    found = words(name, range(20))
+    assert found[RIGHT[name]] >= 19, found
+
+
+def test_what_is_promised_at_ten_times_the_size_holds_on_the_known_curve():
+    inside = 0
+    for seed in range(4):
+        verdict = decide(study_of("pays", seed))
+        value, low, high = verdict.at_then
+        inside += low <= hits_that_pay(verdict.then) <= high
+        assert value == pytest.approx(hits_that_pay(verdict.then), rel=0.06)
+        assert verdict.gain[0] * np.log2(10) == pytest.approx(verdict.at_then[0] - verdict.at_now[0])
+    assert inside >= 3
+
+
+def test_what_a_doubling_must_win_decides():
+    study = study_of("pays", 0)
+    true = (hits_that_pay(1572864 * 10) - hits_that_pay(1572864)) / np.log2(10)
+    assert decide(study, 0.3 * true).word == "Yes"
+    assert decide(study, 3 * true).word == "No"
+    assert decide(study, decide(study).gain[0]).word == "Not known yet"
+
+
+def test_why_nothing_is_known_is_said():
+    reason = decide(study_of("nothing learnt", 0)).reason
+    assert "no run learnt anything" in reason and "guessing among 3.71K items" in reason
+    counting = {**made_row((2, 64)), "model": "Popularity", "n_blocks": None, "n_layers": None, "test_nll": 4.0}
+    study = make_study([*world("pays", 0), counting], Question(resamples=100))
+    assert "than counting items does" in decide(study).reason and not decide(study).learnt
+    single = [row for row in world("pays", 0) if row["seed"] == 1][:3]
+    verdict = decide(make_study(single, Question(resamples=100)))
+    assert verdict.word == "Not known yet" and "too few runs" in verdict.reason
+    two = decide(make_study(single[:2], Question(resamples=100)))
+    assert two.word == "Not known yet" and "at least 3 different sizes" in two.reason
+
+
+def test_without_a_ranking_metric_the_loss_decides_in_nats():
+    rows = [{**row, "test_metrics": None} for row in world("pays", 0)]
+    verdict = decide(make_study(rows, Question(resamples=100), worth=0.01))
+    assert verdict.metric is None and "nats" in verdict.reason and verdict.worth == 0.01
+
+
+def test_a_law_that_bends_more_than_the_runs_do_decides_nothing_alone():
+    """Steep at first, then a straight rise in log N: a saturating law flattens out too early."""
+    rng, rows = np.random.default_rng(0), []
+    for index, shape in enumerate(((2, 16), (2, 32), (2, 64), (4, 64), (4, 128), (8, 128))):
+        hit = (0.17, 0.215, 0.235, 0.2386, 0.2475, 0.2517)[index]
+        rows += [made_row(shape, seed, test_metrics={"recall@10": hit + 0.0006 * rng.standard_normal()})
+                 for seed in (1, 2, 3)]  # fmt: skip
+    study = make_study(rows, Question(resamples=100))
+    seen = recent(study, "recall@10", 1572864)
+    assert seen.gain == pytest.approx((0.2517 - 0.2386) / 3, rel=0.1) and seen.low == 196608
+    verdict = decide(study)
+    assert verdict.word == "Not known yet" and "more than the law says there" in verdict.reason
+    assert verdict.gain[2] > seen.gain > verdict.gain[0]
+
+
+def test_an_open_verdict_names_the_command_that_decides_it():
+    study = study_of("cannot be known", 1)
+    verdict, costs = decide(study), Costs(study.choice.fitted)
+    steps = next_commands(study, verdict, costs, "my rows.jsonl")
+    line = steps[0].line
+    assert line.startswith("recbole-scale sweep --dataset made --shapes ") and "--rows 'my rows.jsonl'" in line
+    assert "--hidden_act=gelu" in line and "--n_layers" not in line and "--epochs 8" in line
+    assert steps[0].minutes > 0
+    first = study_of("nothing learnt", 1)
+    (learn,) = next_commands(first, decide(first), Costs(first.choice.fitted), "runs.jsonl")
+    assert "--epochs 24" in learn.line and "--shapes 2x16" in learn.line
+
+
+def test_costs_follow_the_runs():
+    costs = Costs(world("pays", 0))
+    large = made_row((8, 128))
+    assert costs.of(1572864).hours == pytest.approx(large["seconds_train"] / 3600)
+    ten = costs.of(15728640)
+    assert ten.hours > 8 * costs.of(1572864).hours and ten.memory_mb > costs.of(1572864).memory_mb
+    shape = costs.shape(98304)
+    d, items, length = 64, 3706, 50
+    by_hand = length * 2 * (2 * 4 * d * d + 2 * 8 * d * d) + length * 2 * 4 * length * d + 2 * d * items
+    assert forward_flops(shape) == by_hand
+    for n in (1e5, 1e6, 1e8):
+        layers, width = scaled_shape(n, 8, 128)
+        assert 12 * layers * width**2 == pytest.approx(n, rel=0.2) and width % 8 == 0
+
+
+def test_the_sources_of_the_width_add_up_and_the_noisiest_place_counts():
+    found = study_of("pays", 0).found
+    parts = sources(found, 1e8)
+    assert sum(part.share for part in parts) == pytest.approx(1.0)
+    assert [part.n for part in parts[:-1]] == sorted({row["n_blocks"] for row in found.choice.fitted})
+    assert max(parts[:-1], key=lambda part: part.share).n in (6144, 786432, 1572864)  # the ends bend a curve
