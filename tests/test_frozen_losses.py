@@ -1,0 +1,40 @@
+"""Ten losses of tiny on the packaged synthetic log, frozen: a change of numbers is a decision, made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_scale.model.scaled_sasrec import ScaledSASRec
+from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.training.trainer import ScaledSASRecTrainer
+
+DATASETS = Path(__file__).parents[1] / "dataset"
+# The first ten steps with the packaged defaults, nats. When they change on purpose, the commit says why.
+FROZEN = [6.213779, 6.213016, 6.215314, 6.218726, 6.216627, 6.218729, 6.197494, 6.212078, 6.201587, 6.194273]
+
+
+class Enough(Exception):
+    """Ends the run after the tenth loss."""
+
+
+def test_the_first_ten_losses_of_tiny_are_what_they_were(folder, monkeypatch):
+    losses: list[float] = []
+    original = ScaledSASRec.calculate_loss
+
+    def record(self, interaction):
+        if len(losses) == 10:
+            raise Enough
+        loss = original(self, interaction)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(ScaledSASRec, "calculate_loss", record)
+    settings = {"data_path": str(DATASETS), "show_progress": False}
+    config = make_config("ScaledSASRec", "synthetic", config_dict=settings)
+    prepared = prepare(config)
+    trainer = ScaledSASRecTrainer(config, build_model(prepared))
+    with pytest.raises(Enough):
+        trainer.fit(prepared.train_data, prepared.valid_data, saved=False)
+    assert losses == pytest.approx(FROZEN, rel=1e-5)
