@@ -65,6 +65,7 @@ def settings_of(arguments: argparse.Namespace, shape: str, seed: int, lad: bool)
         "dropout_top": top if lad else middle,
         "attn_dropout_prob": None,  # LAD acts on attention too
         "optimizer_switch": True,
+        "valid_metric": "NLL",
         "show_progress": False,
         "checkpoint_dir": arguments.checkpoint_dir,
         "data_path": str(arguments.data_path),
@@ -76,7 +77,7 @@ def settings_of(arguments: argparse.Namespace, shape: str, seed: int, lad: bool)
 def train(config: Any, loaded: Any) -> tuple[Any, Any, dict[bool, Any]]:
     """Train, or go on training; returns network, trainer, and test metrics without and with SO."""
     from recbole_scale.runs.run import build_model, prepare
-    from recbole_scale.training.state import first_phase_file
+    from recbole_scale.training.run_checkpoints import first_phase_file
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
     prepared = prepare(config, loaded)

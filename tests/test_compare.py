@@ -74,7 +74,8 @@ def test_the_schedule_ends_with_the_time(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("recbole_scale.training.budget.perf_counter", lambda: clock[0])
     budget = TimeBudget(100.0)
-    budget.start(already=20.0)  # of an earlier epoch
+    budget.load_state_dict({"used": 20.0})  # of an earlier epoch
+    budget.start()
     clock[0] = 5.0
     assert not budget.look() and budget.total_steps(50, planned=7) == 200  # 50 steps in 25 s: 200 in 100 s
     clock[0] = 79.9

@@ -22,7 +22,7 @@ from recbole_scale.training.checkpoint import load_checkpoint
 WORKER = Path(__file__).with_name("fsdp_worker.py")
 SMALL = {"hidden_size": 32, "inner_size": 128, "MAX_ITEM_LIST_LENGTH": 10, "epochs": 2, "train_batch_size": 128,
          "topk": [5, 10], "hidden_dropout_prob": 0.0, "eval_batch_size": 16, "show_progress": False,
-         "parallel": "fsdp"}  # fmt: skip
+         "parallel": "fsdp", "valid_metric": "NLL"}  # fmt: skip
 PARTS, AGAIN = {"accumulation_steps": 3}, {"activation_checkpointing": True}
 SWITCH = {"switch_at_epoch": 1, "sgd_epochs": 2, "sgd_learning_rate": 0.1}
 DROPPED = {"hidden_dropout_prob": None, "dropout_bottom": 0.3, "dropout_top": 0.1, "attn_dropout_prob": None}

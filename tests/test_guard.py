@@ -75,7 +75,7 @@ def test_bad_losses_and_norms_count_and_a_good_one_ends_the_row():
     for _ in range(3):
         guard.see(math.inf, 1.0)
     assert guard.must_go_back() and guard.skipped_steps == 5 and guard.recent == [5.0]
-    before = guard.state()
+    before = guard.state_dict()
     other = Guard(2.0)
     other.went_back(before)
     assert (other.skipped_steps, other.rollbacks, other.rate_factor, other.in_a_row) == (5, 1, 0.5, 0)
@@ -247,7 +247,7 @@ def train_step(self, *a):
     step(self, *a)
 def fit_and_compare(self, *a, **k):
     result = fit(self, *a, **k)
-    mine = [(self.guard.state(), {n: p.tolist() for n, p in self.model.state_dict().items()})]
+    mine = [(self.guard.state_dict(), {n: p.tolist() for n, p in self.model.state_dict().items()})]
     assert all(other == mine for other in group.gather(mine))
     return result
 Trainer._train_step, Trainer.fit = train_step, fit_and_compare

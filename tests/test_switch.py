@@ -22,7 +22,7 @@ from recbole_scale.training.optimizers import KERNELS, LEARNERS, build_optimizer
 from recbole_scale.training.switching import Switch
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 
-SMALL = {**QUICK, "train_batch_size": 64, "warmup_steps": 5, "learning_rate": 0.01}
+SMALL = {**QUICK, "train_batch_size": 64, "warmup_steps": 5, "learning_rate": 0.01, "valid_metric": "NLL"}
 FORCED = {**SMALL, "epochs": 4, "switch_at_epoch": 2, "sgd_epochs": 3, "save_step": 7, "sgd_lr_schedule": "cosine",
           "sgd_learning_rate": 0.1}  # fmt: skip
 
@@ -46,13 +46,13 @@ def test_the_three_reasons_to_switch():
     assert patient.reason(4, False, 1, 2, "nll") is None
     assert patient.reason(10, True, 2, 7, "nll") == "no better nll for 2 evaluations since epoch 7"
     assert patient.reason(9, False, 1, 7, "nll") == "epochs of the first phase used up"
-    assert patient.first_phase_steps(4) == 1  # RecBole stops when its counter exceeds this
+    assert patient.first_phase_patience(4) == 2
     forced = rule(switch_at_epoch=3, optimizer_switch=False)
-    assert forced.on and forced.first_phase_steps(4) == float("inf")
+    assert forced.on and forced.first_phase_patience(4) == float("inf")
     assert [forced.reason(e, False, 9, 0, "nll") for e in (2, 3)] == [None, "switch_at_epoch 3"]
-    assert rule(switch_patience=None).first_phase_steps(4) == 4  # where early stopping would stop
+    assert rule(switch_patience=None).first_phase_patience(4) == 4  # where early stopping would stop
     off = rule(optimizer_switch=False)
-    assert off.first_phase_steps(4) == 4 and off.reason(9, True, 5, 0, "nll") is None
+    assert off.first_phase_patience(4) == 4 and off.reason(9, True, 5, 0, "nll") is None
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_mistakes_are_found_before_training(mistake, says):
 
 
 def test_the_first_phase_is_the_run_without_the_switch_bit_for_bit(walk):
-    settings = {**SMALL, "epochs": 8, "stopping_step": 1, "learning_rate": 0.05, "lr_schedule": "constant"}
+    settings = {**SMALL, "epochs": 8, "stopping_step": 2, "learning_rate": 0.05, "lr_schedule": "constant"}
     plain = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     without = last_row(walk)
     recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, "optimizer_switch": True, "sgd_epochs": 2})
@@ -108,7 +108,7 @@ def test_sgd_ends_when_it_has_converged_in_its_turn(walk):
     recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     row = last_row(walk)
     best = row["phases"][1]["best_epoch"]  # too high a rate: soon nothing is gained
-    assert row["epochs"] == best + 1 + 3 < 2 + 30
+    assert row["epochs"] == best + 1 + 2 < 2 + 30
     log = next((walk / "log").rglob("*.log")).read_text()
     assert f"stopped early: no better nll since epoch {best}" in log
 
@@ -148,9 +148,10 @@ def test_log_tensorboard_and_checkpoint_tell_the_phase_and_the_reason(walk):
     assert [point.value for point in events.Scalars("Phase")] == [1, 1, 2, 2, 2]
     assert b"switch_at_epoch 2" in events.Tensors("Phase/text_summary")[0].tensor_proto.string_val[0]
     files = {p.name.split(".", 1)[1]: load_checkpoint(p) for p in walk.glob("saved/*.pth")}
-    assert set(files) == {"best.pth", "last.pth", "phase1.best.pth", "phase1.last.pth"}
-    assert [p["phase"] for p in files["last.pth"]["progress"]["phases"]] == ["adam", "sgd"]
-    assert files["last.pth"]["progress"]["phases"] == last_row(walk)["phases"]
+    models = {"best.pth", "best-ranking.pth", "last.pth"}
+    assert set(files) == models | {f"phase1.{name}" for name in models}
+    assert [p["phase"] for p in files["last.pth"]["progress"]["optimization"]["phases"]] == ["adam", "sgd"]
+    assert files["last.pth"]["progress"]["optimization"]["phases"] == last_row(walk)["phases"]
     first = next(iter(files["phase1.last.pth"]["optimizer"]["state"].values()))
     second = next(iter(files["last.pth"]["optimizer"]["state"].values()))
     assert "exp_avg" in first and set(second) == {"momentum_buffer"}  # both optimizers' state
@@ -207,7 +208,7 @@ def test_kill_9_around_the_switch_and_resume_auto_gives_the_same_numbers(tmp_pat
     for name in ("test_metrics", "best_valid_metrics", "best_epoch", "interactions_seen", "run_id", "phases"):
         assert killed[name] == whole[name], name
     files = [{p.name: load_checkpoint(p)["state_dict"] for p in folder.glob("saved/*.pth")} for folder in folders]
-    assert len(files[0]) == 4 and files[0].keys() == files[1].keys()
+    assert len(files[0]) == 6 and files[0].keys() == files[1].keys()
     for name, state in files[0].items():
         for key, value in state.items():
             assert torch.equal(files[1][name][key], value), (name, key)

@@ -24,6 +24,7 @@ from recbole_scale.settings.keys import defaults
 from recbole_scale.settings.reading import find_settings_file, load_settings_file
 from recbole_scale.settings.unsafe import refuse_unsafe, without_unsafe
 from recbole_scale.training import group
+from recbole_scale.training.best import ranking_metric
 
 OWN_MODELS = {"ScaledSASRec": "recbole_scale.model.scaled_sasrec", "FMLPRec": "recbole_scale.model.fmlp"}
 WINDOW_MODELS = ("ScaledSASRec",)  # trained on windows by our own trainer, with a size; the others RecBole's way
@@ -121,6 +122,9 @@ class ScaleConfig(Config):
             final["train_neg_sample_args"] = None
         refuse_unsafe(final)
         final = check_settings(self.model, {**final, "dataset": self.dataset}, given)
+        if self.model in WINDOW_MODELS and "valid_metric" not in given:
+            by_rank = ranking_metric(final["metrics"], final["topk"])
+            final["valid_metric"] = by_rank or ("NLL" if "nll" in map(str.lower, final["metrics"]) else final["valid_metric"])
         if sequential and "load_col" not in given and not _has_own_properties(self.dataset):
             fields = [final[f"{kind}_FIELD"] for kind in ("USER_ID", "ITEM_ID", "TIME")]
             names = [name for name in (*fields, *(final["val_interval"] or {})) if name is not None]

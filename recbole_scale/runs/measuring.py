@@ -133,6 +133,25 @@ def _time_trees(trainer: Any) -> None:
     trainer._train_at_once = timed
 
 
+def measured_bests(trainer: Any, prepared: Any, test_result: Any, saved: bool, **named: Any) -> dict[str, Any]:
+    """Columns of a row about both models that a run keeps: their epochs, and test metrics of each.
+
+    The other model is tested only where it is of another epoch than the chosen one, whose ``test_result`` is known.
+    RecBole's own trainers keep one model; without checkpoints (``saved``) there is only the model as it is.
+    """
+    bests = getattr(trainer, "bests", None)
+    if bests is None or not saved:
+        kind = "nll" if prepared.config["valid_metric"].lower() == "nll" else "ranking"
+        return {f"best_epoch_{kind}": getattr(trainer, "best_epoch", None), f"test_metrics_{kind}": test_result}
+    columns: dict[str, Any] = {}
+    for best in bests.all:
+        result = test_result
+        if best.epoch != bests.chosen.epoch:
+            result = trainer.evaluate(prepared.test_data, model_file=trainer.other_model_file, **named)
+        columns |= {f"best_epoch_{best.kind}": best.epoch, f"test_metrics_{best.kind}": result}
+    return columns
+
+
 # Per user -----------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,17 @@ def results_table(valid: dict[str, float] | None, test: dict[str, float] | None)
     for name in names:
         rows.append(f"{name:<{width}}  {_cell(valid.get(name))}  {_cell(test.get(name))}")
     return "\n" + "\n".join(rows)
+
+
+def other_best(valid_metric: str, both: Mapping[str, Any]) -> str:
+    """A line about the model that is best by the other kind of metric, where it is another one than the chosen."""
+    kinds = [name.removeprefix("best_epoch_") for name in both if name.startswith("best_epoch_")]
+    if len({both[f"best_epoch_{kind}"] for kind in kinds}) < 2:
+        return ""
+    other = "ranking" if valid_metric.lower() == "nll" else "nll"
+    shown = {name: value for name, value in both[f"test_metrics_{other}"].items() if name in ("nll", "ndcg@10")}
+    told = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    return f"\n\nbest by {other}: the model of epoch {both[f'best_epoch_{other}']}, test {told}"
 
 
 def _cell(value: float | None) -> str:

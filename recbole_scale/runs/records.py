@@ -39,7 +39,10 @@ COLUMNS: dict[str, str] = {
     "unique_interactions": "training targets of one epoch",
     "data_fraction": "share of users that train; all are evaluated",
     "epochs": "epochs trained",
-    "best_epoch": "epoch (from 0) of the best valid metric",
+    "valid_metric": "metric on valid that chose the checkpoint and counted patience; null in older rows",
+    "best_epoch": "epoch (from 0) of the best valid metric: of the chosen model",
+    "best_epoch_nll": "epoch of the best valid NLL; null where no such model was kept (RecBole's own models)",
+    "best_epoch_ranking": "epoch of the best valid ranking metric: valid_metric, or NDCG@10 when that is NLL",
     "seed": "random seed",
     "evaluations": "list, one per epoch: epoch, phase, train_nll, targets_per_second, valid_<metric>",
     "phases": "list, one per optimizer: phase, optimizer, learning_rate, first_epoch, reason, and the best epoch and "
@@ -47,10 +50,13 @@ COLUMNS: dict[str, str] = {
     "skipped_steps": "steps left out since loss or gradient was not finite",
     "spikes": "losses above spike_factor x the running median",
     "rollbacks": "returns to the last good checkpoint after three skipped steps in a row",
-    "best_valid_metrics": "metrics at the best epoch",
-    "best_valid_nll": "valid NLL at the best epoch, nats per interaction",
-    "test_metrics": "metrics of the best checkpoint on test",
-    "test_nll": "test NLL, nats per held-out interaction",
+    "best_valid_metrics": "metrics of the chosen model on valid",
+    "best_valid_nll": "valid NLL of the model that is best by it (where only one is kept, of that), nats",
+    "test_metrics": "metrics of the chosen model on test",
+    "test_metrics_nll": "metrics on test of the model with the best valid NLL",
+    "test_metrics_ranking": "metrics on test of the model with the best valid ranking metric",
+    "test_nll": "test NLL of the model with the best valid NLL (where only one is kept, of that), nats per held-out "
+    "interaction; what laws are fitted to",
     "test_nll_se": "standard error of test_nll over interactions",
     "seconds_train": "time in training steps, s",
     "seconds_evaluate": "time of ranking the test rows once, s",
@@ -66,20 +72,22 @@ COLUMNS: dict[str, str] = {
 }
 
 
-_TEXTS = "run_id status error dataset data_fingerprint model size device commit started"
+_TEXTS = "run_id status error dataset data_fingerprint model size device commit started valid_metric"
 _COUNTS = (
     "n_layers d_model n_heads n_blocks n_blocks_exact n_item_embedding n_positions n_parameters n_users n_items "
     "interactions_seen unique_interactions epochs skipped_steps spikes rollbacks threads processes"
 )
 _NUMBERS = (
-    "flops_per_interaction flops_total data_fraction best_epoch seed best_valid_nll test_nll test_nll_se seconds_train "
-    "seconds_evaluate seconds_total peak_memory_mb"
+    "flops_per_interaction flops_total data_fraction best_epoch best_epoch_nll best_epoch_ranking seed best_valid_nll "
+    "test_nll test_nll_se seconds_train seconds_evaluate seconds_total peak_memory_mb"
 )
 KINDS_OF_COLUMNS = {
     **dict.fromkeys(_TEXTS.split(), "a text"),
     **dict.fromkeys(_COUNTS.split(), "a whole number of 0 or more"),
     **dict.fromkeys(_NUMBERS.split(), "a number"),
-    **dict.fromkeys(("best_valid_metrics", "test_metrics"), "numbers by name"),
+    **dict.fromkeys(
+        ("best_valid_metrics", "test_metrics", "test_metrics_nll", "test_metrics_ranking"), "numbers by name"
+    ),
     **dict.fromkeys(("evaluations", "phases"), "a list of objects"),
     **dict.fromkeys(("split", "versions", "settings"), "an object"),
 }

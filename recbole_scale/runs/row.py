@@ -12,13 +12,19 @@ from recbole_scale.runs import plan, records
 from recbole_scale.training import group
 
 
-def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -> dict[str, Any]:
-    """The run's row; columns are documented in :mod:`recbole_scale.runs.records`."""
+def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any], both: dict[str, Any]) -> dict[str, Any]:
+    """The run's row; columns are documented in :mod:`recbole_scale.runs.records`.
+
+    ``both``: the columns of :func:`~recbole_scale.runs.measuring.measured_bests`.
+    """
     config = prepared.config
     seen = getattr(trainer, "targets_seen", None)
     costs = plan.costs(prepared, network)
     guard = getattr(trainer, "guard", None)
     test, best = result["test_result"] or {}, result["best_valid_result"] or {}
+    by_nll = both.get("test_metrics_nll") or test
+    bests = getattr(trainer, "bests", None)
+    valid_by_nll = next((b.result for b in bests.all if b.kind == "nll"), None) if bests else None
     return {
         "run_id": result["run_id"],
         "status": "ok",
@@ -32,16 +38,18 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any]) -
         "interactions_seen": seen,
         "data_fraction": config["data_fraction"],
         "epochs": len(getattr(trainer, "train_loss_dict", ()) or getattr(trainer, "evaluations", ())),
+        "valid_metric": config["valid_metric"],
         "best_epoch": getattr(trainer, "best_epoch", None),
         "seed": config["seed"],
         "evaluations": getattr(trainer, "evaluations", None),
         "phases": getattr(trainer, "phases", None),
         **{name: getattr(guard, name, None) for name in ("skipped_steps", "spikes", "rollbacks")},
         "best_valid_metrics": best,
-        "best_valid_nll": best.get("nll"),
+        "best_valid_nll": (valid_by_nll or best).get("nll"),
         "test_metrics": test,
-        "test_nll": test.get("nll"),
-        "test_nll_se": test.get("nll_se"),
+        "test_nll": by_nll.get("nll"),
+        "test_nll_se": by_nll.get("nll_se"),
+        **both,
         "seconds_train": round(trainer.seconds_train, 2) if hasattr(trainer, "seconds_train") else None,
         "peak_memory_mb": peak_memory_mb(config["device"]),
         "device": torch.cuda.get_device_name(config["device"]) if config["device"].type == "cuda" else "cpu",

@@ -24,7 +24,7 @@ from recbole_scale.plugin.config import ScaleConfig, begin, recboles_refusal
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs import plan, records
-from recbole_scale.runs.measuring import measured_fit, measured_test
+from recbole_scale.runs.measuring import measured_bests, measured_fit, measured_test
 from recbole_scale.runs.row import run_row
 from recbole_scale.runs.row_file import check_appendable
 from recbole_scale.settings import check_keys, find_settings_file, load_settings_file, run_id
@@ -67,7 +67,8 @@ def run(
 
     Returns:
         RecBole's dict (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) plus
-        ``nll`` (test NLL in nats, None when it is not among the metrics), ``checkpoint``, ``results_file``, ``run_id``.
+        ``nll`` (test NLL in nats of the model that is best by valid NLL, None when it is not among the metrics),
+        ``checkpoint``, ``results_file``, ``run_id``. ``test_result`` is of the model that ``valid_metric`` chose.
 
     Raises:
         UserError: a mistake in settings or data, in one sentence.
@@ -155,23 +156,24 @@ def _carried_out(
     test_result, seconds = measured_test(
         trainer, prepared, config["per_user_file"], load_best_model=saved, show_progress=config["show_progress"]
     )
+    both = measured_bests(trainer, prepared, test_result, saved, show_progress=config["show_progress"])
     result = {
         "best_valid_score": best_score,
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": best_result,
         "test_result": test_result,
-        "nll": (test_result or {}).get("nll"),
+        "nll": (both.get("test_metrics_nll") or test_result or {}).get("nll"),
         "checkpoint": trainer.saved_model_file if saved else None,
         "results_file": config["results_file"],
         "run_id": run_id(config),
     }
-    row = run_row(prepared, network, trainer, result) | {
+    row = run_row(prepared, network, trainer, result, both) | {
         "started": started.isoformat(timespec="seconds"),
         "seconds_evaluate": round(seconds, 3),
         "seconds_total": round(perf_counter() - clock, 2),
     }
     _to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
-    logger.info(plan.results_table(best_result, test_result))
+    logger.info(plan.results_table(best_result, test_result) + plan.other_best(config["valid_metric"], both))
     keep(row, getattr(trainer, "targets_seen", None) != before)
     return result, row
 

@@ -34,7 +34,7 @@ from recbole_scale.settings.kinds import (
 SIZES = ("tiny", "small", "base", "medium", "large", "xlarge")
 ACTIVATIONS = ("gelu", "relu", "swish", "tanh", "sigmoid")
 LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "wsd")
 EPOCHS = whole(1, 1_000_000)
 NORM_CLIPPING = optional(
     fields("{max_norm: 1.0}", needs=("max_norm",), max_norm=POSITIVE, norm_type=number(0, low_too=False))
@@ -175,11 +175,23 @@ class TrainingSettings(Settings):
         NORM_CLIPPING, {"max_norm": 1.0}, "Arguments of clip_grad_norm_; empty: no clipping."
     )
     lr_schedule: str = key(
-        choice(*SCHEDULES), "cosine", "cosine (to lr_min_ratio at the last step) or constant, after the warmup."
+        choice(*SCHEDULES),
+        "cosine",
+        "After the warmup: cosine (to lr_min_ratio at the last step), constant, or wsd (stable, then a decay to it).",
     )
-    lr_min_ratio: float = key(number(0, 1), 0.1, "Last learning rate over the peak, for cosine.")
+    lr_min_ratio: float = key(number(0, 1), 0.1, "Last learning rate over the peak, for cosine and wsd.")
+    decay_share: float = key(
+        number(0, 1, low_too=False, high_too=False),
+        0.2,
+        "Share of the steps over which wsd decays; what comes before is the same for every number of epochs.",
+    )
     warmup_steps: int = key(whole(0), 200, "Steps over which the learning rate rises linearly from 0.")
-    stopping_step: int = key(whole(0), 5, "Evaluations without a better valid_metric before training stops.")
+    stopping_step: int = key(
+        whole(),
+        5,
+        "Training stops at this many evaluations in a row without a better valid_metric (an equal one is none better); "
+        "with cosine they count from half its fall on, with wsd they start the decay.",
+    )
     softmax_chunk: int | None = key(
         optional(whole()),
         None,
@@ -229,7 +241,7 @@ class TrainingSettings(Settings):
         0.0,
         "After the switch; SGD's decay is part of the gradient, unlike AdamW's, and would change the loss.",
     )
-    sgd_lr_schedule: str = key(choice(*SCHEDULES), "constant", "cosine or constant, after the switch; no warmup.")
+    sgd_lr_schedule: str = key(choice(*SCHEDULES), "constant", "As lr_schedule, after the switch; no warmup.")
     sgd_epochs: int = key(
         EPOCHS, 10, "Most epochs after the switch, counted apart from epochs; stopping_step ends them early."
     )

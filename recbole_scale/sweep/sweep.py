@@ -79,7 +79,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
     for rung, seed, fraction, epochs in itertools.product(
         grid.rungs, grid.seeds, grid.fractions, grid.epochs or (None,)
     ):
-        settings = {**rung.settings, **grid.settings, "seed": seed, "data_fraction": fraction}
+        settings = {"valid_metric": "NLL", **rung.settings, **grid.settings, "seed": seed, "data_fraction": fraction}
         settings |= {"epochs": epochs} if epochs is not None else {}
         config = make_config("ScaledSASRec", grid.dataset, list(grid.config_files), quiet(settings))
         if fraction not in targets:
@@ -150,8 +150,9 @@ def run_point(
 
 def _tidy(best: str, keep: str) -> None:
     """Remove what a finished run does not need any more: its ``last`` checkpoint holds three times the model."""
-    last = best.removesuffix(".best.pth") + ".last.pth"
-    for path in [last] + ([best] if keep == "none" else []):
+    stem = best.removesuffix(".best.pth")
+    away = [f"{stem}.last.pth"] + ([best, f"{stem}.best-nll.pth", f"{stem}.best-ranking.pth"] if keep == "none" else [])
+    for path in away:
         if os.path.isfile(path):
             os.remove(path)
 

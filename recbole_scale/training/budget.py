@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
 from recbole_scale.errors import UserError
+from recbole_scale.training.part import load_fields
 
 
 def check_seconds(seconds: object, world_size: int = 1) -> float | None:
@@ -23,17 +26,28 @@ def check_seconds(seconds: object, world_size: int = 1) -> float | None:
 
 
 class TimeBudget:
-    """Seconds of training steps; evaluation does not count, since the clock is started anew for each epoch."""
+    """Seconds of training steps; evaluation does not count, since the clock is stopped meanwhile.
+
+    Attributes:
+        seconds: the limit, None: none.
+        used: seconds of whole epochs so far (of a part of one, where a run stopped inside it).
+        spent: whether the limit was reached when last looked.
+    """
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
+        self.used = 0.0
         self.spent = False
         self._origin = perf_counter()
 
-    def start(self, already: float) -> None:
-        """Go on counting from ``already`` seconds."""
-        self._origin = perf_counter() - already
+    def start(self) -> None:
+        """Go on counting from ``used``."""
+        self._origin = perf_counter() - self.used
         self.look()
+
+    def stop(self) -> None:
+        """Stop the clock: ``used`` is what it shows."""
+        self.used = perf_counter() - self._origin
 
     def look(self) -> bool:
         """Whether the time is over, by the clock."""
@@ -49,3 +63,11 @@ class TimeBudget:
             return planned
         elapsed = max(perf_counter() - self._origin, 1e-9)
         return max(step + 1, round(step * self.seconds / elapsed))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds so far."""
+        return {"used": self.used}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        load_fields(self, state, ["used"])

@@ -127,6 +127,23 @@ def held_run(stem: str) -> Iterator[None]:
         yield
 
 
+def link_checkpoint(path: str, twin: str) -> None:
+    """Let ``twin`` be the checkpoint file ``path`` is now, whatever is written to ``path`` later; a link where it can.
+
+    Raises:
+        UserError: neither a link nor a copy could be written; an older file at ``twin`` is left as it was.
+    """
+    temporary = Path(twin).with_name(f".{Path(twin).name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(path, temporary)
+        os.replace(temporary, twin)
+    except OSError:  # a file system without links, say
+        copy_checkpoint(path, twin)
+    finally:
+        temporary.unlink(missing_ok=True)  # of two links to one file, a rename leaves both
+
+
 def last_checkpoint(last_file: str) -> str | None:
     """The newer of a run's ``.last.pth`` (a file) and ``.last.dcp`` (a sharded folder), None when there is neither.
 

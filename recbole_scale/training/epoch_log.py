@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_scale.training.best import Best
 
-def report_epoch(trainer: Any, epoch: int, loss: float, result: dict[str, float] | None, verbose: bool) -> None:
-    """Report an epoch: its mean training loss (nats per target) and, if it was evaluated, its valid metrics."""
-    phase, guard = trainer.phases[-1]["phase"], trainer.guard
+
+def report_epoch(
+    trainer: Any, epoch: int, loss: float, result: dict[str, float] | None, improved: list[Best], verbose: bool
+) -> None:
+    """Report an epoch: its mean training loss (nats per target) and, if it was evaluated, its valid metrics.
+
+    ``improved``: the bests that it is; the metrics of these are marked with a star.
+    """
+    phase, guard, best = trainer.phases[-1]["phase"], trainer.guard, trainer.bests.chosen
     measured = {"epoch": epoch, "phase": phase, "train_nll": loss, "targets_per_second": round(trainer.speed, 1)}
     trainer.evaluations.append({**measured, **{f"valid_{k}": v for k, v in (result or {}).items()}})
     line = f"epoch {epoch:>3}  train nll {loss:.4f}"
     if result is not None:
-        shown = {k: v for k, v in result.items() if k in ("nll", "ndcg@10", trainer.valid_metric)}
-        line += "".join(f"  valid {k} {v:.4f}" for k, v in shown.items())
-        line += "  *" if trainer.best_epoch == epoch else f"  no gain: {trainer.cur_step}"
+        gained = {each.metric for each in improved}
+        shown = {k: v for k, v in result.items() if k in ("nll", "ndcg@10", best.metric)}
+        line += "".join(f"  valid {k} {v:.4f}{'*' * (k in gained)}" for k, v in shown.items())
+        if best.metric not in gained:
+            line += f"  no gain: {best.waited}" if best.waited else "  no gain"
     line += f"  {phase} lr {trainer.optimizer.param_groups[0]['lr']:.1e}  {trainer.epoch_seconds:.1f}s"
     line += f" + {trainer.eval_seconds:.1f}s" if result is not None else ""
     line += f"  {trainer.speed / 1e3:.1f}K targets/s"
     if verbose:
         trainer.logger.info(line)
-        if trainer.stopped and (trainer.second_phase or not trainer.switch.on):
-            trainer.logger.info(f"stopped early: no better {trainer.valid_metric} since epoch {trainer.best_epoch}")
+        if trainer.progress.stopped and (trainer.second_phase or not trainer.optimization.switch.on):
+            trainer.logger.info(f"stopped early: no better {best.metric} since epoch {best.epoch}")
     trainer.tensorboard.add_scalar("Loss/Train", loss, epoch)
     trainer.tensorboard.add_scalar("Phase", len(trainer.phases), epoch)
     trainer.tensorboard.add_scalar("Guard/SkippedSteps", guard.skipped_steps, epoch)

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from recbole_scale.errors import UserError
+from recbole_scale.training.part import load_fields
 
 IN_A_ROW = 3  # steps that are not finite before the run goes back to its last good checkpoint
 MAX_ROLLBACKS = 5
@@ -64,18 +65,17 @@ class Guard:
         """Whether the last steps were bad enough to return to the last good checkpoint."""
         return self.in_a_row >= IN_A_ROW
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+    def state_dict(self) -> dict[str, Any]:
+        """What happened so far."""
         return {k: v for k, v in vars(self).items() if k != "spike_factor"}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state`."""
-        for name, value in state.items():
-            setattr(self, name, value)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        load_fields(self, state, [name for name in vars(self) if name != "spike_factor"])
 
     def went_back(self, before: Mapping[str, Any]) -> None:
         """After a checkpoint was restored: keep the counts of ``before``, which did happen, and halve the rate."""
-        self.restore({name: before[name] for name in COUNTS})
+        load_fields(self, before, list(COUNTS))
         self.rollbacks += 1
         self.rate_factor /= 2
         self.in_a_row = 0

@@ -13,7 +13,6 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from recbole_scale.errors import UserError, check_choice
 
 LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
-SCHEDULES = ("cosine", "constant")
 KERNELS = ("fused", "foreach")  # torch's names of those that update many tensors at once
 
 
@@ -113,13 +112,3 @@ def parameter_groups_by_decay(model: nn.Module, weight_decay: float) -> list[dic
     with_decay = [p for p in model.parameters() if p.requires_grad and id(p) in decayed]
     without = [p for p in model.parameters() if p.requires_grad and id(p) not in decayed]
     return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without, "weight_decay": 0.0}]
-
-
-def learning_rate_factor(step: int, warmup: int, total: int, schedule: str, min_ratio: float) -> float:
-    """Share of the peak rate at ``step`` (0-based): linear warmup, then cosine to ``min_ratio`` or constant."""
-    if step < warmup:
-        return (step + 1) / warmup
-    if schedule == "constant":
-        return 1.0
-    done = min(1.0, (step - warmup) / max(1, total - warmup))
-    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done))

@@ -41,7 +41,7 @@ class Switch:
         on = bool(config["optimizer_switch"]) or at_epoch is not None
         patience, sgd_epochs = config["switch_patience"], config["sgd_epochs"]
         if patience is None:  # where early stopping would end a run without the switch
-            patience = int(config["stopping_step"]) + 1
+            patience = max(1, int(config["stopping_step"]))
         for name, value, top in (("switch_patience", patience, None), ("sgd_epochs", sgd_epochs, None),
                                  ("switch_at_epoch", at_epoch, epochs)):  # fmt: skip
             if on and value is not None and not (isinstance(value, int) and 1 <= value <= (top or value)):
@@ -54,7 +54,9 @@ class Switch:
         check_momentum(config["sgd_momentum"])
         return cls(on, patience, at_epoch, epochs, sgd_epochs)
 
-    def reason(self, epoch: int, exhausted: bool, waited: int, best_epoch: int, metric: str) -> str | None:
+    def reason(
+        self, epoch: int, exhausted: bool, waited: int, best_epoch: int, metric: str, end: int | None = None
+    ) -> str | None:
         """Why the first phase ends before ``epoch``, or None while it goes on.
 
         Args:
@@ -63,6 +65,7 @@ class Switch:
             waited: evaluations without a better ``metric``.
             best_epoch: epoch of the best ``metric``.
             metric: name of the valid metric.
+            end: epoch before which the first phase ends, if that is not ``epochs``.
         """
         if not self.on:
             return None
@@ -70,13 +73,13 @@ class Switch:
             return f"switch_at_epoch {self.at_epoch}" if epoch >= self.at_epoch else None
         if exhausted:
             return f"no better {metric} for {waited} evaluation{'s' * (waited != 1)} since epoch {best_epoch}"
-        return "epochs of the first phase used up" if epoch >= self.epochs else None
+        return "epochs of the first phase used up" if epoch >= (end or self.epochs) else None
 
-    def first_phase_steps(self, stopping_step: int) -> float:
-        """``max_step`` of RecBole's early stopping in the first phase: it stops when the counter exceeds it."""
+    def first_phase_patience(self, stopping_step: int) -> float:
+        """Evaluations without a gain that the first phase bears: ``stopping_step`` where there is no switch."""
         if not self.on:
             return stopping_step
-        return float("inf") if self.at_epoch is not None else self.patience - 1
+        return float("inf") if self.at_epoch is not None else self.patience
 
 
 def phase(learner: str, learning_rate: float, first_epoch: int, reason: str) -> dict[str, Any]:

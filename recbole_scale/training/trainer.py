@@ -5,85 +5,104 @@ from __future__ import annotations
 import math
 import signal
 from functools import partial
-from itertools import count
 from time import perf_counter
 from typing import Any
 
 import torch
 from recbole.trainer import Trainer
-from recbole.utils import early_stopping, set_color
+from recbole.utils import set_color
 from torch import Tensor
 from tqdm import tqdm
 
 from recbole_scale import signals
+from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.data.windows import TARGET_LIST
-from recbole_scale.errors import UserError, check_choice
+from recbole_scale.errors import UserError
 from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import accumulate, check_steps, micro_batches
+from recbole_scale.training.best import Best, Bests
 from recbole_scale.training.budget import TimeBudget, check_seconds
 from recbole_scale.training.checkpoint import run_stem
 from recbole_scale.training.epoch_log import report_epoch
-from recbole_scale.training.guard import Guard
-from recbole_scale.training.optimizers import (
-    SCHEDULES,
-    build_optimizer,
-    clipped_norm,
-    guarded_step,
-    learning_rate_factor,
-)
-from recbole_scale.training.state import Resumable
-from recbole_scale.training.switching import Switch, phase
+from recbole_scale.training.guard import MAX_ROLLBACKS, Guard
+from recbole_scale.training.optimization import Optimization
+from recbole_scale.training.optimizers import clipped_norm, guarded_step
+from recbole_scale.training.part import Part
+from recbole_scale.training.progress import Progress
+from recbole_scale.training.run_checkpoints import RunCheckpoints, best_file
 
 LOOK_EVERY_ON_GPU = 20  # steps between two looks at the losses, each of which waits for the device
 
 
-class ScaledSASRecTrainer(Resumable, Trainer):
+class ScaledSASRecTrainer(Trainer):
     """Trains on windows, evaluates with RecBole's evaluators, and writes ``last`` and ``best`` checkpoints.
 
-    A run is a function of its settings: stopped at any step and resumed, it ends with the same numbers.
+    A run is a function of its settings: stopped at any step and resumed, it ends with the same numbers. Its state lies
+    in parts: :class:`Progress`, :class:`Guard`, :class:`TimeBudget`, :class:`Bests`, :class:`Optimization`.
     """
 
+    model: Any
+
     def __init__(self, config: Any, model: Any) -> None:
-        self.phases = [phase(str(config["learner"]).lower(), config["learning_rate"], 0, "start")]
-        self.switch, self.guard = Switch.from_config(config), Guard(config["spike_factor"])
         self.accumulation_steps = check_steps(config["accumulation_steps"])
+        self.progress, self.guard = Progress(), Guard(config["spike_factor"])
         self.budget = TimeBudget(check_seconds(config["train_budget_seconds"], group.world_size()))
+        self.bests = Bests(config["valid_metric"], config["valid_metric_bigger"], config["metrics"], config["topk"])
         # before the optimizer, which must see the parameters as training changes them: parts of them under fsdp
         self.loss = parallel.data_parallel(model, config["parallel"], bf16=model.precision == "bf16")
+        self.optimization = Optimization(config, model)
         super().__init__(config, model)
-        for key in ("lr_schedule", "sgd_lr_schedule"):
-            check_choice(key, config[key], SCHEDULES)
+        parts: dict[str, Part] = {"": self.progress, "guard": self.guard, "budget": self.budget, "bests": self.bests,
+                                  "optimization": self.optimization}  # fmt: skip
         stem = run_stem(config)
-        self.saved_model_file = f"{stem}.best.pth"
-        self.last_file = f"{stem}.last.{'dcp' if parallel.is_sharded(self.loss) else 'pth'}"
+        self.checkpoints = RunCheckpoints(stem, config, self.loss, self.optimization, parts)
+        self.saved_model_file = best_file(stem, self.bests.chosen, chosen=True)
+        self.other_model_file = best_file(stem, self.bests.other, chosen=False) if self.bests.other else None
+        self.last_file = self.checkpoints.last_file
         self.resumed_file = ""
-        self.global_step = self.phase_step = 0  # steps so far; first step of the present phase
-        self.start_step = 0  # first step of ``start_epoch``, when a run stopped inside an epoch
-        self.epoch_loss, self.epoch_targets = 0.0, 0  # summed nats and targets of this epoch
         self.unseen: list[tuple[Tensor, int]] = []  # (loss, gradient norm) and targets of steps not looked at yet
         self.look_every = 1 if self.device.type == "cpu" else LOOK_EVERY_ON_GPU
-        self.seconds_train = 0.0
-        self.evaluations: list[dict[str, Any]] = []
-        self.stopped = False
-        self.targets_seen = 0
-        self.best_epoch = -1
         self.best_weights: dict[str, Tensor] | None = None  # kept here when no checkpoint is written
-        self.data_id = ""
         self.stop_asked = 0  # the signal that asks this run to end, once all its processes know
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """Optimizer of the present phase."""
-        config = self.config
-        if self.second_phase:
-            build = partial(build_optimizer, momentum=config["sgd_momentum"])
-            return build(self.model, "sgd", config["sgd_learning_rate"], config["sgd_weight_decay"] or 0.0)
-        return build_optimizer(self.model, config["learner"], config["learning_rate"], config["weight_decay"])
+        return self.optimization.optimizer
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps so far."""
+        return self.progress.global_step
+
+    @property
+    def targets_seen(self) -> int:
+        """Training targets so far, repeats counted."""
+        return self.progress.targets_seen
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """One entry an epoch, as in the run's row."""
+        return self.progress.evaluations
+
+    @property
+    def seconds_train(self) -> float:
+        """Seconds of training steps so far."""
+        return self.budget.used
+
+    @property
+    def phases(self) -> list[dict[str, Any]]:
+        """One entry an optimizer, as in the run's row."""
+        return self.optimization.phases
 
     @property
     def second_phase(self) -> bool:
         """Whether the optimizer has been switched to SGD."""
-        return len(self.phases) > 1
+        return self.optimization.second_phase
+
+    @property
+    def best_epoch(self) -> int:
+        """Epoch of the best model by the metric that chooses, -1 before the first evaluation."""
+        return self.bests.chosen.epoch
 
     # Training ------------------------------------------------------------------------------------------------------
 
@@ -104,43 +123,53 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         self.eval_collector.data_collect(train_data)
         self.steps_per_epoch = len(train_data)
         self._check_data(train_data)
+        progress = self.progress
         if saved and self.resumed_file != self.last_file:
-            self._save_last(self.start_epoch, self.start_step)
-        self.budget.start(self.seconds_train)
-        with signals.watched(), self._saving_when_interrupted(saved):
-            for epoch in count(self.start_epoch):
+            self._save_last(progress.epoch, progress.step)
+        self.budget.start()
+        with signals.watched(), self.checkpoints.saving_when_interrupted(saved):
+            while True:
+                epoch = progress.epoch
                 with signals.held():
                     if not self.budget.spent:
                         self._switch_if_due(epoch, saved)
-                if self.stopped or self.budget.spent or epoch >= self._end():
+                if progress.stopped or self.budget.spent or epoch >= self.optimization.end:
                     break
                 loss = self._train_epoch(train_data, epoch, show_progress=show_progress, saved=saved)
                 due = (epoch + 1) % self.eval_step == 0 or self.budget.spent if self.eval_step > 0 else False
-                measured = self._measure_epoch(valid_data, epoch, show_progress) if valid_data and due else None
+                result = self._measure_epoch(valid_data, show_progress) if valid_data and due else None
                 with signals.held():
-                    self._end_epoch(epoch, loss, measured, verbose, saved, bool(valid_data))
-                if callback_fn and measured is not None:
-                    callback_fn(epoch, measured[self.valid_metric])
-        self._add_hparam_to_tensorboard(self.best_valid_score)
-        return self.best_valid_score, self.best_valid_result
+                    self._end_epoch(epoch, loss, result, verbose, saved, bool(valid_data))
+                if callback_fn and result is not None:
+                    callback_fn(epoch, result[self.bests.chosen.metric])
+        best = self.bests.chosen
+        score = (
+            self.best_valid_score if best.score is None else best.score
+        )  # RecBole's worst where nothing was evaluated
+        self._add_hparam_to_tensorboard(score)
+        return score, best.result
 
     def _end_epoch(
         self, epoch: int, loss: float, result: dict[str, float] | None, verbose: bool, saved: bool, evaluates: bool
     ) -> None:
         """Take in an epoch's evaluation, report it, and save."""
-        self.unsaved = None
-        if result is not None:
-            self._judge(result, epoch, saved)
-        report_epoch(self, epoch, loss, result, verbose)
-        self.start_step, self.epoch_targets, self.epoch_loss = 0, 0, 0.0
+        self.checkpoints.unsaved = None
+        improved = self._judge(result, epoch, saved) if result is not None else []
+        report_epoch(self, epoch, loss, result, improved, verbose)
+        self.progress.end_epoch()
         if saved:
             if not evaluates or self.eval_step <= 0:
                 self._save_checkpoint(epoch, verbose=False)
             self._save_last(epoch + 1, 0)
 
-    def _end(self) -> int:
-        """First epoch that the present phase does not reach."""
-        return self.phases[1]["first_epoch"] + self.switch.sgd_epochs if self.second_phase else self.epochs
+    def _check_data(self, train_data: Any) -> None:
+        """Refuse to go on with a checkpoint that was trained on other data."""
+        data_id = data_fingerprint(train_data._dataset)
+        if self.checkpoints.data_id not in ("", data_id):
+            raise UserError(
+                f"the checkpoint {self.last_file} was trained on other data than '{self.config['dataset']}' holds now"
+            )
+        self.checkpoints.data_id = data_id
 
     def _switch_if_due(self, epoch: int, saved: bool) -> None:
         """End the first phase if its time has come: go back to the best model and on with SGD.
@@ -149,21 +178,25 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         """
         if self.second_phase:
             return
-        reason = self.switch.reason(epoch, self.stopped, self.cur_step, self.best_epoch, self.valid_metric)
+        best, optimization = self.bests.chosen, self.optimization
+        stopped, waited = self.progress.stopped, best.waited
+        reason = optimization.switch.reason(epoch, stopped, waited, best.epoch, best.metric, optimization.end)
         if reason is None:
             return
-        if self.best_epoch >= 0:
-            self._load_weights(self.best_weights or self._load(self.saved_model_file)["state_dict"])
+        if self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
+        elif best.epoch >= 0:
+            self.checkpoints.load_weights(self.saved_model_file)
         if saved:
             self._keep_first_phase()
-        self.phases = [*self.phases, phase("sgd", self.config["sgd_learning_rate"], epoch, reason)]
-        self.optimizer = self._build_optimizer()
-        self.cur_step, self.stopped, self.phase_step = 0, False, self.global_step
+        optimization.switch_over(epoch, self.global_step, reason)
+        self.optimizer = optimization.optimizer
+        best.waited, self.progress.stopped = 0, False
         self.guard.rate_factor = 1.0
         if saved:
             self._save_last(epoch, 0)
-        best = f"the best model, of epoch {self.best_epoch}" if self.best_epoch >= 0 else "the model as it is"
-        self.logger.info(f"epoch {epoch:>3}  switched from {self.learner} to sgd, on from {best}: {reason}")
+        found = f"the best model, of epoch {best.epoch}" if best.epoch >= 0 else "the model as it is"
+        self.logger.info(f"epoch {epoch:>3}  switched from {self.learner} to sgd, on from {found}: {reason}")
         self.tensorboard.add_text("Phase", f"sgd: {reason}", epoch)
 
     def _train_epoch(
@@ -172,11 +205,11 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         """One pass over the windows; returns the mean training loss in nats per target."""
         self.model.train()
         train_data.set_epoch(epoch_idx)
-        bar = tqdm(initial=self.start_step, total=len(train_data), disable=not show_progress, ncols=100,
+        progress, step, last = self.progress, self.progress.step, len(train_data)
+        bar = tqdm(initial=step, total=last, disable=not show_progress, ncols=100,
                    desc=set_color(f"Train {epoch_idx:>5}", "pink"), leave=False)  # fmt: skip
-        started, save_step, already = perf_counter(), int(self.config["save_step"] or 0), self.epoch_targets
-        step, last = self.start_step, len(train_data)
-        self.budget.start(self.seconds_train)
+        started, save_step, already = perf_counter(), int(self.config["save_step"] or 0), progress.epoch_targets
+        self.budget.start()
         with signals.held():
             while step < last and not self.budget.spent:
                 self._train_step(train_data.batch(step), train_data.count(step))
@@ -190,27 +223,25 @@ class ScaledSASRecTrainer(Resumable, Trainer):
                         step = self._roll_back(f"{trouble} at batch {step - 1} of epoch {epoch_idx}", saved)
                         bar.n = step
                     elif (save or (self.stop_asked and saved)) and self.guard.in_a_row == 0:  # before any trouble
+                        self.budget.stop()
                         self._save_last(epoch_idx, step)
                     if self.stop_asked:
                         bar.close()
                         raise signals.Interrupted(self.stop_asked)
                 if step % 50 == 0:
-                    bar.set_postfix_str(f"nll {self._mean_loss():.4f}", refresh=False)
+                    bar.set_postfix_str(f"nll {progress.mean_loss:.4f}", refresh=False)
             bar.close()
-            self._note_unsaved(epoch_idx, step)
+            progress.step = step
+            self.budget.stop()
+            self.checkpoints.note_unsaved()
         self.optimizer.zero_grad(set_to_none=True)  # evaluation gets the gradients' memory
         self.epoch_seconds = perf_counter() - started
-        self.seconds_train += self.epoch_seconds
-        self.speed = max(0, self.epoch_targets - already) / max(self.epoch_seconds, 1e-9)  # targets per second
-        return self._mean_loss()
-
-    def _mean_loss(self) -> float:
-        return self.epoch_loss / self.epoch_targets if self.epoch_targets else float("nan")
+        self.speed = max(0, progress.epoch_targets - already) / max(self.epoch_seconds, 1e-9)  # targets per second
+        return progress.mean_loss
 
     def _train_step(self, batch: Any, n_targets: int) -> None:
-        rate = self._learning_rate()
-        for part in self.optimizer.param_groups:
-            part["lr"] = rate
+        progress = self.progress
+        self.optimization.set_rate(progress.global_step, self.steps_per_epoch, self.budget, self.guard.rate_factor)
         self.optimizer.zero_grad(set_to_none=True)
         parts = micro_batches(batch, TARGET_LIST, self.accumulation_steps)
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=bool(self.enable_amp))
@@ -221,21 +252,8 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         measured = group.total(torch.stack([loss.double(), norm.double(), asked])) / group.world_size()  # [3]
         guarded_step(self.optimizer, measured.isfinite().all(), wait=self.device.type == "cpu")
         self.unseen.append((measured, n_targets))
-        self.targets_seen += n_targets
-        self.global_step += 1
-
-    def _learning_rate(self) -> float:
-        """Rate of this step: the phase's peak rate, its schedule, and the halvings after bad losses."""
-        config, step = self.config, self.global_step - self.phase_step
-        if self.second_phase:
-            peak = float(config["sgd_learning_rate"])
-            total, warmup, schedule = self.switch.sgd_epochs * self.steps_per_epoch, 0, config["sgd_lr_schedule"]
-        else:
-            peak = float(config["learning_rate"])
-            total, warmup, schedule = self.epochs * self.steps_per_epoch, config["warmup_steps"], config["lr_schedule"]
-            total = self.budget.total_steps(step, total)
-        factor = learning_rate_factor(step, int(warmup or 0), total, schedule, config["lr_min_ratio"])
-        return peak * factor * self.guard.rate_factor
+        progress.targets_seen += n_targets
+        progress.global_step += 1
 
     def _look(self, epoch: int, step: int, n_steps: int, ending: bool) -> str | None:
         """Take in the losses of the steps since the last look, up to ``step``; returns why the run must go back, if so.
@@ -256,39 +274,106 @@ class ScaledSASRecTrainer(Resumable, Trainer):
             if self.guard.must_go_back():
                 return f"the training loss was not finite {self.guard.in_a_row} steps in a row"
             if self.guard.in_a_row == 0:
-                self.epoch_loss += loss * n_targets
-                self.epoch_targets += n_targets
+                self.progress.add(loss, n_targets)
         if (ending or self.stop_asked) and not math.isfinite(
             clipped_norm(self.model.parameters(), None, of_gradients=False).item()
         ):
             return "the weights were not finite"
         return None
 
+    def _roll_back(self, trouble: str, saved: bool) -> int:
+        """Return to the last good checkpoint with half the learning rate; returns the step to go on from.
+
+        Raises:
+            UserError: there is no checkpoint, or going back has not helped :data:`MAX_ROLLBACKS` times.
+        """
+        guard, progress = self.guard, self.progress
+        hint = f"; try a lower learning_rate (now {self.config['learning_rate']}) first"
+        if not saved:
+            raise UserError(f"{trouble}, and without checkpoints (saved=False) there is nothing to go back to{hint}")
+        if guard.rollbacks >= MAX_ROLLBACKS:
+            raise UserError(f"{trouble}, after {guard.rollbacks} returns to {self.last_file}, which is good{hint}")
+        before = guard.state_dict()
+        self.checkpoints.restore(self.last_file)
+        guard.went_back(before)
+        if group.rank() == 0:
+            self.logger.warning(
+                f"{trouble}: back to batch {progress.step} of epoch {progress.epoch} with the learning rate x "
+                f"{guard.rate_factor:g} (return {guard.rollbacks} of at most {MAX_ROLLBACKS})"
+            )
+        self._save_last(progress.epoch, progress.step)
+        return progress.step
+
+    # Checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save_last(self, epoch: int, step: int) -> None:
+        """Write everything that continuing from the start of ``step`` of ``epoch`` needs."""
+        self.progress.epoch, self.progress.step = epoch, step
+        self.checkpoints.save_last()
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Write the model as it is, as RecBole's, to ``saved_model_file``."""
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        self.checkpoints.save_model(path, epoch, self.bests.chosen.result)
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def _keep_first_phase(self) -> None:
+        epoch = self.bests.chosen.epoch
+        save = partial(self._save_checkpoint, epoch, verbose=False)
+        self.checkpoints.keep_first_phase(self.bests, lambda path: save(saved_model_file=path))
+
+    def resume_checkpoint(self, resume_file: str) -> None:
+        """Continue from a ``last`` checkpoint: model, optimizer, schedule, data position, random state, best so far.
+
+        Raises:
+            UserError: the file is damaged, no ``last`` checkpoint, of another model, or of a longer run.
+        """
+        self.checkpoints.restore(resume_file)
+        progress, end = self.progress, self.optimization.end
+        if progress.epoch > end:
+            raise UserError(f"{resume_file} has trained {progress.epoch} epochs, more than the {end} of these settings")
+        self.optimizer = self.optimization.optimizer
+        self.checkpoints.adopt_bests(resume_file, self.bests)
+        self.resumed_file = resume_file
+        self.logger.info(f"resumed {resume_file} at epoch {progress.epoch}, step {progress.step}")
+
     # Evaluation and early stopping ---------------------------------------------------------------------------------
 
-    def _measure_epoch(self, valid_data: Any, epoch: int, show_progress: bool) -> dict[str, float]:
+    def _measure_epoch(self, valid_data: Any, show_progress: bool) -> dict[str, float]:
         started = perf_counter()
         measured = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         self.eval_seconds = perf_counter() - started
         return {name: float(value) for name, value in measured.items()}
 
-    def _judge(self, result: dict[str, float], epoch: int, saved: bool) -> None:
-        """Early stopping, and the best model so far."""
-        self.best_valid_score, self.cur_step, self.stopped, improved = early_stopping(
-            result[self.valid_metric],
-            self.best_valid_score,
-            self.cur_step,
-            max_step=self.stopping_step if self.second_phase else self.switch.first_phase_steps(self.stopping_step),
-            bigger=self.valid_metric_bigger,
+    def _judge(self, result: dict[str, float], epoch: int, saved: bool) -> list[Best]:
+        """Keep the model where it is a best one, and count patience; returns the bests that it is."""
+        self.patience_ends = self.optimization.out_of_patience(self.global_step, self.steps_per_epoch, self.budget)
+        counts = self.patience_ends != "wait"
+        improved = [best for best in self.bests.all if best.see(epoch, result, counts)]
+        chosen = self.bests.chosen
+        if saved and improved:
+            save = partial(self._save_checkpoint, epoch, verbose=False)
+            self.checkpoints.save_bests(improved, self.bests, epoch, lambda path: save(saved_model_file=path))
+        elif chosen in improved and self.optimization.switch.on and not self.second_phase:
+            self.best_weights = self.checkpoints.tensors()
+        self.optimization.note_best(chosen)
+        if chosen.waited >= self.optimization.patience:
+            self._lose_patience(epoch)
+        return improved
+
+    def _lose_patience(self, epoch: int) -> None:
+        """Nothing was gained for long enough: end the phase, or begin the decay of a wsd schedule."""
+        best = self.bests.chosen
+        if self.patience_ends == "stop":
+            self.progress.stopped = True
+            return
+        length = self.optimization.start_decay(self.global_step, self.steps_per_epoch, epoch + 1)
+        self.logger.info(
+            f"no better {best.metric} for {best.waited} evaluations since epoch {best.epoch}: the learning rate falls "
+            f"from here on, over {length} epoch{'s' * (length != 1)}"
         )
-        if improved:
-            self.best_valid_result, self.best_epoch = result, epoch
-            if saved:
-                self._save_checkpoint(epoch, verbose=False)
-            elif self.switch.on and not self.second_phase:
-                self.best_weights = {k: v.detach().cpu().clone() for k, v in self._model_state()["state_dict"].items()}
-        best = {f"best_valid_{m}": (self.best_valid_result or {}).get(m) for m in (self.valid_metric, "nll")}
-        self.phases = [*self.phases[:-1], {**self.phases[-1], "best_epoch": self.best_epoch, **best}]
+        best.waited = 0
 
     @torch.no_grad()
     def evaluate(
@@ -297,7 +382,7 @@ class ScaledSASRecTrainer(Resumable, Trainer):
         """As RecBole's, with the checkpoint read safely."""
         if load_best_model and eval_data:
             path = model_file or self.saved_model_file
-            self._load_weights(self._load(path)["state_dict"])
+            self.checkpoints.load_weights(path)
             self.logger.debug(f"loaded {path}")
         if eval_data and group.world_size() > 1:
             if not isinstance(eval_data, HistoryEvalDataLoader):
