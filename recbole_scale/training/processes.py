@@ -35,7 +35,7 @@ def start(work: Callable[..., None], arguments: tuple[Any, ...], processes: int)
                 _wait(context)
     except mp.ProcessExitedException as failure:
         if failure.exit_code - 128 in signals.SIGNALS:
-            raise signals.Interrupted(failure.exit_code - 128, ADVICE) from None
+            raise signals.Interrupted(signals.asked() or failure.exit_code - 128, ADVICE) from None
         raise SystemExit(f"error: {group.how_it_ended(failure)}") from None
     except mp.ProcessRaisedException as failure:  # the other processes have been ended by now
         kind, _, sentence = str(failure).strip().splitlines()[-1].partition(": ")
