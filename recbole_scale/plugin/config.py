@@ -124,7 +124,9 @@ class ScaleConfig(Config):
         final = check_settings(self.model, {**final, "dataset": self.dataset}, given)
         if self.model in WINDOW_MODELS and "valid_metric" not in given:
             by_rank = ranking_metric(final["metrics"], final["topk"])
-            final["valid_metric"] = by_rank or ("NLL" if "nll" in map(str.lower, final["metrics"]) else final["valid_metric"])
+            final["valid_metric"] = by_rank or (
+                "NLL" if "nll" in map(str.lower, final["metrics"]) else final["valid_metric"]
+            )
         if sequential and "load_col" not in given and not _has_own_properties(self.dataset):
             fields = [final[f"{kind}_FIELD"] for kind in ("USER_ID", "ITEM_ID", "TIME")]
             names = [name for name in (*fields, *(final["val_interval"] or {})) if name is not None]

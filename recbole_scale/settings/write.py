@@ -28,7 +28,8 @@ eval_args:
 repeatable: True
 metrics: [Recall, NDCG, ItemCoverage, NLL]
 topk: [5, 10, 50]
-valid_metric: NDCG@10           # (str) Chooses the checkpoint and counts patience; unset and not measured: the nearest that is. The best by NLL (with NLL here: by NDCG@10) is kept and tested as well. Sweeps take NLL.
+# chooses the checkpoint and counts patience; the best by NLL (with NLL here: by NDCG@10) is kept and tested as well
+valid_metric: NDCG@10           # (str) Unset and not measured: the nearest ranking metric that is. Sweeps take NLL.
 eval_batch_size: 256            # (int) Users ranked at once: rows of V scores.
 metric_decimal_place: 6         # (int) A law is fitted to NLL; four places would round its curve away.
 """
