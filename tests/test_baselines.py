@@ -147,7 +147,6 @@ OTHER = {
     "a model with features": ("SASRecF", {"selected_features": ["class"]}),
     "a model with data of its own": ("DIEN", {}),
     "popularity sampling": ("SASRec", {**NEGATIVES, "train_neg_sample_args": {"distribution": "popularity"}}),
-    "split of all rows": ("SASRec", {"eval_args": {"split": {"RS": [8, 1, 1]}, "order": "TO", "group_by": None}}),
     "item features": ("SASRec", {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]}}),
     "a saved data set": ("SASRec", {"save_dataset": True}),
 }

@@ -11,6 +11,7 @@ from recbole_scale.compare import runs as planning
 from recbole_scale.compare import table
 from recbole_scale.compare.options import parser
 from recbole_scale.compare.runs import Budget, Run
+from recbole_scale.data.histories import split_in_words
 from recbole_scale.errors import UserError, check_choice
 
 
@@ -77,13 +78,16 @@ def gather(
 
 def describe(dataset: str, budget: Budget, reference: str, seeds: int, rows: list[dict[str, Any]], run: Run) -> str:
     """What the table shows, in words; the CPU threads are those that the finished runs had."""
-    metric = run.settings["valid_metric"]
+    metric, arguments = run.settings["valid_metric"], {**planning.PROTOCOL["eval_args"], **run.settings["eval_args"]}
+    cut = split_in_words(arguments["split"], arguments["group_by"])
+    mode = arguments["mode"]["test"] if isinstance(arguments["mode"], dict) else arguments["mode"]
+    ranking = "full ranking over all items" if mode == "full" else f"ranking among sampled items ({mode})"
     threads = sorted({int(row["threads"]) for row in rows})
     shared = f" on {' or '.join(map(str, threads))} CPU thread{'s' * (threads != [1])}" if threads else ""
     history = "masked" if run.settings.get("mask_history") else "not masked"
     return (
-        f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. Leave-one-out in exact time order, full ranking over all "
-        f"items, history {history}; tested is the epoch with the best valid {metric}. Mean ± standard deviation over "
+        f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. {cut} in exact time order, {ranking}, history {history}; "
+        f"tested is the epoch with the best valid {metric}. Mean ± standard deviation over "
         f"seeds; differences from {reference} are over the same users (paired bootstrap), p after Holm's correction, "
         f"* below 0.05. Best of a column: <."
     )

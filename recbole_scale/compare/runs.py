@@ -20,7 +20,7 @@ from recbole_scale.errors import UserError, check_choice
 from recbole_scale.model.sizes import SIZE_NAMES
 from recbole_scale.plugin.register import WINDOW_MODELS, find_model
 from recbole_scale.runs import records
-from recbole_scale.runs.run import make_config
+from recbole_scale.runs.run import data_digest, make_config
 from recbole_scale.settings import run_id
 
 # the same for everybody: split, order, ranking, measures
@@ -70,6 +70,7 @@ class Run:
     model: str
     settings: dict[str, Any]
     run_id: str
+    digest: str | None = None  # of the interaction files
 
     def arguments(self, dataset: str, more: dict[str, Any]) -> list[str]:
         """The command line of this run alone."""
@@ -113,6 +114,7 @@ def plan_runs(
     shared = {k: v for k, v in settings.items() if "." not in k}
     for owner in {k.rpartition(".")[0] for k in settings if "." in k}:
         check_choice("the model of a setting", owner, {n for name in names for n in (name, name.partition(":")[0])})
+    digest = None
     for seed in seeds:
         for name in names:
             model, size = split_name(name)
@@ -121,7 +123,8 @@ def plan_runs(
                 own |= {k.rpartition(".")[2]: v for k, v in settings.items() if k.rpartition(".")[0] == owner}
             chosen = {**PROTOCOL, **budget.settings(), **size, **shared, **own, "seed": seed}
             config = make_config(model, dataset, config_dict=dict(chosen))
-            runs.append(Run(name, model, chosen, run_id(config)))
+            digest = digest or data_digest(config)
+            runs.append(Run(name, model, chosen, run_id(config), digest))
     return runs
 
 
@@ -139,9 +142,10 @@ def failed_rows(results_file: str, runs: Iterable[Run]) -> dict[str, dict[str, A
 def _last_rows(results_file: str, runs: Iterable[Run], status: str) -> dict[str, dict[str, Any]]:
     if not os.path.isfile(results_file):
         return {}
-    wanted = {run.run_id for run in runs}
+    wanted = {run.run_id: run.digest for run in runs}
     rows: list[Any] = records.read_rows(results_file).to_dict("records")
-    return {row["run_id"]: row for row in rows if row["run_id"] in wanted and row["status"] == status}
+    rows = [row for row in rows if row["run_id"] in wanted and row["status"] == status]
+    return {row["run_id"]: row for row in rows if records.is_finished(row, wanted[row["run_id"]])}
 
 
 def per_user_file(out: Path, run_id: str) -> Path:
@@ -207,6 +211,7 @@ def _failed_row(dataset: str, run: Run, error: str, started: str) -> dict[str, A
         "status": "failed",
         "error": error,
         "dataset": dataset,
+        "data_digest": run.digest,
         "split": run.settings["eval_args"]["split"],
         "model": run.model,
         "size": run.settings.get("size"),

@@ -16,7 +16,7 @@ import json
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +42,15 @@ def content_digest(path: str | os.PathLike[str]) -> str:
         starts = range(0, os.fstat(handle).st_size, CHUNK_BYTES)
         parts = pool.map(lambda start: hashlib.sha256(os.pread(handle, CHUNK_BYTES, start)).digest(), starts)
         return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def files_digest(paths: Iterable[str | os.PathLike[str]]) -> str | None:
+    """Sixteen hexadecimal digits that name the bytes of all files; None when one is not there."""
+    try:
+        digests = [content_digest(path) for path in paths]
+    except OSError:
+        return None
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
 
 def cache_path(source: Path, settings: Mapping[str, Any]) -> Path:

@@ -229,6 +229,20 @@ def on_time_line(split: dict[str, Any] | None, group_by: object) -> bool:
     return rule == "TS" or (rule == "RS" and group_by in (None, "none", "None"))
 
 
+def split_in_words(split: dict[str, Any] | None, group_by: object = "user") -> str:
+    """How ``eval_args`` cut, as a caption says it."""
+    if not split:
+        return "Ready-made split"
+    rule, value = next(iter(split.items()))
+    if on_time_line(split, group_by):
+        cuts = "shares" if _is_shares(value) else "times"
+        return f"One time line for all users, cut at {cuts} {', '.join(map(str, value))},"
+    if rule == "LS":
+        which = {"valid_only": " (valid only)", "test_only": " (test only)"}.get(value, "")
+        return f"Leave-one-out{which}"
+    return f"Each user's rows split {', '.join(map(str, value))}"
+
+
 def _is_shares(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != 3:
         return False

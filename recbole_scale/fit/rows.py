@@ -132,7 +132,8 @@ def same_data(row: Row, other: Row) -> bool:
 def _one_version(rows: list[Row], notes: list[str]) -> list[Row]:
     """Rows of the version of the data that most rows have."""
     texts = [json.dumps([row.get(name) for name in _VERSION], default=str) for row in rows]
-    most = rows[texts.index(Counter(texts).most_common(1)[0][0])]
+    counts = Counter(texts)
+    most = rows[max(range(len(rows)), key=lambda at: (counts[texts[at]], at))]  # of as many each, the newest
     kept = [row for row in rows if same_data(row, most)]
     if len(kept) < len(rows):
         notes.append(

@@ -100,6 +100,7 @@ def _plain_checkpoints() -> None:
     from recbole.quick_start import quick_start
     from recbole.trainer.trainer import PretrainTrainer, Trainer
 
+    from recbole_scale.plugin import going_on
     from recbole_scale.plugin.trees import mend_tree_trainers
     from recbole_scale.plugin.tuning import mend_hyper_tuning
 
@@ -110,6 +111,8 @@ def _plain_checkpoints() -> None:
     def save(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """As RecBole's, with the user's settings in the place of the pickled Config."""
         if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        if epoch < 0 and hasattr(self, "measured_before"):  # resumed at its end: the file is this very model's
             return
         from recbole_scale.training.checkpoint import plain_config, save_checkpoint
 
@@ -122,6 +125,7 @@ def _plain_checkpoints() -> None:
             "state_dict": self.model.state_dict(),
             "other_parameter": encode(self.model.other_parameter()),
             "optimizer": self.optimizer.state_dict(),
+            **going_on.state_of(self),
         }
         save_checkpoint(state, path)
         if verbose:
@@ -144,6 +148,7 @@ def _plain_checkpoints() -> None:
     Trainer._save_checkpoint = save
     pretrain_only = PretrainTrainer.pretrain
     PretrainTrainer.save_pretrained_model, PretrainTrainer.pretrain = save_pretrained, pretrain
+    going_on.install(Trainer)
     mend_tree_trainers()
     mend_hyper_tuning()
     _decode_other_parameter()

@@ -34,6 +34,8 @@ class Meter:
         self._train_epoch, self._valid_epoch = trainer._train_epoch, trainer._valid_epoch
         trainer._train_epoch, trainer._valid_epoch = self.train_epoch, self.valid_epoch
         trainer.seconds_train, trainer.targets_seen, trainer.evaluations, trainer.best_epoch = 0.0, 0, [], None
+        for name, value in getattr(trainer, "measured_before", {}).items():  # of a resumed run
+            setattr(trainer, name, value)
 
     @property
     def spent(self) -> bool:
@@ -61,7 +63,7 @@ class Meter:
         """As the trainer's, noting metrics and the best epoch so far."""
         score, result = self._valid_epoch(*arguments, **named)
         trainer = self.trainer
-        best = trainer.best_valid_score
+        best, trainer.latest_valid_result = trainer.best_valid_score, result
         if score >= best if trainer.valid_metric_bigger else score <= best:
             trainer.best_epoch = trainer.evaluations[-1]["epoch"] if trainer.evaluations else 0
         if trainer.evaluations:

@@ -16,10 +16,12 @@ from recbole_scale.runs.row_file import Row, append_lines, read_lines
 
 COLUMNS: dict[str, str] = {
     "run_id": "hash of the resolved settings; equal runs have equal ids",
+    "resumed_from": "run_id of the run it went on from, where that had other settings (fewer epochs, say)",
     "status": "ok or failed",
     "error": "one sentence when status is failed, else null",
     "dataset": "name of the data set",
     "data_fingerprint": "hash of users, items and their order after filtering",
+    "data_digest": "hash of the bytes of the interaction files",
     "split": "RecBole's eval_args.split",
     "model": "name of the model",
     "size": "rung of the ladder, null for a shape of its own and for other models",
@@ -72,7 +74,10 @@ COLUMNS: dict[str, str] = {
 }
 
 
-_TEXTS = "run_id status error dataset data_fingerprint model size device commit started valid_metric"
+_TEXTS = (
+    "run_id resumed_from status error dataset data_fingerprint data_digest model size device commit started "
+    "valid_metric"
+)
 _COUNTS = (
     "n_layers d_model n_heads n_blocks n_blocks_exact n_item_embedding n_positions n_parameters n_users n_items "
     "interactions_seen unique_interactions epochs skipped_steps spikes rollbacks threads processes"
@@ -127,6 +132,15 @@ def read_rows(path: str | os.PathLike[str]) -> pd.DataFrame:
         UserError: no such file, or a line that is no row, by its number; a torn last line is passed over.
     """
     return pd.DataFrame(read_lines(path, KINDS_OF_COLUMNS), columns=list(COLUMNS))
+
+
+def is_finished(row: Mapping[str, Any], digest: str | None) -> bool:
+    """Whether the row of a run stands for it: trained from its start, on interaction files that hold ``digest`` now.
+
+    Of a row that does not say what it saw, nothing is known against it.
+    """
+    known, other = row.get("data_digest"), row.get("resumed_from")
+    return not isinstance(other, str) and (not isinstance(known, str) or known == digest)
 
 
 def versions() -> dict[str, str]:

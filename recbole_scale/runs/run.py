@@ -18,6 +18,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import EvaluatorType, get_environment, get_trainer, init_logger, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_scale.data.cache import files_digest
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.plugin.config import ScaleConfig, begin, recboles_refusal
@@ -25,12 +26,13 @@ from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs import plan, records
 from recbole_scale.runs.measuring import measured_bests, measured_fit, measured_test
+from recbole_scale.runs.resume import go_on
 from recbole_scale.runs.row import run_row
 from recbole_scale.runs.row_file import check_appendable
 from recbole_scale.settings import check_keys, find_settings_file, load_settings_file, run_id
 from recbole_scale.signals import Interrupted
 from recbole_scale.training import group
-from recbole_scale.training.checkpoint import held_run, last_checkpoint
+from recbole_scale.training.checkpoint import held_run
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Prepared:
     valid_data: Any
     test_data: Any
     fingerprint: str | None
+    digest: str | None
 
 
 def run(
@@ -68,7 +71,8 @@ def run(
     Returns:
         RecBole's dict (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) plus
         ``nll`` (test NLL in nats of the model that is best by valid NLL, None when it is not among the metrics),
-        ``checkpoint``, ``results_file``, ``run_id``. ``test_result`` is of the model that ``valid_metric`` chose.
+        ``checkpoint``, ``results_file``, ``run_id`` and ``resumed_from`` (the id of a resumed run that had
+        other settings, else None). ``test_result`` is of the model that ``valid_metric`` chose.
 
     Raises:
         UserError: a mistake in settings or data, in one sentence.
@@ -144,7 +148,8 @@ def _carried_out(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """:func:`train_and_test` once data, model and trainer are there."""
     config, logger, (started, clock) = prepared.config, getLogger(), begun
-    _resume(trainer, config, resume)
+    trainer.data_id = getattr(trainer, "data_id", None) or prepared.fingerprint
+    resumed_from = go_on(trainer, config, prepared.fingerprint, resume)
     before = getattr(trainer, "targets_seen", 0)
     best_score, best_result = measured_fit(
         trainer,
@@ -166,6 +171,7 @@ def _carried_out(
         "checkpoint": trainer.saved_model_file if saved else None,
         "results_file": config["results_file"],
         "run_id": run_id(config),
+        "resumed_from": resumed_from,
     }
     row = run_row(prepared, network, trainer, result, both) | {
         "started": started.isoformat(timespec="seconds"),
@@ -223,6 +229,7 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
     _open_log(config)
     _to_file_only(getLogger(), str(config))
     read = create_dataset if loaded is None else loaded.dataset
+    digest = data_digest(config)
     dataset = recboles_refusal(lambda: read(config))
     if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"]) >= dataset.item_num:
         raise UserError(
@@ -232,7 +239,13 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
     train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
     fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None
-    return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint)
+    return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint, digest)
+
+
+def data_digest(config: Any) -> str | None:
+    """Names what the interaction files of a run hold now; None where they are not there (yet)."""
+    parts = [f".{part}" for part in config["benchmark_filename"] or ()] or [""]
+    return files_digest(os.path.join(config["data_path"], f"{config['dataset']}{part}.inter") for part in parts)
 
 
 def _open_log(config: Any) -> None:
@@ -266,19 +279,6 @@ def build_model(prepared: Prepared) -> Any:
     init_seed(config["seed"] + group.rank(), config["reproducibility"])
     build = find_model(config["model"])
     return recboles_refusal(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
-
-
-def _resume(trainer: Any, config: Any, resume: str | None) -> None:
-    if resume is None:
-        return
-    if resume != "auto":
-        trainer.resume_checkpoint(resume)
-    elif not hasattr(trainer, "last_file"):
-        raise UserError(f"--resume auto is for ScaledSASRec; {config['model']} resumes from a path")
-    elif last := last_checkpoint(trainer.last_file):
-        trainer.resume_checkpoint(last)
-    else:
-        getLogger().info(f"nothing to resume: there is no {trainer.last_file}; starting afresh")
 
 
 def _to_file_only(logger: logging.Logger, text: str) -> None:

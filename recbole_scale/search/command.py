@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.plugin.compat import load_ray_tune
-from recbole_scale.runs.run import make_config
+from recbole_scale.runs.run import data_digest, make_config
 from recbole_scale.search.folder import locked
 from recbole_scale.search.options import ALGORITHMS, TOOLS, parser
 from recbole_scale.search.outcome import conclude
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     options, settings = parser().parse_with_settings(arguments)
     plan, source = _resumed(options, settings) if options.resume else _planned(options, settings)
+    plan.digest = data_digest(make_config(plan.model, plan.dataset, None, dict(plan.settings)))
     if options.dry_run:
         print(plan.describe(source))
         return

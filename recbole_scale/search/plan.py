@@ -45,6 +45,7 @@ class SearchPlan:
     max_failures: int = 3
     ray_address: str | None = None
     home: str = field(default_factory=os.getcwd)
+    digest: str | None = None  # of the interaction files when the search began
 
     def __post_init__(self) -> None:
         checks = {
@@ -124,6 +125,11 @@ class SearchPlan:
         Raises:
             UserError: naming what differs.
         """
+        if other.digest is not None and other.digest != self.digest:
+            raise UserError(
+                f"the folder {self.folder} holds a search on other data than '{self.dataset}' holds now; choose "
+                "another --folder"
+            )
         mine, its = self.as_json(), other.as_json()
         for key in IDENTITY:
             if _listed(mine[key]) != _listed(its[key]):

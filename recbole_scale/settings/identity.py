@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 # settings that do not change a run's numbers
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "log_wandb", "wandb_project", "worker",
     "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
     "data_cache", "rows_on_demand", "per_user_file", "local_rank", "single_spec", "config_files", "results_file",
@@ -21,6 +21,6 @@ _ENVIRONMENT = {
 
 def run_id(config: Any) -> str:
     """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers."""
-    settings = {k: v for k, v in config.final_config_dict.items() if k not in _ENVIRONMENT}
+    settings = {k: v for k, v in config.final_config_dict.items() if k not in ENVIRONMENT}
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -45,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loaded = LoadedData()
     points = plan_sweep(grid, loaded)
     rows = finished_rows(options.rows)
-    done = {row["run_id"] for row in rows}
+    wanted = {point.run_id: point for point in points}
+    same = [row for row in rows if row["run_id"] in wanted]
+    done = {row["run_id"] for row in same if records.is_finished(row, wanted[row["run_id"]].digest)}
+    if stale := {row["run_id"] for row in same} - done:
+        print(f"{len(stale)} finished runs saw other data than '{grid.dataset}' holds now; they are run again")
     todo = [point for point in points if point.run_id not in done]
     threads = torch.get_num_threads()
     print(plan_table(grid, points, done))

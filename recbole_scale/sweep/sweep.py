@@ -62,6 +62,7 @@ class Point:
     targets: int  # training targets of an epoch
     epochs: int
     flops: float
+    digest: str | None = None  # of the interaction files
 
 
 OnEpoch = Callable[[Point, int], None]  # told of a run's epochs (from 0) as they are evaluated
@@ -76,6 +77,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
     """
     points: dict[str, Point] = {}
     targets: dict[float, tuple[int, int]] = {}  # fraction: targets of an epoch, items
+    digest: str | None = None
     for rung, seed, fraction, epochs in itertools.product(
         grid.rungs, grid.seeds, grid.fractions, grid.epochs or (None,)
     ):
@@ -85,6 +87,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         if fraction not in targets:
             prepared = prepare(config, loaded)
             targets[fraction] = prepared.train_data.n_targets, prepared.dataset.item_num - 1
+            digest = prepared.digest
         count, n_items = targets[fraction]
         flops = flops_per_interaction(Shape.from_config(config, n_items)) * float(count) * config["epochs"]
         label = f"{rung.name} seed {seed}" + (f" {fraction:.4g} of users" if fraction != 1 else "")
@@ -95,7 +98,16 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         if grid.per_user:
             settings["per_user_file"] = os.path.join(grid.per_user, f"{name}.npz")
         points[name] = Point(
-            label, grid.dataset, settings, grid.config_files, name, rung.n_blocks, count, config["epochs"], flops
+            label,
+            grid.dataset,
+            settings,
+            grid.config_files,
+            name,
+            rung.n_blocks,
+            count,
+            config["epochs"],
+            flops,
+            digest,
         )
     return sorted(points.values(), key=lambda point: point.flops)
 

@@ -69,6 +69,21 @@ def load_checkpoint(
     return state
 
 
+def load_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A checkpoint to look at its settings and its state of training: tensors are mapped or left out, not read.
+
+    Raises:
+        UserError: as :func:`load_checkpoint`.
+    """
+    if os.path.isdir(path):
+        from recbole_scale.training.sharded_checkpoint import plain_parts
+
+        return _checked(plain_parts(path), path)
+    if not os.path.isfile(path):
+        raise UserError(f"there is no checkpoint {path}")
+    return _load_file(path, "cpu", mmap=True)
+
+
 def _load_file(path: str | os.PathLike[str], map_location: Any, mmap: bool = False) -> dict[str, Any]:
     try:
         check_seal(path)

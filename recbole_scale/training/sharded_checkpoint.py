@@ -114,6 +114,21 @@ def load_sharded(folder: str | os.PathLike[str], mesh: DeviceMesh | None = None)
     return state
 
 
+def plain_parts(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint holds besides its sharded tensors.
+
+    Raises:
+        UserError: the folder is no checkpoint or is damaged.
+    """
+    try:
+        index = _read_index(Path(folder))
+        with open(Path(folder) / index["state"], "rb") as file:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, *DAMAGE) as failure:
+        raise UserError(f"the checkpoint {folder} is damaged ({reason(failure)})") from failure
+    return state
+
+
 def is_sharded(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is a folder that holds a whole sharded checkpoint."""
     return os.path.isfile(os.path.join(path, INDEX))
