@@ -15,6 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from recbole_scale.files import whole_files
 from recbole_scale.text import show_count
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -106,11 +107,21 @@ def _apart(places: Sequence[float]) -> list[float]:
 
 def save(figure: Figure, folder: Path, name: str) -> list[str]:
     """Write ``name.png`` and ``name.pdf`` to ``folder``; returns the two names."""
-    folder.mkdir(parents=True, exist_ok=True)
     with style():
-        for suffix in ("png", "pdf"):
-            figure.savefig(folder / f"{name}.{suffix}", dpi=200)
-    return [f"{name}.png", f"{name}.pdf"]
+        return write_figure(figure, folder, name)
+
+
+def write_figure(figure: Figure, folder: Path, name: str) -> list[str]:
+    """Write ``name.png`` and ``name.pdf`` in the style of the moment, both or none; returns the two names.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    names = [f"{name}.png", f"{name}.pdf"]
+    with whole_files(*(folder / one for one in names), what="the figure") as files:
+        for file, one in zip(files, names, strict=True):
+            figure.savefig(file.handle, format=one.rpartition(".")[2], dpi=200)
+    return names
 
 
 def as_svg(figure: Figure, name: str, label: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import reprlib
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 
 from recbole_scale.signals import Interrupted, watched
+from recbole_scale.terminal import patient_output
 
 MEND_RECBOLE = "pip install --no-deps recbole==1.2.1"  # its other requirements are ours
 
@@ -65,20 +68,36 @@ def exit_code(main: Callable[[], int | None]) -> int:
     A signal prints one sentence too and gives the code of a process that a signal has ended.
     """
     try:
-        with watched():
+        with watched(), patient_output():
             return main() or 0
     except UserError as mistake:
-        print(f"error: {_short(str(mistake))}", file=sys.stderr)
-        return 2
+        sentence, code = f"error: {_short(str(mistake))}", 2
     except ModuleNotFoundError as failure:
         missing = without_recbole(failure)
         if missing is None:
             raise
-        print(f"error: {missing}", file=sys.stderr)
-        return 2
+        sentence, code = f"error: {missing}", 2
+    except OSError as fault:
+        if fault.errno not in OF_THE_MACHINE:
+            raise
+        sentence, code = f"error: {_short(_of_the_machine(fault))}", 2
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
+        sentence, code = str(stop), stop.exit_code
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+    return code
+
+
+# faults of disks, folders and limits that no program can mend
+OF_THE_MACHINE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG,
+    errno.EMFILE, errno.ENFILE, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
+)  # fmt: skip
+
+
+def _of_the_machine(fault: OSError) -> str:
+    where = f"'{fault.filename}'" if fault.filename is not None else "a file"
+    return f"{where} cannot be read or written ({(fault.strerror or str(fault)).lower()})"
 
 
 def _short(sentence: str) -> str:

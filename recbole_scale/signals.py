@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from recbole_scale.terminal import patient_output
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TWICE_SECONDS = 1.0  # one Ctrl-C can reach a process twice: from the terminal, and handed on by its parent
 
@@ -117,7 +119,7 @@ def ends_by_signal(child: bool) -> Iterator[None]:
         yield
         return
     try:
-        with watched():
+        with watched(), patient_output():
             yield
     except Interrupted as stop:
         raise SystemExit(stop.exit_code) from None

@@ -17,11 +17,13 @@ import pytest
 from recbole_scale.data.histories import share_of_user
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import as_rows
+from recbole_scale.runs.ray_cluster import at_once, share_of_a_run
 from recbole_scale.runs.records import COLUMNS, read_rows
 from recbole_scale.runs.run import make_config, prepare
 from recbole_scale.sweep import sweep as sweep_module
 from recbole_scale.sweep.command import main
-from recbole_scale.sweep.on_ray import share_of_a_run
+from recbole_scale.sweep.on_ray import on_ray
+from recbole_scale.sweep.sweep import RowsFile
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "size_sweep.py"
 COMMON = ["--dataset", "walk", "--epochs", "2", "--rows", "rows.jsonl", "--train_batch_size=256", "--topk=[5,10]"]
@@ -196,16 +198,98 @@ def test_mistakes_are_told_before_anything_is_trained(walk: Path, arguments: lis
     assert not (walk / "results").exists()
 
 
+HEAD, GPUS = {"CPU": 64.0}, {"CPU": 96.0, "GPU": 8.0}
+
+
 @pytest.mark.parametrize(
-    ("cluster", "asked", "share"),
+    ("nodes", "asked", "share", "count"),
     [
-        ({"CPU": 4.0}, (None, None), (1.0, 0.0)),
-        ({"CPU": 64.0, "GPU": 8.0}, (None, None), (8.0, 1.0)),
-        ({"CPU": 64.0, "GPU": 8.0}, (None, 0.5), (4.0, 0.5)),
-        ({"CPU": 64.0, "GPU": 8.0}, (None, 0.0), (1.0, 0.0)),
-        ({"CPU": 2.0, "GPU": 8.0}, (None, None), (1.0, 1.0)),
-        ({"CPU": 64.0, "GPU": 8.0}, (2.0, 4.0), (2.0, 4.0)),
+        ([{"CPU": 4.0}], (None, None), (1.0, 0.0), 4),
+        ([{"CPU": 64.0, "GPU": 8.0}], (None, None), (8.0, 1.0), 8),
+        ([{"CPU": 64.0, "GPU": 8.0}], (None, 0.5), (4.0, 0.5), 16),
+        ([{"CPU": 64.0, "GPU": 8.0}], (None, 0.0), (1.0, 0.0), 64),
+        ([{"CPU": 2.0, "GPU": 8.0}], (None, None), (0.25, 1.0), 8),  # fewer cores than GPUs
+        ([{"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}], (None, None), (1.0, 1.0), 1),  # a head without a GPU
+        ([HEAD, GPUS], (None, None), (12.0, 1.0), 8),  # no GPU is idle for the head's sake
+        ([GPUS, {"CPU": 16.0, "GPU": 4.0}], (None, None), (4.0, 1.0), 12),
+        ([HEAD, GPUS], (16.0, 0.0), (16.0, 0.0), 10),
     ],
 )
-def test_a_run_on_ray_gets_its_share_of_the_cluster(cluster, asked, share):
-    assert tuple(share_of_a_run(cluster, *asked).values()) == share
+def test_a_run_on_ray_gets_its_share_of_a_node(nodes, asked, share, count):
+    found = share_of_a_run(nodes, *asked)
+    assert tuple(found.values()) == share
+    assert at_once(nodes, found, "a run") == count
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [((60.0, 1.0), "a run asks for 60 CPU and 1 GPU, but no node of the cluster holds that; they have 64 CPU and 0"),
+     ((97.0, 0.0), "a run asks for 97 CPU, but no"), ((1.0, 9.0), "a run asks for 9 GPU, but no")],
+)  # fmt: skip
+def test_what_no_node_holds_is_refused_instead_of_waited_for(asked, says):
+    nodes = [HEAD, {"CPU": 32.0, "GPU": 8.0}] if asked[0] == 60.0 else [HEAD, GPUS]
+    with pytest.raises(UserError) as told:
+        at_once(nodes, share_of_a_run(nodes, *asked), "a run")
+    assert str(told.value).startswith(says)
+
+
+def test_several_gpus_for_a_run_of_a_sweep_are_refused():
+    with pytest.raises(UserError, match="run_recbole --nproc=2 trains one run on several"):
+        on_ray("auto", None, 2.0, RowsFile("r.jsonl"))
+
+
+def test_what_resuming_needs_goes_only_when_the_row_is_written(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when the row is due costs no training."""
+    from recbole_scale.runs import records
+    from recbole_scale.training.trainer import ScaledSASRecTrainer
+
+    trained, train, append = [], ScaledSASRecTrainer._train_epoch, records.append_lines
+
+    def full(path: Any, *more: Any) -> bool:
+        raise UserError("the run's row could not be added to rows.jsonl (no space left on device)")
+
+    def count(self: Any, *more: Any, **named: Any) -> Any:
+        trained.append(1)
+        return train(self, *more, **named)
+
+    monkeypatch.setattr(ScaledSASRecTrainer, "_train_epoch", count)
+    monkeypatch.setattr(records, "append_lines", full)
+    arguments = [*COMMON, "--shapes", "1x8", "--seeds", "1"]
+    with pytest.raises(UserError, match="no space left"):
+        main(arguments)
+    assert trained and list(walk.glob("saved/*.last.pth"))
+    trained.clear()
+    monkeypatch.setattr(records, "append_lines", append)
+    assert main(arguments) == 0
+    assert trained == [] and not list(walk.glob("saved/*.last.pth"))
+    assert [row["status"] for row in rows_of(walk)] == ["ok"]
+
+
+def test_a_run_that_another_sweep_has_finished_meanwhile_is_not_trained(walk: Path, monkeypatch: Any) -> None:
+    arguments = [*COMMON, "--shapes", "1x8", "--seeds", "1", "2"]
+    assert main(arguments) == 0
+    before = rows_of(walk)
+    looks = iter([[], *[before] * 9])  # the sweep begins as if there were no rows
+    monkeypatch.setattr("recbole_scale.sweep.command.finished_rows", lambda path: next(looks))
+    assert main(arguments) == 0
+    assert rows_of(walk) == before
+
+
+def test_two_sweeps_share_the_work(walk: Path) -> None:
+    """Each run is trained once, whoever comes first; both end well."""
+    arguments = [*COMMON, "--shapes", "1x8", "2x8", "--seeds", "1", "2", "--epochs", "3"]
+    command = [sys.executable, str(SCRIPT), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen(command, cwd=walk, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    told = [process.communicate(timeout=500)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    ids = [row["run_id"] for row in rows_of(walk)]
+    assert len(ids) == 4 and len(set(ids)) == 4
+    assert not [path.name for path in walk.glob("saved/.*")]
+
+
+def test_a_terminal_that_knows_no_plus_minus_loses_no_row(walk: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *COMMON, "--shapes", "1x8", "--seeds", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=walk, capture_output=True, env=environment, timeout=500)
+    assert done.returncode == 0 and b" ? " in done.stdout and len(rows_of(walk)) == 1

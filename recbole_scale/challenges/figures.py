@@ -23,6 +23,7 @@ from recbole_scale.challenges.figure_parts import (
     with_legend,
 )
 from recbole_scale.challenges.table import compared_with
+from recbole_scale.drawing import write_figure
 
 _STYLE = {
     "font.size": 9,
@@ -52,17 +53,13 @@ def save_figures(rows: Sequence[Row], label: Callable[[Row], str], out: Path, me
         "robustness": robustness_figure,
         "trajectory": trajectory_figure,
     }
-    out.mkdir(parents=True, exist_ok=True)
     written = []
     with matplotlib.rc_context(_STYLE):
         for challenge, draw in drawers.items():
             mine = [{**row, "label": label(row)} for row in rows if row["challenge"] == challenge]
             if not mine:
                 continue
-            figure = draw(mine, metric)
-            for suffix in ("png", "pdf"):
-                figure.savefig(out / f"{challenge}.{suffix}", dpi=200)
-                written.append(f"{challenge}.{suffix}")
+            written += write_figure(draw(mine, metric), out, challenge)
     return written
 
 

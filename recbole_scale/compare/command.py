@@ -13,6 +13,7 @@ from recbole_scale.compare.options import parser
 from recbole_scale.compare.runs import Budget, Run
 from recbole_scale.data.histories import split_in_words
 from recbole_scale.errors import UserError, check_choice
+from recbole_scale.files import locked, whole_files
 
 
 def parse_seconds(text: str) -> float:
@@ -51,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     shared = {**settings, **({"data_path": arguments.data_path} if arguments.data_path else {})}
     seeds = range(1, arguments.seeds + 1)
     planned = planning.plan_runs(arguments.dataset, arguments.models, seeds, budget, shared)
-    planning.carry_out(arguments.dataset, planned, out, arguments.results_file, arguments.jobs)
+    held = f"another comparison works in {out}; wait for it, or choose another --out"
+    with locked(out / ".lock", held):
+        planning.carry_out(arguments.dataset, planned, out, arguments.results_file, arguments.jobs)
     done = planning.finished_rows(arguments.results_file, planned, out)
     lines = gather(planned, done, out, arguments.results_file, reference, arguments.samples)
     title = describe(arguments.dataset, budget, reference, arguments.seeds, list(done.values()), planned[0])
@@ -97,8 +100,9 @@ def write_tables(out: Path, title: str, header: list[str], body: list[list[str]]
     """Write ``table.txt``, ``.md`` and ``.tex``; returns the text."""
     text = f"{title}\n\n{table.as_text(header, body)}\n"
     bold = title.replace("Best of a column: <.", "Best of a column in bold.")
-    (out / "table.txt").write_text(text, encoding="utf-8")
-    (out / "table.md").write_text(f"{bold}\n\n{table.as_markdown(header, body)}\n", encoding="utf-8")
     comment = "% " + bold.replace("\n", " ")
-    (out / "table.tex").write_text(f"{comment}\n{table.as_latex(header, body)}\n", encoding="utf-8")
+    with whole_files(*(out / f"table.{kind}" for kind in ("txt", "md", "tex")), what="the table") as (txt, md, tex):
+        txt.write(text.encode())
+        md.write(f"{bold}\n\n{table.as_markdown(header, body)}\n".encode())
+        tex.write(f"{comment}\n{table.as_latex(header, body)}\n".encode())
     return text

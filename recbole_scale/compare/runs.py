@@ -20,6 +20,7 @@ from recbole_scale.errors import UserError, check_choice
 from recbole_scale.model.sizes import SIZE_NAMES
 from recbole_scale.plugin.register import WINDOW_MODELS, find_model
 from recbole_scale.runs import records
+from recbole_scale.runs.measuring import read_per_user
 from recbole_scale.runs.run import data_digest, make_config
 from recbole_scale.settings import run_id
 
@@ -131,7 +132,7 @@ def plan_runs(
 def finished_rows(results_file: str, runs: Iterable[Run], out: Path) -> dict[str, dict[str, Any]]:
     """Rows of finished runs by ``run_id``, where the run's users were kept as well."""
     rows = _last_rows(results_file, runs, "ok")
-    return {name: row for name, row in rows.items() if per_user_file(out, name).is_file()}
+    return {name: row for name, row in rows.items() if read_per_user(per_user_file(out, name)) is not None}
 
 
 def failed_rows(results_file: str, runs: Iterable[Run]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from recbole_scale.compare.significance import Difference, hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.errors import UserError
+from recbole_scale.runs.measuring import read_per_user
 
 METRICS = {"NDCG@10": (ndcg_at, 10), "HR@10": (hit_at, 10)}  # tested for significance
 COLUMNS = {"NDCG@10": "ndcg@10", "HR@10": "recall@10", "NDCG@50": "ndcg@50", "HR@50": "recall@50", "NLL": "nll"}
@@ -90,10 +91,12 @@ def _ranks_by_user(users: dict[str, list[Path]]) -> dict[str, np.ndarray]:
     for name, files in users.items():
         found = []
         for path in files:
-            with np.load(path) as data:
-                order = np.argsort(data["user"], kind="stable")
-                names = data["user"][order]
-                found.append(data["rank"][order])
+            data = read_per_user(path)
+            if data is None:
+                raise UserError(f"{path} is damaged; the same command without it trains its run again")
+            order = np.argsort(data["user"], kind="stable")
+            names = data["user"][order]
+            found.append(data["rank"][order])
             first = names if first is None else first
             if not np.array_equal(first, names):
                 raise UserError(f"the users in {path} are not those of the other runs; was the data changed between?")

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from recbole_scale.files import write_text
 from recbole_scale.fit.study import Answer, run_label
 from recbole_scale.laws.budget import ComputeOptimal
 from recbole_scale.laws.loss import JointLaw
@@ -67,11 +68,8 @@ def joint_json(law: JointLaw, optimum: ComputeOptimal | None) -> dict[str, Any]:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write ``content`` to ``path`` through a temporary file, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write ``content`` to ``path``, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n", "the law")
 
 
 def as_text(answer: Answer) -> str:

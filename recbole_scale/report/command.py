@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_scale.errors import UserError
-from recbole_scale.files import whole_files
+from recbole_scale.files import write_text
 from recbole_scale.fit.command import names_of, where_of
 from recbole_scale.fit.rows import Question, as_rows
 from recbole_scale.report.options import parser
@@ -49,8 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     drawn = draw(study)
     context = Context(options.rows, _again(arguments), worth_hits=options.worth_hits, factor=options.factor)
     out = Path(options.out)
-    with whole_files(out) as (file,):
-        file.write(as_page(study, drawn, challenges, context).encode())
+    write_text(out, as_page(study, drawn, challenges, context), "--out")
     print(answer_text(study, context))
     for one in drawn:
         if one.figure is None:

@@ -5,6 +5,10 @@ A trainer of RecBole's is measured from outside: its methods are wrapped, its ar
 
 from __future__ import annotations
 
+import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +18,7 @@ import numpy as np
 from recbole.utils import ModelType
 
 from recbole_scale.errors import UserError
+from recbole_scale.files import whole_files
 from recbole_scale.training import group
 from recbole_scale.training.budget import check_seconds
 
@@ -182,6 +187,19 @@ def measured_test(trainer: Any, prepared: Any, per_user_file: str | None, **name
     return result, seconds
 
 
+def read_per_user(path: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
+    """What :func:`save_per_user` wrote, every byte checked; None where there is no such file or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in ("user", "rank", "nll")}
+    except (OSError, ValueError, LookupError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
+            SyntaxError, TypeError, AttributeError, OverflowError, struct.error):  # fmt: skip
+        return None
+    kinds = {"user": "U", "rank": "i", "nll": "f"}
+    whole = all(array.ndim == 1 and array.dtype.kind == kinds[name] for name, array in found.items())
+    return found if whole and len({len(array) for array in found.values()}) == 1 else None
+
+
 def save_per_user(path: str, prepared: Any, struct: Any) -> None:
     """Write what an evaluation gathered for each user (see :func:`measured_test`).
 
@@ -197,6 +215,5 @@ def save_per_user(path: str, prepared: Any, struct: Any) -> None:
     ids = dataset.inter_feat[dataset.uid_field] if sequential else prepared.test_data.uid_list
     user = dataset.field2id_token[dataset.uid_field][np.asarray(ids)].astype(str)
     nll = struct.get("rec.nll").numpy() if "rec.nll" in struct else np.full(len(rank), np.nan)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
-        np.savez_compressed(file, user=user, rank=rank.astype(np.int32), nll=nll.astype(np.float32))
+    with whole_files(Path(path), what="per_user_file") as (file,):
+        np.savez_compressed(file.handle, user=user, rank=rank.astype(np.int32), nll=nll.astype(np.float32))

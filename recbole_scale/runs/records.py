@@ -116,7 +116,8 @@ def append_row(path: str | os.PathLike[str], row: Mapping[str, Any], trained: bo
 
     def there(rows: list[Row]) -> bool:
         same = [one for one in rows if one.get("run_id") == row.get("run_id") and one.get("status") == "ok"]
-        return any(not trained or _numbers(one) == _numbers(row) for one in same)
+        same_data = [one for one in same if one.get("data_fingerprint") in (None, row.get("data_fingerprint"))]
+        return any(not trained or _numbers(one) == _numbers(row) for one in same_data)
 
     return append_lines(path, [row], COLUMNS, there if row.get("status") == "ok" else None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import copy
@@ -262,7 +263,21 @@ def _open_log(config: Any) -> None:
     init_logger(config)
     for handler in root.handlers:
         handler.of_a_run = True  # type: ignore[attr-defined]
+        handler.handleError = _NoMoreLog()  # type: ignore[method-assign]
     root.handlers = others + root.handlers
+
+
+class _NoMoreLog:
+    """What a log handler does when it cannot write, on a full disk say: tell it once, in a line."""
+
+    def __init__(self) -> None:
+        self.told = False
+
+    def __call__(self, record: logging.LogRecord) -> None:
+        fault = sys.exc_info()[1]
+        if not self.told:
+            print(f"the log cannot be written any more ({fault}); the run goes on", file=sys.stderr)
+        self.told = True
 
 
 def histories_of(dataset: Any) -> Histories | None:

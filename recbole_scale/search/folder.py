@@ -12,31 +12,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from recbole_scale import files
 from recbole_scale.errors import UserError
+from recbole_scale.files import write_text
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as failure:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written ({(failure.strerror or '').lower()})") from failure
+    write_text(path, json.dumps(content, indent=1), what="the file")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -78,10 +68,13 @@ class Trial:
         line = {"epoch": epoch, "score": score, "best": best, "time": round(time.time(), 3)}
         path = self.folder / "evaluations.jsonl"
         whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(("" if whole else "\n") + json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(("" if whole else "\n") + json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as fault:
+            raise files.unwritten(path, fault, "the evaluation in") from fault
         return line
 
     def evaluations(self) -> list[dict[str, Any]]:
@@ -115,27 +108,11 @@ def trials(folder: str | os.PathLike[str]) -> list[Trial]:
     return [Trial(folder, number) for number in sorted(numbers)]
 
 
-@contextmanager
-def locked(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[None]:
+def locked(folder: str | os.PathLike[str], wait: float = 0.0) -> AbstractContextManager[None]:
     """Hold a folder for this process; the lock goes with the process, however it ends.
 
     Raises:
-        UserError: another process still holds it after ``wait`` seconds.
+        Held: another process still holds it after ``wait`` seconds.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(Path(folder) / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    deadline = time.monotonic() + wait
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as failure:
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"another process works in {folder}; wait for it, or choose another folder"
-                    ) from failure
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
+    held = f"another process works in {folder}; wait for it, or choose another folder"
+    return files.locked(Path(folder) / ".lock", held, wait)

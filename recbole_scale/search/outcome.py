@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 
 from recbole_scale.errors import UserError
+from recbole_scale.files import write_text
 from recbole_scale.runs import plan as run_plan
-from recbole_scale.runs.records import append_row, read_rows
+from recbole_scale.runs.records import append_row
 from recbole_scale.search.folder import Trial, trials
 from recbole_scale.search.plan import SearchPlan, as_text
 
@@ -75,7 +75,7 @@ def conclude(plan: SearchPlan, output_file: str | None = None) -> Outcome:
     print(text)
     for path in (os.path.join(plan.folder, "trials.txt"), output_file):
         if path:
-            Path(path).write_text(text + "\n", "utf-8")
+            write_text(path, text + "\n", "the table of trials")
     left = sum(one.status == "unfinished" for one in found)
     if left:
         where = os.path.relpath(plan.folder)
@@ -101,9 +101,7 @@ def write_best(plan: SearchPlan, best: Outcome) -> str:
         f"# Trial {best.number} of {plan.num_samples}: best {plan.metric} on valid {best.score:.6g} ({best.status})\n"
     )
     path = Path(plan.folder) / "best.yaml"
-    temporary = path.with_name(f".best.{os.getpid()}.tmp")
-    temporary.write_text(head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "utf-8")
-    os.replace(temporary, path)
+    write_text(path, head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "the best trial")
     return os.path.relpath(path)
 
 
@@ -113,6 +111,4 @@ def _add_row(plan: SearchPlan, row: dict[str, Any]) -> None:
     if not name:
         return
     path = os.path.join(plan.home, name)
-    known = read_rows(path) if os.path.isfile(path) else pd.DataFrame({"run_id": []})
-    if row["run_id"] not in set(known["run_id"]):
-        append_row(path, row)
+    append_row(path, row, trained=False)

@@ -18,6 +18,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from recbole_scale.errors import UserError
+from recbole_scale.runs.ray_cluster import at_once, check_nodes, nodes_of
 from recbole_scale.search.folder import Trial
 from recbole_scale.search.plan import SearchPlan
 from recbole_scale.search.progress import Progress
@@ -80,13 +81,14 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
 
 def _resources(plan: SearchPlan) -> dict[str, float]:
     """CPUs and GPUs of a trial; refused when nothing could ever run it."""
-    have = ray.cluster_resources()
+    nodes = nodes_of(ray)
     if plan.gpus_per_trial is None:
-        plan.gpus_per_trial = 1 if have.get("GPU", 0) >= 1 and plan.settings.get("use_gpu", True) else 0
+        some = any(node.get("GPU", 0) >= 1 for node in nodes)
+        plan.gpus_per_trial = 1 if some and plan.settings.get("use_gpu", True) else 0
     wanted = {"CPU": plan.cpus_per_trial, "GPU": plan.gpus_per_trial}
-    for kind, amount in wanted.items():
-        if not plan.ray_address and amount > have.get(kind, 0):
-            raise UserError(f"a trial asks for {amount:g} {kind}, but this machine has {have.get(kind, 0):g}")
+    at_once(nodes, wanted, "a trial")
+    if len(nodes) > 1:
+        check_nodes(ray, [plan.folder])
     return {kind.lower(): amount for kind, amount in wanted.items()}
 
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from recbole_scale.data.atomic import read_coded
 from recbole_scale.data.histories import Histories, data_fingerprint, gather_padded, ragged_ranges, time_order
 from recbole_scale.errors import UserError
+from recbole_scale.files import whole_files
 from recbole_scale.plugin.config import checkpoint_config, recboles_refusal
 from recbole_scale.plugin.register import find_model
 from recbole_scale.prepare.sequences import first_words, items_in_order, split_words
@@ -293,14 +294,6 @@ def writer(path: Path, names: tuple[str, str]) -> Iterator[Any]:
         raise UserError(f"--out {path}: the name must end in {' or '.join(FORMATS)}")
     kinds = (pa.string(), pa.string(), pa.int32(), pa.float32())
     schema = pa.schema(list(zip((*names, "rank", "score"), kinds, strict=True)))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = pq.ParquetWriter if path.suffix == ".parquet" else pacsv.CSVWriter
-        with kind(str(temporary), schema) as file:
-            yield lambda columns: file.write_table(pa.Table.from_arrays(columns, schema=schema))
-        os.replace(temporary, path)
-    except OSError as failure:
-        raise UserError(f"{path} could not be written ({(failure.strerror or str(failure)).lower()})") from failure
-    finally:
-        temporary.unlink(missing_ok=True)
+    kind = pq.ParquetWriter if path.suffix == ".parquet" else pacsv.CSVWriter
+    with whole_files(path, what="--out") as (whole,), kind(whole.handle, schema) as file:
+        yield lambda columns: file.write_table(pa.Table.from_arrays(columns, schema=schema))

@@ -14,13 +14,16 @@ from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.rows import Row
 from recbole_scale.model.sizes import Rung, equal_shapes, named, shaped
 from recbole_scale.runs import records
+from recbole_scale.runs.row_file import check_appendable
 from recbole_scale.settings import load_settings_file
+from recbole_scale.signals import Interrupted
 from recbole_scale.sweep.options import parser
 from recbole_scale.sweep.sweep import (
     Engine,
     Grid,
     LoadedData,
     Point,
+    RowsFile,
     finished_rows,
     in_process,
     plan_sweep,
@@ -61,14 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def sweep(points: Sequence[Point], rows: list[Row], engine: Engine, path: str) -> int:
-    """Run ``points``, append their rows to ``path`` and print a line each; returns how many failed."""
+    """Run ``points``, whose rows ``engine`` adds to ``path``, and print a line each; returns how many failed."""
     failed = 0
-    with Progress(points, rows) as progress:
-        for point, row in engine(points, progress.epoch):
-            records.append_row(path, row)
-            rows.append(row)
-            failed += row["status"] != "ok"
-            progress.end(point, line(point, row))
+    try:
+        with Progress(points, rows) as progress:
+            for point, row in engine(points, progress):
+                rows.append(row)
+                failed += row["status"] != "ok"
+                progress.end(point, line(point, row))
+    except Interrupted as stop:
+        stop.advice = f"finished runs are in {path}, and the same command goes on with the others"
+        raise
     print(f"{len(points) - failed} runs finished, {failed} failed; rows in {path}")
     return failed
 
@@ -78,10 +84,11 @@ class Progress:
 
     def __init__(self, points: Sequence[Point], rows: list[Row]) -> None:
         self._left, self._rows, self._count = {point.run_id: point for point in points}, rows, len(points)
-        self._done = 0.0  # FLOPs of finished runs
+        self._done, self._parallel = 0.0, 1  # FLOPs of finished runs, and how many runs go on at once
+        self._running: dict[str, float] = {}  # FLOPs so far of those
         form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} so far]"
         self._bar = tqdm(total=sum(p.flops for p in points), desc="sweep", bar_format=form, file=sys.stderr)
-        self._show(0.0)
+        self._show()
 
     def __enter__(self) -> Progress:
         return self
@@ -89,21 +96,28 @@ class Progress:
     def __exit__(self, *failure: object) -> None:
         self._bar.close()
 
-    def epoch(self, point: Point, epoch: int) -> None:
+    def parallel(self, runs: int) -> None:
+        """So many runs go on at once."""
+        self._parallel = max(1, runs)
+
+    def __call__(self, point: Point, epoch: int) -> None:
         """``point`` has trained and evaluated its ``epoch``, counted from 0."""
-        share = min(1.0, (epoch + 1) / point.epochs)
-        self._show(share * point.flops, f", {point.label}: epoch {epoch + 1} of {point.epochs}")
+        self._running[point.run_id] = min(1.0, (epoch + 1) / point.epochs) * point.flops
+        self._show(f", {point.label}: epoch {epoch + 1} of {point.epochs}")
 
     def end(self, point: Point, line: str) -> None:
         """``point`` is finished, as ``line`` tells."""
         self._left.pop(point.run_id)
+        self._running.pop(point.run_id, None)
         self._done += point.flops
         tqdm.write(f"[{self._count - len(self._left)}/{self._count}] {line}", file=sys.stdout)
-        self._show(0.0)
+        self._show()
 
-    def _show(self, running: float, remark: str = "") -> None:
-        """``running``: FLOPs of the run in progress so far; it goes first, so the estimate is less its share."""
-        seconds = seconds_left(self._left.values(), self._rows, torch.get_num_threads())
+    def _show(self, remark: str = "") -> None:
+        """The estimate is for runs at once on all nodes, less the share of what is under way."""
+        running = sum(self._running.values())
+        at_once = max(1, min(self._parallel, len(self._left)))
+        seconds = seconds_left(self._left.values(), self._rows, torch.get_num_threads()) / at_once
         todo = sum(point.flops for point in self._left.values())
         left = duration(seconds * (1 - running / todo)) if todo else "nothing"
         self._bar.n = self._done + running
@@ -214,8 +228,10 @@ def _numbers(given: dict[str, Any], name: str, kind: type, default: list[Any]) -
 
 
 def _engine(options: argparse.Namespace, loaded: LoadedData) -> Engine:
+    check_appendable(options.rows, records.COLUMNS)
+    rows = RowsFile(options.rows, options.keep)
     if options.ray_address is None:
-        return in_process(loaded, options.keep)
+        return in_process(loaded, rows)
     from recbole_scale.sweep.on_ray import on_ray
 
-    return on_ray(options.ray_address, options.cpus_per_run, options.gpus_per_run, options.keep)
+    return on_ray(options.ray_address, options.cpus_per_run, options.gpus_per_run, rows, options.max_failures)

@@ -1,30 +1,48 @@
-"""A sweep's runs on a Ray cluster: as many at once as its CPUs and GPUs allow. Rows come back to the driver."""
+"""A sweep's runs on a Ray cluster: as many at once as its nodes hold. The driver writes their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recbole_scale.errors import UserError
+from recbole_scale.files import Held
 from recbole_scale.fit.rows import Row
 from recbole_scale.plugin.compat import load_ray_tune
-from recbole_scale.sweep.sweep import Engine, OnEpoch, Point, run_point
+from recbole_scale.runs.ray_cluster import at_once, check_nodes, nodes_of, share_of_a_run
+from recbole_scale.sweep.sweep import Engine, OnEpoch, Point, RowsFile, failed_row, run_point
 
 _PATHS = {"data_path": "dataset", "checkpoint_dir": "saved"}
+LOOK_SECONDS = 1.0  # between two looks at what runs have reported
 
 
-def on_ray(address: str, cpus: float | None = None, gpus: float | None = None, keep: str = "best") -> Engine:
+def on_ray(
+    address: str, cpus: float | None, gpus: float | None, rows: RowsFile, max_failures: int | None = None
+) -> Engine:
     """Engine that hands each run to Ray, with ``cpus`` and ``gpus`` for each; None: see :func:`share_of_a_run`.
 
-    A run whose worker dies is tried once more, from its checkpoint, and then is a failed row. Epochs are not told.
+    A run whose worker dies is tried again, from its checkpoint, and after ``max_failures`` (3) times is a failed row.
 
     Args:
         address: ``auto`` for the cluster of this machine, ``HOST:PORT`` of another, ``local`` to start one here.
         cpus: CPUs per run; its worker uses as many threads.
-        gpus: GPUs per run, fractions allowed.
-        keep: checkpoints to keep, see :func:`run_point`.
+        gpus: GPUs per run, at most one; fractions share one.
+        rows: where rows go.
+        max_failures: how often a lost run is tried again.
+
+    Raises:
+        UserError: several GPUs for a run; nodes without our package, without a shared folder, or too small for a run.
     """
+    if gpus is not None and gpus > 1:
+        raise UserError(
+            f"--gpus_per_run is {gpus:g}, but a run of a sweep has at most one GPU; run_recbole --nproc={gpus:.0f} "
+            "trains one run on several"
+        )
 
     def engine(points: Sequence[Point], on_epoch: OnEpoch) -> Iterator[tuple[Point, Row]]:
         load_ray_tune()
@@ -32,10 +50,16 @@ def on_ray(address: str, cpus: float | None = None, gpus: float | None = None, k
 
         started_here = not ray.is_initialized()
         if started_here:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            _join(ray, address)
         try:
-            share = share_of_a_run(ray.cluster_resources(), cpus, gpus)
-            yield from _run_all(ray, points, {**share, "max_retries": 1}, keep)
+            nodes = nodes_of(ray)
+            share = share_of_a_run(nodes, cpus, gpus)
+            on_epoch.parallel(at_once(nodes, share, "a run"))
+            todo = [_absolute(point) for point in points]
+            check_nodes(ray, sorted({point.settings[name] for point in todo for name in _PATHS}))
+            retries = 3 if max_failures is None else max_failures
+            options = {"num_cpus": share["CPU"], "num_gpus": share["GPU"], "max_retries": retries}
+            yield from _run_all(ray, list(zip(points, todo, strict=True)), options, rows, on_epoch)
         finally:
             if started_here:
                 ray.shutdown()
@@ -43,36 +67,84 @@ def on_ray(address: str, cpus: float | None = None, gpus: float | None = None, k
     return engine
 
 
-def share_of_a_run(cluster: Mapping[str, float], cpus: float | None, gpus: float | None) -> dict[str, float]:
-    """What each run gets: as asked, else a GPU where there are some and the CPUs that go with it, else one CPU."""
-    if gpus is None:
-        gpus = 1.0 if cluster.get("GPU", 0.0) >= 1 else 0.0
-    if cpus is None:
-        at_once = cluster.get("GPU", 0.0) / gpus if gpus else cluster.get("CPU", 1.0)
-        cpus = max(1.0, cluster.get("CPU", 1.0) // max(at_once, 1.0))
-    return {"num_cpus": cpus, "num_gpus": gpus}
+def _join(ray: Any, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as failure:
+        raise UserError(f"there is no Ray cluster at {address}") from failure
 
 
-def _run_all(ray: Any, points: Sequence[Point], options: dict[str, Any], keep: str) -> Iterator[tuple[Point, Row]]:
+class _Board:
+    """Where workers note which host a run is on and how far it is; an actor."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, str] = {}
+        self.epochs: dict[str, int] = {}
+
+    def note(self, run_id: str, host: str, epoch: int) -> None:
+        """A run's host and last evaluated epoch, -1 before the first."""
+        self.hosts[run_id], self.epochs[run_id] = host, epoch
+
+    def read(self) -> tuple[dict[str, str], dict[str, int]]:
+        """All that was noted."""
+        return self.hosts, self.epochs
+
+
+def _run_all(
+    ray: Any, pairs: Sequence[tuple[Point, Point]], options: dict[str, Any], rows: RowsFile, on_epoch: OnEpoch
+) -> Iterator[tuple[Point, Row]]:
+    board = ray.remote(num_cpus=0)(_Board).remote()
     remote = ray.remote(**options)(_on_worker)
-    waiting = {remote.remote(_absolute(point), options["num_cpus"], keep): point for point in points}
-    while waiting:
-        (ready,), _ = ray.wait(list(waiting), num_returns=1)
-        point = waiting.pop(ready)
-        try:
-            yield point, ray.get(ready)
-        except ray.exceptions.RayError as failure:
-            sentence = " ".join(str(failure).split())[:300]
-            yield point, {"run_id": point.run_id, "status": "failed", "error": f"the worker died: {sentence}",
-                          "dataset": point.dataset, "model": "ScaledSASRec", "seed": point.settings.get("seed"),
-                          "n_blocks": point.n_blocks}  # fmt: skip
+    waiting: dict[Any, tuple[Point, Point]] = {}  # a run, and the same with paths for a worker
+    todo = deque(pairs)
+    seen: dict[str, int] = {}
+    while todo or waiting:
+        while todo:
+            point, there = todo.popleft()
+            if row := rows.finished(point):  # another sweep's
+                yield point, row
+            else:
+                waiting[remote.remote(there, options["num_cpus"], board, str(Path(rows.path).resolve()))] = point, there
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_SECONDS)
+        hosts, epochs = ray.get(board.read.remote())
+        for point, _ in waiting.values():
+            if epochs.get(point.run_id, -1) > seen.get(point.run_id, -1):
+                seen[point.run_id] = epochs[point.run_id]
+                on_epoch(point, seen[point.run_id])
+        for task in ready:
+            point, there = waiting.pop(task)
+            row = _result(ray, task, point, hosts.get(point.run_id))
+            if row is None:  # another sweep trains it
+                todo.append((point, there))
+                time.sleep(LOOK_SECONDS)
+                continue
+            rows.record(point, row)
+            yield point, row
 
 
-def _on_worker(point: Point, cpus: float, keep: str) -> Row:
+def _result(ray: Any, task: Any, point: Point, host: str | None) -> Row | None:
+    try:
+        row: Row | None = ray.get(task)
+        return row
+    except ray.exceptions.RayError as failure:
+        lines = [line for line in str(failure).splitlines() if line.strip()]
+        cause = getattr(failure, "cause", None)
+        told = f"{type(cause).__name__}: {cause}" if cause is not None else " ".join(lines[:1])[:300]
+        return failed_row(point, f"the worker on {host or 'a node that it never reached'} was lost: {told}")
+
+
+def _on_worker(point: Point, cpus: float, board: Any, rows: str) -> Row | None:
     import torch
 
     torch.set_num_threads(max(1, int(cpus)))
-    return run_point(point, keep=keep)
+    host = socket.gethostname()
+    board.note.remote(point.run_id, host, -1)
+    try:
+        return run_point(
+            point, RowsFile(rows).finished, on_epoch=lambda p, epoch: board.note.remote(p.run_id, host, epoch)
+        )
+    except Held:
+        return None
 
 
 def _absolute(point: Point) -> Point:

@@ -44,6 +44,7 @@ def parser() -> CommandParser:
     add("--keep", default="best", choices=["best", "none"], help="checkpoints to keep (default: %(default)s)")
     add("--ray_address", metavar="ADDRESS", help="run on Ray: auto, HOST:PORT, or local to start one here")
     add("--cpus_per_run", type=float, metavar="N", help="with Ray (default: those that go with its GPU, else 1)")
+    add("--max_failures", type=int, metavar="N", help="with Ray, restarts of a run that lost its process (default: 3)")
     add("--gpus_per_run", type=float, metavar="N", help="with Ray; fractions share one (default: 1 if there are any)")
     add("--dry_run", action="store_true", help="print the plan and stop")
     add("--columns", action="store_true", help="print what the columns of a row mean, and stop")
