@@ -13,7 +13,7 @@ from conftest import QUICK
 
 import recbole_scale
 from recbole_scale.errors import UserError
-from recbole_scale.plugin.evaluation import held_out_nll
+from recbole_scale.model.likelihood import held_out_nll
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs.run import build_model, make_config, prepare
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recbole_scale.challenges.cases import Cases
 from recbole_scale.errors import UserError
+from recbole_scale.model.likelihood import are_probabilities, held_out_nll
 
 SCORES_PER_BATCH = {"cpu": 1 << 19, "cuda": 1 << 25}  # what no longer fits a CPU's cache is slower there
 TOP = 10  # items of each list that Coverage looks at
@@ -82,12 +83,15 @@ def score(ranker: Ranker, cases: Cases, top: bool = True, mask_history: bool = F
     rank = np.empty(len(cases), dtype=np.int64)
     nll = np.empty(len(cases), dtype=np.float64)
     lists = np.empty((len(cases), min(TOP, ranker.n_items)), dtype=np.int32) if top else None
+    probabilities: bool | None = None  # the first batch tells
     for index, width in batches(ranker, cases.lengths):
         items, length = cases.padded(index, width)
         scores = ranker.scores(cases.user[index], items, length)
         target = torch.from_numpy(cases.target[index, 0]).to(scores.device)
         hidden = _history_pairs(cases, index) if mask_history else None
-        found = rank_targets(scores, target, hidden)
+        if probabilities is None:
+            probabilities = are_probabilities(scores)
+        found = rank_targets(scores, target, hidden, probabilities)
         rank[index], nll[index] = found[0].cpu().numpy(), found[1].cpu().numpy()
         if lists is not None:
             lists[index] = torch.topk(scores, lists.shape[1], dim=1)[1].cpu().numpy()
@@ -101,18 +105,22 @@ def _history_pairs(cases: Cases, index: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def rank_targets(
-    scores: Tensor, target: Tensor, hidden: tuple[np.ndarray, np.ndarray] | None = None
+    scores: Tensor,
+    target: Tensor,
+    hidden: tuple[np.ndarray, np.ndarray] | None = None,
+    probabilities: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Rank (int64 [B]) and NLL (float32 [B]) of each row's target.
 
     ``scores`` [B, V + 1] is changed: padding and the (row, item) pairs ``hidden`` go to -inf, targets excepted.
+    ``probabilities``: the NLL is -log of the scores themselves.
 
     Raises:
         UserError: a score is not finite.
     """
+    nll = held_out_nll(scores, torch.arange(len(scores), device=scores.device), target, probabilities)
     scores[:, 0] = -torch.inf
     own = scores.gather(1, target[:, None])  # [B, 1]
-    nll = torch.logsumexp(scores, dim=1) - own[:, 0]  # not finite where any score is NaN or inf, or the target's -inf
     if not torch.isfinite(nll).all():
         raise UserError("the model gives scores that are not finite numbers; was its training stable?")
     if hidden is not None:

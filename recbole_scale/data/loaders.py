@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,16 +85,16 @@ class WindowDataLoader:
 
 
 class HistoryEvalDataLoader(FullSortEvalDataLoader):
-    """RecBole's full-ranking loader; with ``mask_history: True`` it also hands out the items to leave out."""
+    """RecBole's full-ranking loader over histories; its batches know what their users had before (``seen``)."""
 
     _first, _every = 0, 1  # batches of this process: all
 
     def collate_fn(self, index: Any) -> Any:
         """One batch of rows, as RecBole's, with (row, item) pairs of the whole history when it is masked."""
         interaction, _, positive_u, positive_i = super().collate_fn(index)
-        if not self.config["mask_history"]:
-            return interaction, None, positive_u, positive_i
-        return interaction, self._dataset.inter_feat.seen_before(np.asarray(index)), positive_u, positive_i
+        interaction.seen = partial(self._dataset.inter_feat.seen_before, np.asarray(index))
+        masked = interaction.seen() if self.config["mask_history"] else None
+        return interaction, masked, positive_u, positive_i
 
     def shard(self, rank: int, world_size: int) -> HistoryEvalDataLoader:
         """A loader of every ``world_size``-th batch from batch ``rank`` on; each batch holds the same rows as here."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_scale.data.histories import Histories, Split
+from recbole_scale.data.histories import Histories, Split, ragged_ranges
 from recbole_scale.errors import UserError
 
 
@@ -98,8 +98,7 @@ class HistoryRows:
         """Every earlier item of the rows' users but the target itself: (row number, item id), each [n]."""
         positions = self._positions[index]
         start = self._histories.offsets[self._histories.owner(positions)]
-        pairs = [(row, self._histories.items[s:p]) for row, (s, p) in enumerate(zip(start, positions, strict=True))]
-        target = self._histories.items[positions]
-        pairs = [(row, items[items != target[row]]) for row, items in pairs]
-        rows = np.concatenate([np.full(len(items), row, dtype=np.int64) for row, items in pairs])
-        return torch.from_numpy(rows), torch.from_numpy(np.concatenate([i for _, i in pairs]).astype(np.int64))
+        row = np.repeat(np.arange(len(positions)), positions - start)
+        items = self._histories.items[ragged_ranges(start, positions - start)].astype(np.int64)
+        others = items != self._histories.items[positions][row]
+        return torch.from_numpy(row[others]), torch.from_numpy(items[others])

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -29,6 +30,15 @@ def apply() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     _import_quick_start_without_ray()
     _plain_checkpoints()
+    logging.getLogger().addFilter(_whole_message)
+
+
+def _whole_message(record: logging.LogRecord) -> bool:
+    """RaCT logs a path without a place for it in the text, and logging prints a traceback for that."""
+    if record.args and isinstance(record.msg, str) and "%" not in record.msg:
+        words = record.args.values() if isinstance(record.args, Mapping) else record.args
+        record.msg, record.args = " ".join([record.msg, *map(str, words)]), ()
+    return True
 
 
 def _numpy_names() -> None:

@@ -1,28 +1,33 @@
-"""What RecBole's evaluation lacks: NLL, one pass for the top-k lists, and ranking without a user's earlier items."""
+"""What RecBole's evaluation lacks: NLL, one pass for the top-k lists, and every list once more without seen items."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from recbole.evaluator import Collector
+from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.base_metric import AbstractMetric
 from recbole.evaluator.collector import DataStruct
-from recbole.utils import EvaluatorType
+from recbole.utils import EvaluatorType, ModelType
 from torch import Tensor
 
 from recbole_scale.errors import UserError
+from recbole_scale.model.likelihood import are_probabilities, held_out_nll, nll_kind
+from recbole_scale.plugin.seen import Pairs
 from recbole_scale.training import group, parallel
 
 PER_ROW = ("rec.", "data.label")  # entries of RecBole's data struct that hold one row per ranked user
+LISTS = ("rec.items", "rec.topk")  # those of ranked lists
 
 
 class NLL(AbstractMetric):
     """Cross-entropy of the held-out interactions in nats, and its standard error over them.
 
-    The softmax is over all items, the user's earlier ones included, whatever ``mask_history`` says: it measures the
-    model's probabilities, not a ranking protocol. Results are ``nll`` and ``nll_se``.
+    It is over all items, the user's earlier ones included, whatever ``mask_history`` says: it measures the model's
+    probabilities, not a ranking protocol. What it means depends on the model: :mod:`recbole_scale.model.likelihood`.
+    Results are ``nll`` and ``nll_se``.
     """
 
     metric_type = EvaluatorType.RANKING
@@ -39,72 +44,91 @@ class NLL(AbstractMetric):
         return {"nll": round(values.mean().item(), places), "nll_se": round(error, places)}
 
 
-def held_out_nll(scores: Tensor, row: Tensor, item: Tensor) -> Tensor:
-    """``-log softmax(scores)`` of each held-out interaction.
-
-    Args:
-        scores: scores of all items with column 0 (padding) at -inf, [B, V + 1].
-        row: row of each interaction, [n].
-        item: item of each interaction, [n].
-
-    Returns:
-        nats, float32 [n].
-    """
-    scores = scores.float()
-    return torch.logsumexp(scores, dim=1)[row] - scores[row, item]
-
-
 class ScaleCollector(Collector):
-    """RecBole's collector with NLL, and with the top-k lists found once instead of once per metric."""
+    """RecBole's collector with NLL, top-k lists found once instead of once per metric, and lists without seen items."""
 
     register: Any
     data_struct: Any
+    nll_kind: str | None = None  # of the last evaluation
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self._without_lists = copy.copy(self.register)
-        for need in ("rec.items", "rec.topk"):
-            self._without_lists.__dict__.pop(need, None)
+        self._lists = {need for need in LISTS if self.register.need(need)}
+        self._without_lists, self._only_lists = copy.copy(self.register), copy.copy(self.register)
+        for need in list(vars(self.register)):
+            if need in LISTS:
+                delattr(self._without_lists, need)
+            elif need.startswith(PER_ROW):
+                delattr(self._only_lists, need)
+        self._filtered = DataStruct()
+        self._seen: Callable[[], Pairs] | None = None
+        self._probabilities: bool | None = None
 
-    def collect_nll(self, scores: Tensor, row: Tensor, item: Tensor) -> None:
-        """Keep the NLL of a batch (see :func:`held_out_nll`) if a metric asks for it."""
-        if self.register.need("rec.nll"):
-            self.data_struct.update_tensor(
-                "rec.nll", held_out_nll(scores, row.to(scores.device), item.to(scores.device))
-            )
+    def collect_nll(self, model: Any, scores: Tensor, row: Tensor, item: Tensor) -> None:
+        """Keep the NLL of a batch if a metric asks for it; ``scores`` are as the model gave them, [B, V + 1]."""
+        if not self.register.need("rec.nll"):
+            return
+        if self._probabilities is None:  # the first batch of an evaluation
+            self._probabilities = are_probabilities(scores)
+            self.nll_kind = nll_kind(model, self._probabilities)
+        row, item = row.to(scores.device), item.to(scores.device)
+        self.data_struct.update_tensor("rec.nll", held_out_nll(scores, row, item, self._probabilities))
+
+    def leave_out_next(self, seen: Callable[[], Pairs] | None) -> None:
+        """Make the lists of the next batch a second time without the (row, item) pairs that ``seen`` gives."""
+        self._seen = seen if self._lists else None
 
     def eval_batch_collect(
         self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
     ) -> None:
-        """As RecBole's; where each row has one held-out item, no matrix of rows x items is made for it."""
+        """As RecBole's, and once more without what the users have seen; ``scores_tensor`` is changed by that."""
+        self._collect(scores_tensor, interaction, positive_u, positive_i)
+        if self._seen is None:
+            return
+        row, item = (part.to(scores_tensor.device) for part in self._seen())
+        own = scores_tensor[positive_u, positive_i]
+        scores_tensor[row, item] = -torch.inf
+        scores_tensor[positive_u, positive_i] = own
+        main = self.register, self.data_struct
+        self.register, self.data_struct = self._only_lists, self._filtered
+        self._collect(scores_tensor, interaction, positive_u, positive_i)
+        (self.register, self.data_struct), self._seen = main, None
+
+    def _collect(
+        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
+    ) -> None:
+        """Where each row has one held-out item, no matrix of rows x items is made for it."""
         # labels have no positions; several held-out items a row have no one target
-        lists = self.register.need("rec.items") or self.register.need("rec.topk")
-        if positive_u is None or positive_i is None or len(positive_u) != len(scores_tensor) or not lists:
+        if positive_u is None or positive_i is None or len(positive_u) != len(scores_tensor) or not self._lists:
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
         order = torch.argsort(positive_u)
         target = positive_i[order].to(scores_tensor.device)
         _, best = torch.topk(scores_tensor, max(self.topk), dim=-1)  # [B, k]
-        if self.register.need("rec.items"):
+        if "rec.items" in self._lists:
             self.data_struct.update_tensor("rec.items", best)
-        if self.register.need("rec.topk"):
+        if "rec.topk" in self._lists:
             hits = (best == target[:, None]).int()
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, torch.ones_like(hits[:, :1])], dim=1))
-        full, self.register = self.register, self._without_lists
-        super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
-        self.register = full
+        if self.register is not self._only_lists:
+            full, self.register = self.register, self._without_lists
+            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+            self.register = full
 
     def get_data_struct(self) -> Any:
         """What the evaluation gathered, on the CPU; forgets it for the next one.
 
         RecBole's own calls ``.cpu()`` on counts too, so that ItemCoverage and its kin never worked in 1.2.1.
         """
-        gathered = self._from_all_processes(self.data_struct)
-        self.data_struct = DataStruct()
+        gathered, filtered = self._from_all_processes(self.data_struct), self._from_all_processes(self._filtered)
+        self.data_struct, self._filtered, self._probabilities = DataStruct(), DataStruct(), None
         for key, value in gathered._data_dict.items():
             gathered.set(key, value.cpu() if isinstance(value, Tensor) else value)
             if not key.startswith(PER_ROW):
                 self.data_struct.set(key, value)
+        for key, value in filtered._data_dict.items():
+            filtered.set(key, value.cpu())
+        gathered.filtered = filtered if filtered._data_dict else None
         return gathered
 
     def _from_all_processes(self, struct: Any) -> Any:
@@ -119,11 +143,60 @@ class ScaleCollector(Collector):
         return struct
 
 
+class ScaleEvaluator(Evaluator):
+    """RecBole's evaluator, which measures the second lists too.
+
+    Attributes:
+        filtered: metrics of the last evaluation's lists without what each user had seen, by RecBole's names; empty
+            where there were no second lists.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.filtered: dict[str, float] = {}
+
+    def evaluate(self, dataobject: Any) -> Any:
+        """All metrics of what was gathered (:meth:`ScaleCollector.get_data_struct`)."""
+        second, self.filtered = getattr(dataobject, "filtered", None), {}
+        if second is not None:
+            for key, value in dataobject._data_dict.items():
+                if not key.startswith(PER_ROW):
+                    second.set(key, value)
+            for metric in self.metric_class.values():
+                if set(LISTS) & set(metric.metric_need) and all(need in second for need in metric.metric_need):
+                    found = metric.calculate_metric(second)
+                    self.filtered |= {name: float(value) for name, value in found.items()}
+        return super().evaluate(dataobject)
+
+
 def rank_batch(self: Any, batched_data: Any) -> Any:
-    """RecBole's ``Trainer._full_sort_batch_eval`` that takes the NLL before earlier items leave the ranking."""
-    interaction, history_index, positive_u, positive_i = batched_data
-    interaction, scores, positive_u, positive_i = self._scale_original_rank((interaction, None, positive_u, positive_i))
-    self.eval_collector.collect_nll(scores, positive_u, positive_i)
-    if history_index is not None:
-        scores[history_index] = -torch.inf
+    """RecBole's ``Trainer._full_sort_batch_eval``: one scoring for the NLL, the ranking, and that without seen items.
+
+    Where the ranking itself leaves them out (``mask_history: True``, or RecBole's ``repeatable: False``) there is no
+    second one.
+    """
+    interaction, history, positive_u, positive_i = batched_data
+    seen = getattr(interaction, "seen", None)
+    scores = _scores_of_all_items(self, interaction.to(self.device)).view(-1, self.tot_item_num)
+    self.eval_collector.collect_nll(self.model, scores, positive_u, positive_i)
+    scores[:, 0] = -torch.inf
+    if history is not None and len(history[0]):
+        scores[history] = -torch.inf
+    elif self.config["mask_history"] and seen is not None:
+        own = scores[positive_u, positive_i]
+        scores[tuple(part.to(scores.device) for part in seen())] = -torch.inf
+        scores[positive_u, positive_i] = own
+    elif self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL or self.config["repeatable"]:
+        self.eval_collector.leave_out_next(seen)
     return interaction, scores, positive_u, positive_i
+
+
+def _scores_of_all_items(trainer: Any, interaction: Any) -> Tensor:
+    """Scores [B, V + 1], or flat, as the model gives them; models that score pairs alone are asked for each pair."""
+    try:
+        scores: Tensor = trainer.model.full_sort_predict(interaction)
+    except NotImplementedError:
+        pairs = interaction.repeat_interleave(trainer.tot_item_num)
+        pairs.update(trainer.item_tensor.repeat(len(interaction)))
+        scores = trainer._spilt_predict(pairs, len(pairs))
+    return scores

@@ -111,12 +111,16 @@ def model_names() -> list[str]:
 
 
 def _register_data() -> None:
+    from recbole.data.dataloader import FullSortEvalDataLoader
     from recbole.data.dataset import Dataset, SequentialDataset
-    from recbole.data.utils import create_dataset, get_dataloader, load_split_dataloaders
+    from recbole.data.utils import create_dataset, create_samplers, get_dataloader, load_split_dataloaders
 
     from recbole_scale.plugin import time_line
 
     _ORIGINAL["get_dataloader"], _ORIGINAL["create_dataset"] = get_dataloader, create_dataset
+    _ORIGINAL["create_samplers"], _ORIGINAL["full_sort_batch"] = create_samplers, FullSortEvalDataLoader.collate_fn
+    _replace("create_samplers", _samplers)
+    FullSortEvalDataLoader.collate_fn = _batch_with_seen
     _replace("get_dataloader", find_dataloader)
     _replace("create_dataset", find_dataset)
     _ORIGINAL["load_split_dataloaders"] = load_split_dataloaders
@@ -128,6 +132,9 @@ def _register_data() -> None:
     Dataset._load_feat = _load_feat
     Dataset._load_inter_feat = _load_inter_feat
     Dataset._download = _download
+    _ORIGINAL["get_preload_weight"] = Dataset.get_preload_weight
+    # float64 as read, which KSR's layers do not take
+    Dataset.get_preload_weight = lambda self, field: _ORIGINAL["get_preload_weight"](self, field).astype("float32")
     SequentialDataset._change_feat_format = _sort_exactly_first
     time_line.install()
 
@@ -159,6 +166,23 @@ def find_dataset(config: Any) -> Any:
     by_type = {ModelType.SEQUENTIAL: classes.SequentialDataset, ModelType.KNOWLEDGE: classes.KnowledgeBasedDataset}
     own = getattr(classes, f"{config['model']}Dataset", None)
     return (own or by_type.get(config["MODEL_TYPE"], classes.Dataset))(config)
+
+
+def _samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> Any:
+    """RecBole's samplers, made at the one place where all parts of a split are at hand."""
+    from recbole_scale.plugin.seen import note_earlier_parts
+
+    note_earlier_parts(built_datasets)
+    return _ORIGINAL["create_samplers"](config, dataset, built_datasets)
+
+
+def _batch_with_seen(self: Any, index: Any) -> Any:
+    """RecBole's batch to rank, which also knows what its users had before (asked only when it is needed)."""
+    from recbole_scale.plugin.seen import seen_pairs
+
+    batch = _ORIGINAL["full_sort_batch"](self, index)
+    batch[0].seen = seen_pairs(self._dataset, batch[0])
+    return batch
 
 
 def _load_feat(self: Any, filepath: str, source: Any) -> Any:
@@ -226,12 +250,11 @@ def _sort_exactly_first(self: Any) -> None:
 def _register_metrics() -> None:
     from recbole.trainer import trainer
 
-    from recbole_scale.plugin.evaluation import NLL, ScaleCollector, rank_batch
+    from recbole_scale.plugin.evaluation import NLL, ScaleCollector, ScaleEvaluator, rank_batch
 
     metric_register.metrics_dict["nll"] = NLL
     metric_register.metric_information["nll"] = NLL.metric_need
     metric_types["nll"] = NLL.metric_type
     smaller_metrics.append("nll")
-    trainer.Collector = ScaleCollector
-    trainer.Trainer._scale_original_rank = trainer.Trainer._full_sort_batch_eval
+    trainer.Collector, trainer.Evaluator = ScaleCollector, ScaleEvaluator
     trainer.Trainer._full_sort_batch_eval = rank_batch

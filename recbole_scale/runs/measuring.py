@@ -73,6 +73,7 @@ class Meter:
             trainer.best_epoch = trainer.evaluations[-1]["epoch"] if trainer.evaluations else 0
         if trainer.evaluations:
             trainer.evaluations[-1] |= {f"valid_{k}": float(v) for k, v in result.items()}
+            trainer.evaluations[-1] |= {f"valid_{k}_filtered": v for k, v in trainer.evaluator.filtered.items()}
         return score, result
 
 
@@ -127,6 +128,15 @@ def measured_fit(trainer: Any, prepared: Any, **named: Any) -> tuple[Any, Any]:
     return best
 
 
+def best_valid_filtered(trainer: Any) -> dict[str, float] | None:
+    """Metrics without seen items at the epoch of the best valid metric; None where they were not measured."""
+    best = getattr(trainer, "best_epoch", None)
+    entries = [one for one in trainer.evaluations if one["epoch"] == best]
+    named = {key: value for key, value in (entries[-1] if entries else {}).items() if key.startswith("valid_")}
+    found = {k.removeprefix("valid_").removesuffix("_filtered"): v for k, v in named.items() if k.endswith("_filtered")}
+    return found if named else None
+
+
 def _time_trees(trainer: Any) -> None:
     """Have a trainer of boosted trees count its rounds and their seconds; a round cannot be cut short."""
     grow, trainer.seconds_train, trainer.evaluations = trainer._train_at_once, 0.0, []
@@ -146,16 +156,19 @@ def measured_bests(trainer: Any, prepared: Any, test_result: Any, saved: bool, *
     The other model is tested only where it is of another epoch than the chosen one, whose ``test_result`` is known.
     RecBole's own trainers keep one model; without checkpoints (``saved``) there is only the model as it is.
     """
-    bests = getattr(trainer, "bests", None)
+    bests, filtered = getattr(trainer, "bests", None), trainer.evaluator.filtered
     if bests is None or not saved:
         kind = "nll" if prepared.config["valid_metric"].lower() == "nll" else "ranking"
-        return {f"best_epoch_{kind}": getattr(trainer, "best_epoch", None), f"test_metrics_{kind}": test_result}
-    columns: dict[str, Any] = {}
+        columns = {f"best_epoch_{kind}": getattr(trainer, "best_epoch", None), f"test_metrics_{kind}": test_result}
+        return columns | {f"test_metrics_{kind}_filtered": filtered}
+    columns = {}
     for best in bests.all:
-        result = test_result
+        result, of_lists = test_result, filtered
         if best.epoch != bests.chosen.epoch:
             result = trainer.evaluate(prepared.test_data, model_file=trainer.other_model_file, **named)
+            of_lists = trainer.evaluator.filtered
         columns |= {f"best_epoch_{best.kind}": best.epoch, f"test_metrics_{best.kind}": result}
+        columns[f"test_metrics_{best.kind}_filtered"] = of_lists
     return columns
 
 
@@ -166,7 +179,8 @@ def measured_test(trainer: Any, prepared: Any, per_user_file: str | None, **name
     """``trainer.evaluate`` on the test rows; returns its metrics and the seconds it took.
 
     ``per_user_file``: also write an ``.npz`` of one entry a test row: ``user`` (raw id), ``rank`` of the held-out
-    item (1 is best, 0 beyond the longest top-k list), ``nll`` in nats where it was measured.
+    item (1 is best, 0 beyond the longest top-k list), ``rank_filtered`` where the user's earlier items are left out of
+    a second ranking, ``nll`` in nats where it was measured.
     """
     kept: list[Any] = []
     if per_user_file:
@@ -209,11 +223,18 @@ def save_per_user(path: str, prepared: Any, struct: Any) -> None:
     dataset = prepared.test_data._dataset
     if "rec.topk" not in struct or (struct.get("rec.topk")[:, -1] != 1).any():
         raise UserError("per_user_file needs one held-out item a row, ranked in full (HR, NDCG or Recall in metrics)")
-    hits = struct.get("rec.topk")[:, :-1].numpy()
-    rank = np.where(hits.any(1), hits.argmax(1) + 1, 0)
+    ranks = {"rank": _ranks(struct)}
+    if getattr(struct, "filtered", None) is not None:
+        ranks["rank_filtered"] = _ranks(struct.filtered)
     sequential = prepared.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     ids = dataset.inter_feat[dataset.uid_field] if sequential else prepared.test_data.uid_list
     user = dataset.field2id_token[dataset.uid_field][np.asarray(ids)].astype(str)
-    nll = struct.get("rec.nll").numpy() if "rec.nll" in struct else np.full(len(rank), np.nan)
+    nll = struct.get("rec.nll").numpy() if "rec.nll" in struct else np.full(len(user), np.nan)
     with whole_files(Path(path), what="per_user_file") as (file,):
-        np.savez_compressed(file.handle, user=user, rank=rank.astype(np.int32), nll=nll.astype(np.float32))
+        np.savez_compressed(file.handle, user=user, nll=nll.astype(np.float32), **ranks)  # type: ignore[arg-type]
+
+
+def _ranks(struct: Any) -> np.ndarray:
+    """Rank of each row's one held-out item in its list, int32 [n]; 0 where the list does not have it."""
+    hits = struct.get("rec.topk")[:, :-1].numpy()
+    return np.where(hits.any(1), hits.argmax(1) + 1, 0).astype(np.int32)

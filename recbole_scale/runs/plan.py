@@ -176,14 +176,23 @@ def _short(value: float) -> str:
     return f"{value:.3g}Z"
 
 
-def results_table(valid: dict[str, float] | None, test: dict[str, float] | None) -> str:
-    """Metrics of the best epoch on valid and of the same model on test, one metric a line."""
-    valid, test = valid or {}, test or {}
-    names = list(dict.fromkeys([*test, *valid]))
+def results_table(row: dict[str, Any]) -> str:
+    """Metrics of a run's row: the best epoch on valid and of the same model on test, one metric a line.
+
+    Ranked lists stand there twice where they were made twice: of all items, and filtered of what a user had.
+    """
+    columns = [row[name] or {} for name in ("best_valid_metrics", "test_metrics")]
+    filtered = [row.get(f"{name}_filtered") or {} for name in ("best_valid_metrics", "test_metrics")]
+    head = ["valid", "test"]
+    if any(filtered):
+        columns += filtered
+        head += ["valid filtered", "test filtered"]
+    names = list(dict.fromkeys([*columns[1], *columns[0]]))
     width = max([len(name) for name in names] + [6])
-    rows = [f"{'metric':<{width}}  {'valid':>9}  {'test':>9}"]
+    rows = ["  ".join([f"{'metric':<{width}}", *(f"{word:>9}" for word in head)])]
     for name in names:
-        rows.append(f"{name:<{width}}  {_cell(valid.get(name))}  {_cell(test.get(name))}")
+        cells = [_cell(column.get(name), max(9, len(word))) for column, word in zip(columns, head, strict=True)]
+        rows.append("  ".join([f"{name:<{width}}", *cells]).rstrip())
     return "\n" + "\n".join(rows)
 
 
@@ -198,5 +207,5 @@ def other_best(valid_metric: str, both: Mapping[str, Any]) -> str:
     return f"\n\nbest by {other}: the model of epoch {both[f'best_epoch_{other}']}, test {told}"
 
 
-def _cell(value: float | None) -> str:
-    return " " * 9 if value is None else f"{value:>9.4f}"
+def _cell(value: float | None, width: int) -> str:
+    return " " * width if value is None else f"{value:>{width}.4f}"

@@ -54,12 +54,19 @@ COLUMNS: dict[str, str] = {
     "rollbacks": "returns to the last good checkpoint after three skipped steps in a row",
     "best_valid_metrics": "metrics of the chosen model on valid",
     "best_valid_nll": "valid NLL of the model that is best by it (where only one is kept, of that), nats",
+    "best_valid_metrics_filtered": "of its ranked lists on valid, items the user had left out; {} where the ranking "
+    "leaves them out anyway, null where it was not measured",
     "test_metrics": "metrics of the chosen model on test",
+    "test_metrics_filtered": "of its ranked lists on test, items the user had left out; {} where the ranking leaves "
+    "them out anyway",
     "test_metrics_nll": "metrics on test of the model with the best valid NLL",
+    "test_metrics_nll_filtered": "of its ranked lists, items the user had left out",
     "test_metrics_ranking": "metrics on test of the model with the best valid ranking metric",
+    "test_metrics_ranking_filtered": "of its ranked lists, items the user had left out",
     "test_nll": "test NLL of the model with the best valid NLL (where only one is kept, of that), nats per held-out "
     "interaction; what laws are fitted to",
     "test_nll_se": "standard error of test_nll over interactions",
+    "nll_kind": "what the NLL is: likelihood (softmax-trained), probabilities (-log p), scores (no trained likelihood)",
     "seconds_train": "time in training steps, s",
     "seconds_evaluate": "time of ranking the test rows once, s",
     "seconds_total": "time of the whole run, s",
@@ -76,7 +83,7 @@ COLUMNS: dict[str, str] = {
 
 _TEXTS = (
     "run_id resumed_from status error dataset data_fingerprint data_digest model size device commit started "
-    "valid_metric"
+    "valid_metric nll_kind"
 )
 _COUNTS = (
     "n_layers d_model n_heads n_blocks n_blocks_exact n_item_embedding n_positions n_parameters n_users n_items "
@@ -91,7 +98,17 @@ KINDS_OF_COLUMNS = {
     **dict.fromkeys(_COUNTS.split(), "a whole number of 0 or more"),
     **dict.fromkeys(_NUMBERS.split(), "a number"),
     **dict.fromkeys(
-        ("best_valid_metrics", "test_metrics", "test_metrics_nll", "test_metrics_ranking"), "numbers by name"
+        (
+            "best_valid_metrics",
+            "best_valid_metrics_filtered",
+            "test_metrics",
+            "test_metrics_filtered",
+            "test_metrics_nll",
+            "test_metrics_nll_filtered",
+            "test_metrics_ranking",
+            "test_metrics_ranking_filtered",
+        ),
+        "numbers by name",
     ),
     **dict.fromkeys(("evaluations", "phases"), "a list of objects"),
     **dict.fromkeys(("split", "versions", "settings"), "an object"),

@@ -26,7 +26,7 @@ from recbole_scale.plugin.config import ScaleConfig, begin, recboles_refusal
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs import plan, records
-from recbole_scale.runs.measuring import measured_bests, measured_fit, measured_test
+from recbole_scale.runs.measuring import best_valid_filtered, measured_bests, measured_fit, measured_test
 from recbole_scale.runs.resume import go_on
 from recbole_scale.runs.row import run_row
 from recbole_scale.runs.row_file import check_appendable
@@ -71,6 +71,7 @@ def run(
 
     Returns:
         RecBole's dict (``best_valid_score``, ``valid_score_bigger``, ``best_valid_result``, ``test_result``) plus
+        ``best_valid_result_filtered`` and ``test_result_filtered`` (ranked lists without what a user had seen),
         ``nll`` (test NLL in nats of the model that is best by valid NLL, None when it is not among the metrics),
         ``checkpoint``, ``results_file``, ``run_id`` and ``resumed_from`` (the id of a resumed run that had
         other settings, else None). ``test_result`` is of the model that ``valid_metric`` chose.
@@ -162,12 +163,15 @@ def _carried_out(
     test_result, seconds = measured_test(
         trainer, prepared, config["per_user_file"], load_best_model=saved, show_progress=config["show_progress"]
     )
+    filtered = trainer.evaluator.filtered
     both = measured_bests(trainer, prepared, test_result, saved, show_progress=config["show_progress"])
     result = {
         "best_valid_score": best_score,
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": best_result,
         "test_result": test_result,
+        "best_valid_result_filtered": best_valid_filtered(trainer),
+        "test_result_filtered": filtered,
         "nll": (both.get("test_metrics_nll") or test_result or {}).get("nll"),
         "checkpoint": trainer.saved_model_file if saved else None,
         "results_file": config["results_file"],
@@ -180,7 +184,7 @@ def _carried_out(
         "seconds_total": round(perf_counter() - clock, 2),
     }
     _to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
-    logger.info(plan.results_table(best_result, test_result) + plan.other_best(config["valid_metric"], both))
+    logger.info(plan.results_table(row) + plan.other_best(config["valid_metric"], both))
     keep(row, getattr(trainer, "targets_seen", None) != before)
     return result, row
 

@@ -88,7 +88,7 @@ def conclude(plan: SearchPlan, output_file: str | None = None) -> Outcome:
     print(f"\nbest trial  {best.number}: {plan.metric} {best.score:.6g}  {as_text(best.values)}")
     row = best.result.get("row")
     if row:
-        print(run_plan.results_table(row["best_valid_metrics"], row["test_metrics"]).lstrip("\n"))
+        print(run_plan.results_table(row).lstrip("\n"))
         _add_row(plan, row)
     print(f"written     {path}; run_recbole --config_files={path} trains it again")
     return best

@@ -16,7 +16,10 @@ def report_epoch(
     """
     phase, guard, best = trainer.phases[-1]["phase"], trainer.guard, trainer.bests.chosen
     measured = {"epoch": epoch, "phase": phase, "train_nll": loss, "targets_per_second": round(trainer.speed, 1)}
-    trainer.evaluations.append({**measured, **{f"valid_{k}": v for k, v in (result or {}).items()}})
+    if result is not None:
+        measured |= {f"valid_{k}": v for k, v in result.items()}
+        measured |= {f"valid_{k}_filtered": v for k, v in trainer.evaluator.filtered.items()}
+    trainer.evaluations.append(measured)
     line = f"epoch {epoch:>3}  train nll {loss:.4f}"
     if result is not None:
         gained = {each.metric for each in improved}

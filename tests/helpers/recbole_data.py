@@ -73,7 +73,7 @@ OWN: dict[str, dict[str, Any]] = {
     "KSR": {**VECTORS, "kg_embedding_size": 8},
     "LightGBM": {"lgb_num_boost_round": 3},
     "NCL": {"num_clusters": 5},
-    "RaCT": {"pretrain_epochs": 1, "save_step": 1},
+    "RaCT": {"pretrain_epochs": 1, "save_step": 1, "metrics_k": 20},
     "S3Rec": {"pretrain_epochs": 1, "save_step": 1},
     "SASRecCPR": {"reranker_CAN_NUM": 20},
     "XGBoost": {"xgb_num_boost_round": 3},
@@ -95,3 +95,16 @@ def settings_of(model: str) -> dict[str, Any]:
     if model in ("DIN", "DIEN", "FDSA", "GRU4RecF", "SASRecF", "S3Rec"):
         chosen |= FEATURES | {"selected_features": ["class"]}
     return chosen | OWN.get(model, {})
+
+
+def with_first_weights(model: str, **settings: Any) -> tuple[Any, Any, Any]:
+    """A prepared run on the made data, its untrained model, and a trainer that can evaluate it."""
+    from recbole.utils import get_trainer
+
+    from recbole_scale.runs.run import build_model, make_config, prepare
+
+    prepared = prepare(make_config(model, NAME, config_dict=settings_of(model) | settings))
+    network = build_model(prepared)
+    trainer = get_trainer(prepared.config["MODEL_TYPE"], model)(prepared.config, network)
+    trainer.eval_collector.data_collect(prepared.train_data)
+    return prepared, network, trainer
