@@ -14,6 +14,7 @@ from conftest import QUICK
 import recbole_scale
 from recbole_scale.errors import UserError
 from recbole_scale.model.likelihood import held_out_nll
+from recbole_scale.plugin.config import begin
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs.run import build_model, make_config, prepare
 
@@ -160,7 +161,7 @@ def test_nll_without_full_ranking_is_one_sentence(walk):
 def test_anomaly_mode_is_off_unless_asked_for(walk):
     find_model("SASRec")
     assert not torch.is_anomaly_enabled()
-    make_config("SASRec", "walk", config_dict={"train_neg_sample_args": None, "detect_anomaly": True})
-    assert torch.is_anomaly_enabled()
-    make_config("SASRec", "walk", config_dict={"train_neg_sample_args": None})
-    assert not torch.is_anomaly_enabled()
+    for asked in (True, False):
+        config = make_config("SASRec", "walk", config_dict={"train_neg_sample_args": None, "detect_anomaly": asked})
+        begin(config)
+        assert torch.is_anomaly_enabled() == asked

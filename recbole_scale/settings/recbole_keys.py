@@ -305,6 +305,8 @@ def _kind_of(name: str, told: str, doc: str, default: Any) -> Kind:
         kind = FLAG
     elif isinstance(default, str):
         kind = _words(doc, default)
+    elif "str" in told:  # SASRecCPR's sizes, "500,100,20" or one number
+        kind = PLAIN
     elif isinstance(default, int | float) and _SHARE.search(name):
         kind = number(0, 1)
     elif "int" in told and "list" not in told and isinstance(default, int):
