@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from recbole_scale.files import whole_files
+from recbole_scale.text import metric_name as metric_name
 from recbole_scale.text import show_count
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -68,11 +69,6 @@ def style() -> AbstractContextManager[None]:
 def new_figure(height: float = 3.4, width: float = WIDTH) -> Figure:
     """An empty figure of ``width`` x ``height`` inches."""
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def metric_name(name: str) -> str:
-    """The field's name of a metric; with one held-out item, recall is the hit rate."""
-    return name.upper().replace("RECALL@", "HR@").replace("HIT@", "HR@")
 
 
 def line_style(index: int) -> dict[str, Any]:

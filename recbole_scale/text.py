@@ -1,4 +1,4 @@
-"""How counts and durations are written and read: 98.3K, 829M, 12 min."""
+"""How counts and durations are written and read (98.3K, 829M, 12 min), and what metrics are called."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+_METRICS = {
+    "recall": "HR", "hit": "HR", "itemcoverage": "ItemCoverage", "coverage": "Coverage", "nll_se": "NLL's se",
+    "precision": "Precision", "averagepopularity": "AveragePopularity", "giniindex": "GiniIndex",
+}  # fmt: skip
+
+
+def metric_name(key: str) -> str:
+    """What a metric's key is called for the reader: ``HR@10`` for ``recall@10``, ``NLL`` for ``nll``.
+
+    With one held-out item a user, which is what our rows hold, RecBole's Recall and Hit are the same number; the paper
+    and this package call it HR. A trajectory's ``recall@window`` is another thing and stays Recall.
+    """
+    name, at, k = key.lower().partition("@")
+    return "Recall@window" if k == "window" else _METRICS.get(name, name.upper()) + at + k

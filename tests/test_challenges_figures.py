@@ -119,13 +119,13 @@ def test_the_table_has_a_block_for_each_challenge_and_what_is_asked_of_it():
     rows = [r for challenge in DRAW for r in rows_of(challenge)]
     blocks = as_text(rows, {model_of(r): r["label"] for r in rows}).split("\n\n")
     assert [block.split("\n")[0] for block in blocks] == [
-        "long_tail, equal_interactions, ndcg@10 (gain over ScaledSASRec 6.14K)",
-        "cold_start, ndcg@10 (gain over ScaledSASRec 6.14K)",
+        "long_tail, equal_interactions, NDCG@10 (gain over ScaledSASRec 6.14K)",
+        "cold_start, NDCG@10 (gain over ScaledSASRec 6.14K)",
         "cold_start, coverage@10 (gain over ScaledSASRec 6.14K)",
-        "multi_domain, ndcg@10 (gain over ScaledSASRec 6.14K)",
-        "robustness, ndcg@10 (change from the clean history)",
-        "trajectory, ndcg@10 (change from step 1)",
-        "trajectory, the window as a set, ndcg@10 (gain over ScaledSASRec 6.14K)",
+        "multi_domain, NDCG@10 (gain over ScaledSASRec 6.14K)",
+        "robustness, NDCG@10 (change from the clean history)",
+        "trajectory, NDCG@10 (change from step 1)",
+        "trajectory, the window as a set, NDCG@10 (gain over ScaledSASRec 6.14K)",
         "trajectory, the window as a set, recall@window (gain over ScaledSASRec 6.14K)",
     ]
     head, first, *_ = blocks[0].split("\n")[1:]

@@ -35,7 +35,7 @@ def run_script(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 def test_a_run_prints_its_metrics_checkpoint_and_row(walk):
     done = run_script(walk, "--dataset", "walk", "-m", "ScaledSASRec", *SHAPE)
     assert done.returncode == 0, done.stderr
-    assert "nll" in done.stderr + done.stdout and "saved/ScaledSASRec-walk-" in done.stdout
+    assert "NLL" in done.stderr + done.stdout and "saved/ScaledSASRec-walk-" in done.stdout
     assert "results/runs.jsonl" in done.stdout
     assert (walk / "results" / "runs.jsonl").read_text().count("\n") == 1
 

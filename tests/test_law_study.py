@@ -271,7 +271,7 @@ def test_two_data_sets_must_be_told_apart():
 
 def test_the_script_runs_and_shows_an_example(tmp_path):
     shown = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=True)
-    assert "example:" in shown.stdout and "--holdout large,xlarge --predict 829M" in shown.stdout
+    assert "examples:" in shown.stdout and "--holdout large,xlarge --predict 829M" in shown.stdout
     missing = [sys.executable, str(SCRIPT), "--rows", "none.jsonl"]
     failed = subprocess.run(missing, capture_output=True, text=True, cwd=tmp_path)
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "none.jsonl" in failed.stderr

@@ -26,7 +26,7 @@ def test_the_log_file_holds_the_settings_the_plan_and_the_epochs(walk):
     recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "seed": 7})
     first, second = sorted((path.read_text() for path in (walk / "log").rglob("*.log")), key=lambda text: "= 7" in text)
     assert "seed = 2020" in first and "seed = 7" in second
-    for words in ("Training Hyper Parameters", "own shape: 2 layers x 16", "epoch   1  train nll", "targets/s"):
+    for words in ("Training Hyper Parameters", "own shape: 2 layers x 16", "epoch   1  train NLL", "targets/s"):
         assert words in first and words in second
 
 

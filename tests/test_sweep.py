@@ -56,7 +56,7 @@ def test_a_grid_becomes_rows_and_finished_rows_are_skipped(
     assert all(row["epochs"] == 2 and len(row["evaluations"]) == 2 for row in rows)
     assert not list(walk.glob("saved/*.last.pth")) and len(list(walk.glob("saved/*.best.pth"))) == 8
     printed, bar = capsys.readouterr()
-    assert "8 runs, 0 of them finished" in printed and "test nll" in printed
+    assert "8 runs, 0 of them finished" in printed and "test NLL" in printed
     assert "0/8 runs, 1x8 seed 1 0.5 of users: epoch 1 of 2" in bar  # it moves inside a run
     assert "8/8 runs, nothing left" in bar and "100%" in bar.rpartition("\r")[2]
     assert main(arguments) == 0

@@ -139,7 +139,7 @@ def test_log_tensorboard_and_checkpoint_tell_the_phase_and_the_reason(walk):
 
     recbole_scale.run("ScaledSASRec", "walk", config_dict=FORCED)
     text = next((walk / "log").rglob("*.log")).read_text()
-    assert re.search(r"epoch   1  train nll .* adam lr ", text) and re.search(r"epoch   2  train nll .* sgd lr ", text)
+    assert re.search(r"epoch   1  train NLL .* adam lr ", text) and re.search(r"epoch   2  train NLL .* sgd lr ", text)
     assert re.search(
         r"epoch   2  switched from adamw to sgd, on from the best model, of epoch 1: switch_at_epoch 2", text
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 
+from recbole_scale.bars import bar
 from recbole_scale.challenges.cases import Cases
 from recbole_scale.challenges.measuring import groups_of
 from recbole_scale.data.histories import Histories, Split
@@ -70,7 +70,7 @@ def export(
     with whole_files(*(place / f"{name}.{part}.inter" for part in parts)) as files:
         for file, rows in zip(files, own, strict=True):
             _write(file, rows, tokens, fields, history_length)
-    for part, cases in tqdm(_parts(sets), unit="part", desc="export", disable=None, ncols=100):
+    for part, cases in bar(_parts(sets), unit="part", desc="export"):
         with whole_files(place / f"{name}.{part}.inter") as (file,):
             _write(file, _of_cases(cases), tokens, fields, history_length)
         parts.append(part)

@@ -19,7 +19,6 @@ Row = dict[str, Any]
 OTHERS = ("#D55E00", "#E69F00", "#CC79A7", "#999999")  # of Okabe and Ito, those not near viridis
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("////", "....", "xxxx", "\\\\\\\\")
-_NAMES = {"hr": "HR", "ndcg": "NDCG", "coverage": "Coverage", "recall": "Recall"}
 
 
 @dataclass(frozen=True)
@@ -164,9 +163,3 @@ def with_legend(figure: Figure, rows: Sequence[Row], looks: dict[str, Look]) -> 
         fontsize=8, title=f"{rows[0]['dataset']}; whiskers: 95 % over users", title_fontsize=8,
     )  # fmt: skip
     return figure
-
-
-def shown(metric: str) -> str:
-    """NDCG@10 for ndcg@10."""
-    name, at, k = metric.partition("@")
-    return f"{_NAMES.get(name, name.upper())}{at}{k}"

@@ -18,12 +18,12 @@ from recbole_scale.challenges.figure_parts import (
     looks_of,
     panels_of,
     percent,
-    shown,
     ticks,
     with_legend,
 )
 from recbole_scale.challenges.table import compared_with
 from recbole_scale.drawing import write_figure
+from recbole_scale.text import metric_name
 
 _STYLE = {
     "font.size": 9,
@@ -75,7 +75,7 @@ def long_tail_figure(rows: list[Row], metric: str) -> Figure:
     for panel in panels:
         ticks(panel, groups, [count[group] for group in groups])
         panel.set_xlabel("popularity of the target, head to tail; cases")
-    panels[0].set_ylabel(shown(metric))
+    panels[0].set_ylabel(metric_name(metric))
     return with_legend(figure, rows, looks)
 
 
@@ -86,7 +86,7 @@ def cold_start_figure(rows: list[Row], metric: str) -> Figure:
     last = [row for row in rows if row["setting"] == "last"]
     short = [row for row in rows if row["setting"] == "short" and row["metric"] == metric]
     lines(panels[0], [row for row in last if row["metric"] == metric], looks)
-    panels[0].set_ylabel(shown(metric))
+    panels[0].set_ylabel(metric_name(metric))
     lines(panels[1], [row for row in last if row["metric"] == "coverage@10"], looks)
     panels[1].set_ylabel("Coverage@10")
     lines(panels[2], [row for row in last if row["metric"] == metric], looks, "gain")
@@ -98,7 +98,7 @@ def cold_start_figure(rows: list[Row], metric: str) -> Figure:
     lengths = sorted(count)
     bars(panels[3], short, looks, lengths, "level")
     ticks(panels[3], [_span(length, rows) for length in lengths], [count[length] for length in lengths])
-    panels[3].set_ylabel(shown(metric))
+    panels[3].set_ylabel(metric_name(metric))
     panels[3].set_xlabel("items of the whole, short history; cases")
     panels[3].set_visible(bool(lengths))
     return with_legend(figure, rows, looks)
@@ -124,13 +124,13 @@ def multi_domain_figure(rows: list[Row], metric: str) -> Figure:
     for panel in panels[:2]:
         panel.set_xticks(range(2), ["mix: whole history", "diff: without the\ntarget's domain"])
         panel.set_xlabel(f"the same {max(row['n'] for row in whole):,} cases")
-    panels[0].set_ylabel(shown(metric))
+    panels[0].set_ylabel(metric_name(metric))
     domains = sorted(group for group in count if group.startswith("to "))
     breadths = sorted((group for group in count if group[0].isdigit()), key=lambda name: int(name.split()[0]))
     for panel, groups, part in ((panels[2], domains, 1), (panels[3], breadths, 0)):
         bars(panel, diff, looks, groups, "group")
         ticks(panel, [group.split(" ", 1)[part] for group in groups], [count[group] for group in groups])
-        panel.set_ylabel(f"{shown(metric)}, diff")
+        panel.set_ylabel(f"{metric_name(metric)}, diff")
     panels[2].set_xlabel("domain of the target; cases")
     panels[3].set_xlabel("domains in the whole history; cases")
     return with_legend(figure, rows, looks)
@@ -146,10 +146,10 @@ def robustness_figure(rows: list[Row], metric: str) -> Figure:
     bars(absolute, clean, looks, [0.0], "level")
     absolute.set_xticks([])
     absolute.set_title("no noise", fontsize=9)
-    absolute.set_ylabel(shown(metric))
+    absolute.set_ylabel(metric_name(metric))
     for panel, kind in zip(panels, kinds, strict=True):
         lines(panel, [*_zeros(clean), *(row for row in cells if row["setting"] == kind)], looks, "change")
-        percent(panel, f"change of {shown(metric)}")
+        percent(panel, f"change of {metric_name(metric)}")
         panel.set_title(kind.replace("_", ", "), fontsize=9)
         panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.set_xlabel("noise, share of the history")
@@ -166,7 +166,7 @@ def trajectory_figure(rows: list[Row], metric: str) -> Figure:
     by_step, (change, window) = panels[: len(feeds)], panels[len(feeds) :]
     for panel, feed in zip(by_step, feeds, strict=True):
         lines(panel, [row for row in stepwise if row["setting"] == feed], looks)
-        panel.set_ylabel(shown(metric))
+        panel.set_ylabel(metric_name(metric))
         panel.set_title(f"fed back: {'the truth' if feed == 'truth' else feed + ' prediction'}", fontsize=9)
     _same_range(by_step, 0.0)
     fed = [row for row in stepwise if row["setting"] == feeds[0]]
@@ -187,7 +187,7 @@ def trajectory_figure(rows: list[Row], metric: str) -> Figure:
 def _gain(rows: Sequence[Row], metric: str) -> str:
     """Name of the axis of gains; a loss that falls is no gain."""
     smallest = compared_with(rows, lambda row: str(row["label"]))
-    return f"{shown(metric)} against\n{smallest}" if metric == "nll" else f"gain over\n{smallest}"
+    return f"{metric_name(metric)} against\n{smallest}" if metric == "nll" else f"gain over\n{smallest}"
 
 
 def _zeros(rows: Sequence[Row]) -> list[Row]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from recbole_scale.bars import bar
 from recbole_scale.challenges import windows
 from recbole_scale.challenges.cases import Cases, leave_one_out, training_counts
 from recbole_scale.challenges.estimates import RESAMPLES
@@ -132,18 +132,18 @@ def measure_all(checkpoints: Sequence[Checkpoint], suite: Suite, options: Option
     """Every checkpoint on every set, one model in memory at a time, with a progress bar."""
     found = []
     total = len(checkpoints) * len(suite)
-    with tqdm(total=total, unit="set", disable=None, ncols=100) as bar:
+    with bar(total=total, unit="set") as shown:
         for checkpoint in checkpoints:
             ranker, about = build_ranker(checkpoint)
             measured = Measured(about, {})
             for name, sets in suite.sets.items():
-                bar.set_description(f"{about['size'] or about['model']} {name}")
+                shown.set_description(f"{about['size'] or about['model']} {name}")
                 known: dict[str, Any] = {"mask_history": options.mask_history, "resamples": options.resamples}
                 if name == "trajectory":
                     cells, draws = measure_trajectory(ranker, sets, options.feeds, **known)
-                    bar.update(1)
+                    shown.update(1)
                 else:
-                    cells, draws = measure(ranker, sets, progress=lambda _: bar.update(1), **known)
+                    cells, draws = measure(ranker, sets, progress=lambda _: shown.update(1), **known)
                 measured.cells.update(cells)
                 measured.draws.update(draws)
             found.append(measured)

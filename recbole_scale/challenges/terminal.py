@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recbole_scale.challenges.table import compared_with, model_of
+from recbole_scale.text import metric_name
 
 Row = Mapping[str, Any]
 # what stands in parentheses behind a value; of the other challenges it is the gain
@@ -47,7 +48,7 @@ def _block(rows: Sequence[Row], names: Mapping[Any, str]) -> str:
     table = [[*case, *(line.get(model, "") for model in models)] for case, line in lines.items()]
     differ = [len({line[i] for line in table}) > 1 for i in range(3)]
     whole = ["the window as a set"] if challenge == "trajectory" and rows[0]["level"] is None else []
-    title = ", ".join([challenge, *whole, *([] if differ[0] else [rows[0]["setting"]]), metric])
+    title = ", ".join([challenge, *whole, *([] if differ[0] else [rows[0]["setting"]]), metric_name(metric)])
     if any(row[column] is not None for row in rows):
         smallest = compared_with(rows, lambda row: names[model_of(row)])
         title += f" ({_CHANGES[challenge] if changes else f'gain over {smallest}'})"

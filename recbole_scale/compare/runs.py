@@ -14,8 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from recbole_scale.bars import bar, say
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.model.sizes import SIZE_NAMES
 from recbole_scale.plugin.register import WINDOW_MODELS, find_model
@@ -177,12 +176,12 @@ def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, jobs:
             records.append_row(results_file, _failed_row(dataset, run, error, started))
         return run, error
 
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), initial=len(done), unit="run", ncols=100) as bar:
+    with ThreadPoolExecutor(jobs) as pool, bar(total=len(runs), initial=len(done), unit="run") as progress:
         for finished in as_completed([pool.submit(carry, run) for run in todo]):
             run, error = finished.result()
             name = f"{run.name}, seed {run.settings['seed']}"
-            tqdm.write(f"{name} failed: {error}" if error else f"{name} finished")
-            bar.update()
+            say(f"{name} failed: {error}" if error else f"{name} finished")
+            progress.update()
 
 
 def threads_of(jobs: int) -> int:

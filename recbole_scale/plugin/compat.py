@@ -29,6 +29,7 @@ def apply() -> None:
     # pandas >= 2.2 warns of RecBole's chained ``fillna``, which pandas 2 still carries out
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     _import_quick_start_without_ray()
+    _leave_terminals_alone()
     _plain_checkpoints()
     logging.getLogger().addFilter(_whole_message)
 
@@ -54,6 +55,27 @@ def _scipy_names() -> None:
 
     if not hasattr(dok_matrix, "_update"):
         dok_matrix._update = lambda self, entries: self._dict.update(entries)
+
+
+def _leave_terminals_alone() -> None:
+    """Any colorama: RecBole has it wrap stdout and stderr anew at every run, one wrapper around the other.
+
+    A bar made before no longer knows its stream and is glued to the next line, and after some hundred runs the
+    wrappers exhaust the stack. A terminal needs none; a file gets one, which takes the colours out. RecBole's bars
+    become ours: as wide as the terminal, none in a file.
+    """
+    import colorama
+    from recbole.trainer import trainer
+    from recbole.utils import logger
+
+    from recbole_scale.bars import bar
+
+    def init(**options: Any) -> None:
+        if not sys.stderr.isatty() and not isinstance(sys.stderr, colorama.ansitowin32.StreamWrapper):
+            colorama.init(**options)
+
+    logger.init = init
+    trainer.tqdm = bar
 
 
 class _LazyTune(types.ModuleType):

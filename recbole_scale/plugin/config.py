@@ -18,6 +18,7 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.model.sizes import load_size
+from recbole_scale.plugin.measures import add_default_metrics, fit_metrics
 from recbole_scale.settings import PackageSettings, SettingsLoader, check_settings, parse_value, properties_folder
 from recbole_scale.settings.checks import check_dataset_name, documented
 from recbole_scale.settings.keys import defaults
@@ -103,6 +104,7 @@ class ScaleConfig(Config):
         super()._load_internal_config_dict(model, model_class, dataset if dataset not in NO_DATA_SETS else "")
         found, given = self.internal_config_dict, self.external_config_dict
         _mend_defaults(found, model)
+        add_default_metrics(found)
         for key, value in defaults(PackageSettings).items():
             found.setdefault(key, value)
         if model in OWN_MODELS:
@@ -118,6 +120,7 @@ class ScaleConfig(Config):
         final: dict[str, Any] = super()._get_final_config_dict()
         given = self.external_config_dict
         sequential = final["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        fit_metrics(final, given)
         if sequential and final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
             final["train_neg_sample_args"] = None
         refuse_unsafe(final)
@@ -206,7 +209,8 @@ def _check_metrics(final: dict[str, Any]) -> None:
     """RecBole trains an epoch before it looks ``valid_metric`` up."""
     for name in final["metrics"]:
         if name.lower() not in metric_types:
-            raise UserError(f"metrics: there is no metric named '{name}'{nearest(name, metric_types)}")
+            known = ", ".join(sorted(metric_types))
+            raise UserError(f"metrics: there is no metric named '{name}'{nearest(name, metric_types)} (known: {known})")
     name, at, k = final["valid_metric"].lower().partition("@")
     measured = [metric.lower() for metric in final["metrics"]]
     ranks = name in metric_types and name not in ("nll", "gauc") and metric_types[name] == EvaluatorType.RANKING

@@ -17,6 +17,7 @@ from recbole_scale.model.sizes import (
     parameter_groups,
     total_parameters,
 )
+from recbole_scale.text import metric_name
 from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import check_steps
 
@@ -188,11 +189,13 @@ def results_table(row: dict[str, Any]) -> str:
         columns += filtered
         head += ["valid filtered", "test filtered"]
     names = list(dict.fromkeys([*columns[1], *columns[0]]))
-    width = max([len(name) for name in names] + [6])
+    one_held_out = "LS" in (row.get("split") or {})  # so that Recall is the hit rate
+    called = [metric_name(name) if one_held_out else name for name in names]
+    width = max([len(word) for word in called] + [6])
     rows = ["  ".join([f"{'metric':<{width}}", *(f"{word:>9}" for word in head)])]
-    for name in names:
+    for name, word in zip(names, called, strict=True):
         cells = [_cell(column.get(name), max(9, len(word))) for column, word in zip(columns, head, strict=True)]
-        rows.append("  ".join([f"{name:<{width}}", *cells]).rstrip())
+        rows.append("  ".join([f"{word:<{width}}", *cells]).rstrip())
     return "\n" + "\n".join(rows)
 
 

@@ -19,6 +19,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import EvaluatorType, get_environment, get_trainer, init_logger, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_scale.bars import LinesAboveBars
 from recbole_scale.data.cache import files_digest
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
@@ -120,6 +121,9 @@ def train_and_test(
     logger = getLogger()
     logger.info("\n" + plan.describe(prepared, network))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
+    if not hasattr(trainer, "last_file"):  # RecBole's trainers name a checkpoint by its date alone
+        name = f"{config['model']}-{config['dataset']}-{run_id(config)}.best.pth"
+        trainer.saved_model_file = os.path.join(config["checkpoint_dir"], name)
     with _alone(trainer, saved):
         return _carried_out(prepared, network, trainer, (started, clock), saved, resume, callback_fn, keep)
 
@@ -265,6 +269,7 @@ def _open_log(config: Any) -> None:
             handler.close()
     root.handlers = []
     init_logger(config)
+    root.handlers = [_above_bars(handler) for handler in root.handlers]
     for handler in root.handlers:
         handler.of_a_run = True  # type: ignore[attr-defined]
         handler.handleError = _NoMoreLog()  # type: ignore[method-assign]
@@ -282,6 +287,17 @@ class _NoMoreLog:
         if not self.told:
             print(f"the log cannot be written any more ({fault}); the run goes on", file=sys.stderr)
         self.told = True
+
+
+def _above_bars(handler: logging.Handler) -> logging.Handler:
+    """RecBole's handler, or in the place of the terminal's one that knows of bars and sends no colours to a file."""
+    if isinstance(handler, logging.FileHandler):
+        return handler
+    ours = LinesAboveBars()
+    ours.addFilter(lambda record: record.funcName != "data_preparation")  # our plan says it, and in fewer words
+    ours.setLevel(handler.level)
+    ours.setFormatter(handler.formatter)
+    return ours
 
 
 def histories_of(dataset: Any) -> Histories | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tqdm import tqdm
-
+from recbole_scale.bars import bar, say
 from recbole_scale.search.folder import Trial
 from recbole_scale.search.outcome import Outcome, outcomes
 from recbole_scale.search.plan import SearchPlan, as_text
@@ -20,8 +19,7 @@ class Progress:
         self.ended = {one.number for one in begun if one.status != "unfinished"}
         self.best = next(((one.score, one.number) for one in begun if one.score is not None), None)
         self.epochs: dict[int, int] = {}
-        self.bar = tqdm(total=total, initial=len(self.ended), desc="trials", unit="trial", ncols=120,
-                        disable=None)  # no bar in a file; lines only  # fmt: skip
+        self.bar = bar(total=total, initial=len(self.ended), desc="trials", unit="trial", leave=True)
 
     def evaluation(self, number: int, evaluation: dict[str, Any]) -> None:
         """A trial has evaluated."""
@@ -47,7 +45,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self.bar.write(text)
+        say(text)
 
     def close(self) -> None:
         """Leave the bar as it is."""

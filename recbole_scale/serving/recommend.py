@@ -22,8 +22,8 @@ from recbole.data import create_dataset
 from recbole.data.interaction import Interaction
 from recbole.data.transform import construct_transform
 from recbole.utils import ModelType
-from tqdm import tqdm
 
+from recbole_scale.bars import bar
 from recbole_scale.data.atomic import read_coded
 from recbole_scale.data.histories import Histories, data_fingerprint, gather_padded, ragged_ranges, time_order
 from recbole_scale.errors import UserError
@@ -254,9 +254,9 @@ def recommend(
     total = len(trained.histories.users) if every else None
     items = pa.array(trained.items.astype(str))
     names = (trained.dataset.uid_field, trained.dataset.iid_field)
-    with writer(Path(out), names) as write, tqdm(total=total, unit="user", disable=not progress, ncols=100) as bar:
+    with writer(Path(out), names) as write, bar(total=total, unit="user", disable=not progress) as shown:
         for chunk in chunks:
-            bar.update(len(chunk.number))
+            shown.update(len(chunk.number))
             chunk = _with_items(chunk, summary)
             if not len(chunk.number):
                 continue

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from recbole_scale.bars import bar, say
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.rows import Row
 from recbole_scale.model.sizes import Rung, equal_shapes, named, shaped
@@ -87,7 +86,7 @@ class Progress:
         self._done, self._parallel = 0.0, 1  # FLOPs of finished runs, and how many runs go on at once
         self._running: dict[str, float] = {}  # FLOPs so far of those
         form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} so far]"
-        self._bar = tqdm(total=sum(p.flops for p in points), desc="sweep", bar_format=form, file=sys.stderr)
+        self._bar = bar(total=sum(p.flops for p in points), desc="sweep", bar_format=form)
         self._show()
 
     def __enter__(self) -> Progress:
@@ -110,7 +109,7 @@ class Progress:
         self._left.pop(point.run_id)
         self._running.pop(point.run_id, None)
         self._done += point.flops
-        tqdm.write(f"[{self._count - len(self._left)}/{self._count}] {line}", file=sys.stdout)
+        say(f"[{self._count - len(self._left)}/{self._count}] {line}")
         self._show()
 
     def _show(self, remark: str = "") -> None:
@@ -135,8 +134,8 @@ def line(point: Point, row: Row) -> str:
     test = row["test_metrics"] or {}
     text = head  # a sweep may measure no NLL
     if row["test_nll"] is not None:
-        text += f"  test nll {row['test_nll']:.4f} ± {row['test_nll_se']:.4f}"
-    text += f"  ndcg@10 {test['ndcg@10']:.4f}" if "ndcg@10" in test else ""
+        text += f"  test NLL {row['test_nll']:.4f} ± {row['test_nll_se']:.4f}"
+    text += f"  NDCG@10 {test['ndcg@10']:.4f}" if "ndcg@10" in test else ""
     return f"{text}  best epoch {(row['best_epoch'] or 0) + 1} of {row['epochs']}  {duration(row['seconds_total'])}"
 
 

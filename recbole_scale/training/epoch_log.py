@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole_scale.text import metric_name
 from recbole_scale.training.best import Best
 
 
@@ -20,11 +21,11 @@ def report_epoch(
         measured |= {f"valid_{k}": v for k, v in result.items()}
         measured |= {f"valid_{k}_filtered": v for k, v in trainer.evaluator.filtered.items()}
     trainer.evaluations.append(measured)
-    line = f"epoch {epoch:>3}  train nll {loss:.4f}"
+    line = f"epoch {epoch:>3}  train NLL {loss:.4f}"
     if result is not None:
         gained = {each.metric for each in improved}
         shown = {k: v for k, v in result.items() if k in ("nll", "ndcg@10", best.metric)}
-        line += "".join(f"  valid {k} {v:.4f}{'*' * (k in gained)}" for k, v in shown.items())
+        line += "".join(f"  valid {metric_name(k)} {v:.4f}{'*' * (k in gained)}" for k, v in shown.items())
         if best.metric not in gained:
             line += f"  no gain: {best.waited}" if best.waited else "  no gain"
     line += f"  {phase} lr {trainer.optimizer.param_groups[0]['lr']:.1e}  {trainer.epoch_seconds:.1f}s"

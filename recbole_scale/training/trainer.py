@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from recbole.trainer import Trainer
-from recbole.utils import set_color
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_scale import signals
+from recbole_scale.bars import bar
 from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.data.windows import TARGET_LIST
@@ -206,31 +205,30 @@ class ScaledSASRecTrainer(Trainer):
         self.model.train()
         train_data.set_epoch(epoch_idx)
         progress, step, last = self.progress, self.progress.step, len(train_data)
-        bar = tqdm(initial=step, total=last, disable=not show_progress, ncols=100,
-                   desc=set_color(f"Train {epoch_idx:>5}", "pink"), leave=False)  # fmt: skip
+        shown = bar(initial=step, total=last, disable=not show_progress, desc=f"train {epoch_idx:>3}")
         started, save_step, already = perf_counter(), int(self.config["save_step"] or 0), progress.epoch_targets
         self.budget.start()
         with signals.held():
             while step < last and not self.budget.spent:
                 self._train_step(train_data.batch(step), train_data.count(step))
                 step += 1
-                bar.update()
+                shown.update()
                 ends = self.budget.look() or step == last
                 save = saved and save_step and step % save_step == 0 and not ends
                 if save or ends or len(self.unseen) >= self.look_every:
                     trouble = self._look(epoch_idx, step, last, ending=bool(save) or ends)
                     if trouble:
                         step = self._roll_back(f"{trouble} at batch {step - 1} of epoch {epoch_idx}", saved)
-                        bar.n = step
+                        shown.n = step
                     elif (save or (self.stop_asked and saved)) and self.guard.in_a_row == 0:  # before any trouble
                         self.budget.stop()
                         self._save_last(epoch_idx, step)
                     if self.stop_asked:
-                        bar.close()
+                        shown.close()
                         raise signals.Interrupted(self.stop_asked)
                 if step % 50 == 0:
-                    bar.set_postfix_str(f"nll {progress.mean_loss:.4f}", refresh=False)
-            bar.close()
+                    shown.set_postfix_str(f"nll {progress.mean_loss:.4f}", refresh=False)
+            shown.close()
             progress.step = step
             self.budget.stop()
             self.checkpoints.note_unsaved()
@@ -316,7 +314,7 @@ class ScaledSASRecTrainer(Trainer):
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         self.checkpoints.save_model(path, epoch, self.bests.chosen.result)
         if verbose:
-            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+            self.logger.info(f"Saving current: {path}")
 
     def _keep_first_phase(self) -> None:
         epoch = self.bests.chosen.epoch

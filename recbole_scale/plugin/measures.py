@@ -1,0 +1,39 @@
+"""Which metrics are measured when the user says nothing: the same for every sequential model, RecBole's included."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from recbole.utils import ModelType
+
+from recbole_scale.settings import load_settings_file, properties_folder
+
+_KEYS = ("metrics", "topk", "valid_metric", "metric_decimal_place")
+
+
+@cache
+def _of_scaled_sasrec() -> dict[str, Any]:
+    settings = load_settings_file(str(properties_folder() / "model" / "ScaledSASRec.yaml"))
+    return {key: settings[key] for key in _KEYS}
+
+
+def add_default_metrics(defaults: dict[str, Any]) -> None:
+    """Give a sequential model's defaults the metrics, and the one that chooses the epoch, of ScaledSASRec's file."""
+    if defaults["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        defaults.update(_of_scaled_sasrec())
+
+
+def fit_metrics(final: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """Make the defaults fit what the user has ``chosen``: no NLL of sampled candidates, a metric that is there."""
+    if final["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        return
+    mode = (final.get("eval_args") or {}).get("mode", "full")
+    full = all(part == "full" for part in (mode.values() if isinstance(mode, dict) else [mode]))
+    if not full and "metrics" not in chosen:
+        final["metrics"] = [name for name in final["metrics"] if name.upper() != "NLL"]
+    if "valid_metric" not in chosen and "nll" not in [str(name).lower() for name in final["metrics"]]:
+        measured = sorted(final["metrics"], key=lambda name: str(name).lower() != "ndcg")
+        cutoffs = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
+        if measured and cutoffs:
+            final["valid_metric"] = f"{measured[0]}@{10 if 10 in cutoffs else max(cutoffs)}"
