@@ -32,8 +32,13 @@ def fit_metrics(final: dict[str, Any], chosen: dict[str, Any]) -> None:
     full = all(part == "full" for part in (mode.values() if isinstance(mode, dict) else [mode]))
     if not full and "metrics" not in chosen:
         final["metrics"] = [name for name in final["metrics"] if name.upper() != "NLL"]
-    if "valid_metric" not in chosen and "nll" not in [str(name).lower() for name in final["metrics"]]:
-        measured = sorted(final["metrics"], key=lambda name: str(name).lower() != "ndcg")
-        cutoffs = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
-        if measured and cutoffs:
-            final["valid_metric"] = f"{measured[0]}@{10 if 10 in cutoffs else max(cutoffs)}"
+    if "valid_metric" in chosen or not final["metrics"]:
+        return
+    name, _, k = final["valid_metric"].partition("@")
+    measured = {str(metric).lower(): str(metric) for metric in final["metrics"]}
+    cutoffs = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
+    if name.lower() not in measured:
+        name = measured.get("ndcg", str(final["metrics"][0]))
+    if name.upper() != "NLL" and cutoffs and k not in map(str, cutoffs):
+        k = str(10 if 10 in cutoffs else max(cutoffs))
+    final["valid_metric"] = "NLL" if name.upper() == "NLL" else f"{name}@{k}"
