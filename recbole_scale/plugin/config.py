@@ -6,6 +6,8 @@ import linecache
 import os
 import traceback
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ from recbole_scale.errors import UserError, nearest
 from recbole_scale.model.sizes import load_size
 from recbole_scale.plugin.measures import add_default_metrics, fit_metrics
 from recbole_scale.settings import PackageSettings, SettingsLoader, check_settings, parse_value, properties_folder
-from recbole_scale.settings.checks import check_dataset_name, documented
+from recbole_scale.settings.checks import check_columns, check_dataset_name, documented
 from recbole_scale.settings.keys import defaults
-from recbole_scale.settings.reading import find_settings_file, load_settings_file
+from recbole_scale.settings.reading import find_settings_file, load_settings_file, load_yaml
 from recbole_scale.settings.unsafe import refuse_unsafe, without_unsafe
 from recbole_scale.training import group
 from recbole_scale.training.best import ranking_metric
@@ -88,6 +90,11 @@ class ScaleConfig(Config):
             merged.update(load_settings_file(find_settings_file(name)))
         return merged
 
+    def _update_internal_config_dict(self, file: str) -> dict[str, Any] | None:
+        found = deepcopy(_defaults_in(file))
+        self.internal_config_dict.update(found or {})
+        return found
+
     def _load_cmd_line(self) -> dict[str, Any]:
         return dict(super()._load_cmd_line()) if self._reads_command_line else {}
 
@@ -130,10 +137,9 @@ class ScaleConfig(Config):
             final["valid_metric"] = by_rank or (
                 "NLL" if "nll" in map(str.lower, final["metrics"]) else final["valid_metric"]
             )
-        if sequential and "load_col" not in given and not _has_own_properties(self.dataset):
-            fields = [final[f"{kind}_FIELD"] for kind in ("USER_ID", "ITEM_ID", "TIME")]
-            names = [name for name in (*fields, *(final["val_interval"] or {})) if name is not None]
-            final["load_col"] = {"inter": list(dict.fromkeys(names))}
+        if "load_col" not in given and not _has_own_properties(self.dataset):
+            _name_columns(final, sequential)
+        check_columns(final)
         _check_metrics(final)
         return final
 
@@ -205,6 +211,15 @@ def check_item_embedding(config: Any) -> None:
         raise UserError(f"{path} is no file of numbers as numpy.save writes it; what it holds instead is not opened")
 
 
+def _name_columns(final: dict[str, Any], sequential: bool) -> None:
+    """Read the columns that the run needs by the names they have here, in place of RecBole's fixed two."""
+    if not sequential and final["load_col"] != {"inter": ["user_id", "item_id"]}:
+        return  # a default of the model's kind, with features
+    keys = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD") if sequential else ("USER_ID_FIELD", "ITEM_ID_FIELD")
+    names = (*(final[key] for key in keys), *(final["val_interval"] or {}))
+    final["load_col"] = {"inter": list(dict.fromkeys(name for name in names if name is not None))}
+
+
 def _check_metrics(final: dict[str, Any]) -> None:
     """RecBole trains an epoch before it looks ``valid_metric`` up."""
     for name in final["metrics"]:
@@ -223,6 +238,13 @@ def _check_metrics(final: dict[str, Any]) -> None:
     modes = mode.values() if isinstance(mode, dict) else [mode]
     if "nll" in measured and any(one != "full" for one in modes):
         raise UserError(f"NLL needs the full ranking, but eval_args.mode is {mode}; leave NLL out of metrics")
+
+
+@cache
+def _defaults_in(file: str) -> dict[str, Any] | None:
+    """RecBole's own YAML, read once: a sweep makes many Configs."""
+    found: dict[str, Any] | None = load_yaml(Path(file).read_text("utf-8"))
+    return found
 
 
 def _mend_defaults(found: dict[str, Any], model: str) -> None:

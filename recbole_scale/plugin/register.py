@@ -194,9 +194,10 @@ def _load_feat(self: Any, filepath: str, source: Any) -> Any:
         return _ORIGINAL["load_feat"](self, filepath, source)
     fields = read_kinds(self, filepath)
     wanted, unwanted = self._get_load_and_unload_col(source)
-    for name in sorted(wanted or ()):
-        if name not in fields and name in (self.uid_field, self.iid_field, self.time_field):
-            raise UserError(f"{filepath}, line 1: there is no column '{name}'{nearest(name, fields)}")
+    for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
+        name = self.config[key]
+        if name in (wanted or ()) and name not in fields:
+            raise UserError(f"{filepath}, line 1: there is no column '{name}' ({key}){nearest(name, fields)}")
     columns = [f for f in fields if (wanted is None or f in wanted) and f not in (unwanted or ())]
     if any(fields[name].endswith("_seq") for name in columns):
         if (

@@ -82,6 +82,21 @@ def check_dataset_name(name: Any) -> str:
     return str(DATASET.check("dataset", name))
 
 
+def check_columns(settings: Mapping[str, Any]) -> None:
+    """Users and items must be among the columns that are read.
+
+    Raises:
+        UserError: ``load_col`` or ``unload_col`` leave one of them out.
+    """
+    wanted = settings["load_col"]
+    loaded = "*" if wanted is None else wanted.get("inter", [])
+    left_out = (settings["unload_col"] or {}).get("inter", [])
+    for key in ("USER_ID_FIELD", "ITEM_ID_FIELD"):
+        name = settings[key]
+        if (loaded != "*" and name not in loaded) or name in left_out:
+            raise UserError(f"load_col and unload_col leave out '{name}', the {key} that every run needs in inter")
+
+
 def _check_places(settings: Mapping[str, Any]) -> None:
     """Files that will be written must not stand where folders are, and the other way round."""
     for key, folder in (("checkpoint_dir", True), ("results_file", False), ("per_user_file", False)):

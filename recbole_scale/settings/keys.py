@@ -24,7 +24,6 @@ from recbole_scale.settings.kinds import (
     either,
     fields,
     listing,
-    mapping,
     number,
     only,
     optional,
@@ -38,6 +37,15 @@ SCHEDULES = ("cosine", "constant", "wsd")
 EPOCHS = whole(1, 1_000_000)
 NORM_CLIPPING = optional(
     fields("{max_norm: 1.0}", needs=("max_norm",), max_norm=POSITIVE, norm_type=number(0, low_too=False))
+)
+
+NEGATIVES = fields(
+    "{distribution: uniform, sample_num: 1}",
+    distribution=optional(choice("none", "uniform", "popularity")),
+    sample_num=either(whole(1, 1_000_000), only("none")),
+    alpha=either(NOT_NEGATIVE, only("none")),
+    dynamic=FLAG,
+    candidate_num=whole(0, 1_000_000),
 )
 
 Read = TypeVar("Read", bound="Settings")
@@ -113,7 +121,7 @@ class ModelSettings(Settings):
         choice(*ACTIVATIONS), "gelu", "Activation of the feed-forward part: gelu relu swish tanh sigmoid."
     )
     layer_norm_eps: float = key(number(0, 1, low_too=False), 1e-5, "Added to the variance in LayerNorm.")
-    initializer_range: float = key(number(0, 100), 0.02, "Standard deviation of the initial weights.")
+    initializer_range: float = key(number(0, 100, low_too=False), 0.02, "Standard deviation of the initial weights.")
     loss_type: str = key(
         choice("CE", "SCE"),
         "CE",
@@ -152,11 +160,7 @@ class DataSettings(Settings):
     mask_history: bool = key(
         FLAG, False, "Leave a user's earlier items out of the ranking (the paper ranks all items)."
     )
-    train_neg_sample_args: None = key(
-        optional(mapping(either(FLAG, number(), choice("none", "uniform", "popularity")))),
-        None,
-        "None: the softmax is over all items.",
-    )
+    train_neg_sample_args: None = key(optional(NEGATIVES), None, "None: the softmax is over all items.")
     normalize_all: bool = key(FLAG, False, "Times are only sorted by; scaling them would cost precision.")
     data_cache: bool | str = key(
         either(FLAG, only("auto")),
@@ -269,7 +273,9 @@ class FMLPRecSettings(Settings):
         "Activation of the feed-forward part: relu (equation 8) gelu swish tanh sigmoid.",
     )
     layer_norm_eps: float = key(number(0, 1, low_too=False), 1e-12, "Added to the variance in LayerNorm.")
-    initializer_range: float = key(number(0, 100), 0.02, "Standard deviation of the initial weights, the filters' too.")
+    initializer_range: float = key(
+        number(0, 100, low_too=False), 0.02, "Standard deviation of the initial weights, the filters' too."
+    )
     loss_type: str = key(
         choice("CE", "BPR"), "CE", "CE: full softmax over all items; BPR: one sampled negative, as in the paper."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -134,17 +135,28 @@ def _column(value: Any) -> str:
     return value
 
 
-COLUMN = Kind("the name of a column", "str", _column)
-COLUMN_PART = Kind("a part of a column's name, such as _list", "str", _column)
-
-
-def _separator(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 8 or set(value) & set("\n\r\0"):
+def _name_of_metric(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]\w{0,50}(@\d{1,9})?", value):
         raise Refused
     return value
 
 
-SEPARATOR = Kind('one to eight characters on one line, such as "\\t"', "str", _separator)
+METRIC = Kind("the name of a metric", "str", _name_of_metric)
+COLUMN = Kind("the name of a column", "str", _column)
+COLUMN_PART = Kind("a part of a column's name, such as _list", "str", _column)
+
+
+def separator(longest: int) -> Kind:
+    """What stands between two values of a line."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value.encode("utf-8", "replace")) <= longest:
+            raise Refused
+        if set(value) & set("\n\r\0"):
+            raise Refused
+        return value
+
+    return Kind("one character" if longest == 1 else f"one to {longest} characters on one line", "str", read)
 
 
 def listing(of: Kind, least: int = 1, most: int = 1000, lone: bool = False) -> Kind:

@@ -14,17 +14,17 @@ from typing import Any
 
 import yaml
 
-from recbole_scale.settings.keys import EPOCHS, NORM_CLIPPING, Documented, Settings, key
+from recbole_scale.settings.keys import EPOCHS, NEGATIVES, NORM_CLIPPING, Documented, Settings, key
 from recbole_scale.settings.kinds import (
     COLUMN,
     COLUMN_PART,
     FLAG,
+    METRIC,
     NOT_NEGATIVE,
     PATH,
     PLAIN,
     POSITIVE,
     RATE,
-    SEPARATOR,
     Kind,
     Refused,
     choice,
@@ -35,9 +35,10 @@ from recbole_scale.settings.kinds import (
     number,
     only,
     optional,
+    separator,
     whole,
     word,
-)  # fmt: skip
+)
 from recbole_scale.settings.reading import SettingsLoader, folder_of
 
 TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
@@ -105,14 +106,6 @@ EVAL_ARGS = fields(
     group_by=optional(choice("user", "none")),
     mode=either(MODE, mapping(MODE, known=("valid", "test"))),
 )
-NEGATIVES = fields(
-    "{distribution: uniform, sample_num: 1}",
-    distribution=optional(choice("none", "uniform", "popularity")),
-    sample_num=either(whole(1, 1_000_000), only("none")),
-    alpha=either(NOT_NEGATIVE, only("none")),
-    dynamic=FLAG,
-    candidate_num=whole(0, 1_000_000),
-)
 GPU = either(whole(0, 10_000), listing(whole(0, 10_000)), Kind("", "str", lambda value: _gpus(value)))
 
 
@@ -169,10 +162,10 @@ class RecBoleSettings(Settings):
     )
     repeatable: bool = key(FLAG, False, "Whether to evaluate results with a repeatable recommendation scene.")
     metrics: list[str] = key(
-        listing(word(60), lone=True), ["Recall", "MRR", "NDCG", "Hit", "Precision"], "Evaluation metrics."
+        listing(METRIC, lone=True), ["Recall", "MRR", "NDCG", "Hit", "Precision"], "Evaluation metrics."
     )
     topk: list[int] = key(listing(whole(1, 1_000_000), lone=True), [10], "The value of k for topk evaluation metrics.")
-    valid_metric: str = key(word(60), "MRR@10", "The evaluation metric for early stopping.")
+    valid_metric: str = key(METRIC, "MRR@10", "The evaluation metric for early stopping.")
     valid_metric_bigger: bool = key(FLAG, True, "Whether to take a bigger valid metric value as a better result.")
     eval_batch_size: int = key(whole(), 4096, "The evaluation batch size.")
     metric_decimal_place: int = key(whole(0, 30), 4, "The decimal place of metric scores.")
@@ -182,8 +175,8 @@ class RecBoleSettings(Settings):
 class RecBoleDataSettings(Settings):
     """RecBole's ``dataset/sample.yaml``."""
 
-    field_separator: str = key(SEPARATOR, "\t", "Separator of different columns in atomic files.")
-    seq_separator: str = key(SEPARATOR, " ", "Separator inside the sequence features.")
+    field_separator: str = key(separator(1), "\t", "Separator of different columns in atomic files.")
+    seq_separator: str = key(separator(8), " ", "Separator inside the sequence features.")
     USER_ID_FIELD: str = key(COLUMN, "user_id", "Field name of user ID feature.")
     ITEM_ID_FIELD: str = key(COLUMN, "item_id", "Field name of item ID feature.")
     RATING_FIELD: str | None = key(optional(COLUMN), "rating", "Field name of rating feature.")
