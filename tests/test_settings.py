@@ -100,12 +100,13 @@ TAKEN = {
          "NEG_PREFIX", "POSITION_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "checkpoint_dir",
          "seq_separator"), ("banana",)),
     **dict.fromkeys(("RATING_FIELD", "per_user_file", "results_file"), ("banana", "None")),
-    **dict.fromkeys(("eval_step", "loss_decimal_place", "metric_decimal_place", "save_step", "seed", "stopping_step",
-                     "warmup_steps", "worker"), ("0",)),
+    **dict.fromkeys(
+        ("eval_step", "loss_decimal_place", "metric_decimal_place", "save_step", "seed", "warmup_steps", "worker"), ("0",)),
     **dict.fromkeys(("dropout_bottom", "dropout_top", "lr_min_ratio", "sce_power", "sgd_momentum"), RATES),
     **dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob"), ("0", "None", "1e-3")),
     **dict.fromkeys(("learning_rate", "sgd_learning_rate", "initializer_range"), ("1e-3", "2.5")),
     **dict.fromkeys(("weight_decay", "sgd_weight_decay"), ("0", "1e-3", "2.5")),
+    "decay_share": ("1e-3",),
     "gpu_id": ("0", "[1, 2]"),
     "layer_norm_eps": ("1e-3",),
     "seq_len": ("{a: 1}", "None"),  # a column that is not there has no length to cut
@@ -153,7 +154,7 @@ def told(key, value, sentence):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("learning_rate", "2.5"), ("weight_decay", "2.5"), ("sgd_momentum", "0"), ("initializer_range", "2.5"),
-     ("lr_min_ratio", "0"), ("clip_grad_norm", "None"), ("stopping_step", "0"), ("eval_step", "0"), ("seed", "0"),
+     ("lr_min_ratio", "0"), ("clip_grad_norm", "None"), ("eval_step", "0"), ("seed", "0"),
      ("metric_decimal_place", "0"), ("enable_amp", "True"), ("train_budget_seconds", "1e-3"), ("topk", "[1, 2]")],
 )  # fmt: skip
 def test_what_the_plan_takes_trains(walk, key, value):
