@@ -101,7 +101,8 @@ TAKEN = {
          "seq_separator"), ("banana",)),
     **dict.fromkeys(("RATING_FIELD", "per_user_file", "results_file"), ("banana", "None")),
     **dict.fromkeys(
-        ("eval_step", "loss_decimal_place", "metric_decimal_place", "save_step", "seed", "warmup_steps", "worker"), ("0",)),
+        ("eval_step", "loss_decimal_place", "metric_decimal_place", "save_step", "seed", "warmup_steps", "worker"),
+        ("0",)),
     **dict.fromkeys(("dropout_bottom", "dropout_top", "lr_min_ratio", "sce_power", "sgd_momentum"), RATES),
     **dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob"), ("0", "None", "1e-3")),
     **dict.fromkeys(("learning_rate", "sgd_learning_rate", "initializer_range"), ("1e-3", "2.5")),
