@@ -54,16 +54,17 @@ def test_constants_come_back_from_exact_rows(E, alpha, first):
     assert fit_power_law(x, power(x, **truth), resamples=0).constants() == pytest.approx(truth, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_95_percent_band_covers_95_percent():
-    """200 draws with 0.2 % noise: the law inside, at the edge and far beyond the data, and each constant."""
+    """100 draws with 0.2 % noise: the law inside, at the edge and far beyond the data, and each constant."""
     sizes = np.geomspace(98_304, 9.8e7, 7)
     x = np.repeat(sizes, 3)
     groups = [(size, seed) for size in sizes for seed in range(3)]
     asked = np.array([sizes[0], sizes[3], sizes[-1], 8.29e8])
     truth = np.append(power(asked, **PAPER), list(PAPER.values()))
     hits = []
-    for draw in range(200):
-        law = fit_power_law(x, noisy(power(x, **PAPER), np.random.default_rng(draw)), groups, resamples=240)
+    for draw in range(100):
+        law = fit_power_law(x, noisy(power(x, **PAPER), np.random.default_rng(draw)), groups, resamples=200)
         lower, upper = law.interval(asked)
         ends = np.concatenate([np.stack([lower, upper], axis=1), list(law.bands().values())])
         hits.append((ends[:, 0] <= truth) & (truth <= ends[:, 1]))
@@ -87,14 +88,14 @@ def test_the_band_holds_with_three_seeds_at_some_sizes_and_one_at_others():
 def test_the_band_of_a_new_run_covers_new_runs_and_is_wider():
     x = np.repeat(PAPER_SIZES[:4], 3)
     hits = []
-    for draw in range(60):
+    for draw in range(30):
         rng = np.random.default_rng(draw)
         law = fit_power_law(x, noisy(power(x, **PAPER), rng), resamples=200)
         mean_lower, mean_upper = law.interval(PAPER_SIZES[3])
         lower, upper = law.interval(PAPER_SIZES[3], new_run=True)
         assert lower < mean_lower and mean_upper < upper
         hits.append(lower <= noisy(power(PAPER_SIZES[3], **PAPER), rng) <= upper)
-    assert 0.85 <= np.mean(hits) <= 1.0
+    assert np.mean(hits) >= 0.85
 
 
 @pytest.mark.parametrize("outliers", [0, 2])

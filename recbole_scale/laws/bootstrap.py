@@ -1,9 +1,9 @@
-"""Resampled data sets for the bands of a law: whole runs redrawn, and residuals redrawn, in equal parts.
+"""Resampled data sets for the bands of a law: errors redrawn from the noise seen, and whole runs redrawn where many.
 
-Redrawing runs trusts the spread seen at each size and allows it to differ between sizes, but with few runs it sees
-too little of it. Redrawing residuals pools the spread over all sizes and corrects for the fitted constants. Bands of
-both kept their coverage best over the designs of benchmarks/laws.py. Where most sizes have a single run, redrawing runs
-would lose sizes instead of showing their spread, so there residuals alone are redrawn.
+Every resample draws how large the noise of runs and the error of a size are (:mod:`recbole_scale.laws.noise`), then
+errors of that size around the fitted law: a parametric bootstrap that knows how little a few runs tell of noise. With
+four times as many runs as constants half of the resamples redraw the runs themselves, which trusts their spread
+wherever it lies; they too get an error of each size, for redrawing runs keeps the sizes' errors as they are.
 """
 
 from __future__ import annotations
@@ -11,96 +11,69 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 from numpy.typing import NDArray
 
 from recbole_scale.laws.fitting import Array
+from recbole_scale.laws.noise import Noise, Residuals, noise_of
 
-RUNS_PER_SIZE = 2  # on average, for runs to be redrawn as well
+RUNS_PER_CONSTANT = 4  # from here on runs are redrawn as well
 _ROUNDS = 50  # rounds of redrawing runs before a design is taken to have too few sizes for it
 
 
 @dataclass(frozen=True)
-class Resamples:
-    """R data sets with the sizes of the original one."""
+class Errors:
+    """R draws of the errors of n rows."""
 
-    y: Array  # [R, n] log of the losses
-    weights: Array  # [R, n] how often each row counts
-    noise: Array  # [R] log residual that one more run would add
-
-    @classmethod
-    def none(cls, rows: int) -> Resamples:
-        """No resamples at all, for a fit that leaves nothing to estimate the noise from."""
-        return cls(np.empty((0, rows)), np.empty((0, rows)), np.empty(0))
+    noise: Noise
+    sizes: Array  # [R, n] error of the row's size
+    runs: Array  # [R, n] error of its run and of the row within it
+    weights: Array  # [at most R, n] how often redrawn runs count
 
 
-def resample(
-    y: Array, fitted: Array, groups: NDArray[np.intp], logs: Array, parameters: int, count: int, seed: int
-) -> Resamples:
-    """Draw ``count`` data sets: half by runs and half by residuals, or all by residuals with few runs per size.
+def draw_errors(
+    residuals: Array, of_runs: Residuals, groups: NDArray[np.intp], count: int, rng: np.random.Generator
+) -> Errors:
+    """Draw the errors of ``count`` resamples.
 
     Args:
-        y, fitted: [n], log of the losses and of the law there
+        residuals: [n], log residuals of the rows
+        of_runs: the same by run
         groups: [n], the run of each row as a number from 0; rows of a run stay together
-        logs: [n, K], log of the sizes, to keep a resample from losing them
-        parameters: constants of the law; there must be more runs than that
-        count, seed: how many data sets, and the seed of the draws
+        count, rng: how many, and where they come from
     """
-    rng = np.random.default_rng(seed)
-    repeated = int(groups.max()) + 1 >= RUNS_PER_SIZE * len(np.unique(logs, axis=0))
-    by_run = _redraw_runs(groups, logs, parameters, count // 2 if repeated else 0, rng)
-    residuals, noise = _redraw_residuals(y - fitted, groups, parameters, count, rng)
-    rest = count - len(by_run)  # more than one half when too few resamples by runs kept enough sizes
-    data = np.concatenate([np.broadcast_to(y, by_run.shape), fitted + residuals[:rest]])
-    return Resamples(data, np.concatenate([by_run, np.ones((rest, len(y)))]), noise)
+    rows, runs = len(residuals), len(of_runs.values)
+    noise = noise_of(of_runs, count, rng)
+    by_run = noise.of_runs(of_runs.places) * rng.standard_normal((count, runs))
+    within = np.zeros((count, rows))
+    if rows > runs:
+        rest = (residuals - of_runs.values[groups]) * np.sqrt(rows / (rows - runs))
+        within = rng.choice(rest, (count, rows)) * rng.choice([-1.0, 1.0], (count, rows))
+    by_size = noise.tau[:, None] * rng.standard_normal((count, int(of_runs.sizes.max()) + 1))
+    constants = of_runs.gradient.shape[1]
+    redrawn = count // 2 if runs >= RUNS_PER_CONSTANT * constants else 0
+    weights = _redraw_runs(of_runs.places, constants, redrawn, rng)[:, groups]
+    return Errors(noise, by_size[:, of_runs.sizes[groups]], by_run[:, groups] + within, weights)
 
 
-def _redraw_runs(groups: NDArray[np.intp], logs: Array, parameters: int, count: int, rng: np.random.Generator) -> Array:
-    """Weights [at most count, n] of resamples with replacement that can still carry a law."""
-    runs = int(groups.max()) + 1
-    members = [np.unique(axis, return_inverse=True)[1] for axis in logs.T]
-    cells = np.unique(logs, axis=0, return_inverse=True)[1].reshape(-1)
-    kept: list[Array] = []
+def _redraw_runs(places: Array, constants: int, count: int, rng: np.random.Generator) -> Array:
+    """How often each run counts [at most count, runs] in resamples with replacement that can still carry a law."""
+    runs = len(places)
+    members = [np.unique(axis, return_inverse=True)[1] for axis in places.T]
+    cells = np.unique(places, axis=0, return_inverse=True)[1].reshape(-1)
+    kept: list[Array] = [np.empty((0, runs))]
     for _ in range(_ROUNDS):
-        drawn = rng.integers(0, runs, size=(count, runs))
-        times = np.zeros((count, runs))
-        np.add.at(times, (np.arange(count)[:, None], drawn), 1.0)
-        weights = times[:, groups]
-        enough = _distinct(weights, cells) >= parameters
+        missing = count - sum(map(len, kept))
+        if missing <= 0:
+            break
+        weights = rng.multinomial(runs, np.full(runs, 1.0 / runs), missing).astype(np.float64)
+        enough = _distinct(weights, cells) >= constants
         for axis in members:
             enough &= _distinct(weights, axis) >= 3
         kept.append(weights[enough])
-        if sum(map(len, kept)) >= count:
-            break
-    return np.concatenate(kept)[:count]
+    return np.concatenate(kept)
 
 
 def _distinct(weights: Array, codes: NDArray[np.intp]) -> NDArray[np.intp]:
     """Number of distinct codes among the rows each resample holds: [R]."""
     table = np.eye(int(codes.max()) + 1)[codes]
     return np.asarray((weights @ table > 0).sum(axis=1))
-
-
-def _redraw_residuals(
-    residuals: Array, groups: NDArray[np.intp], parameters: int, count: int, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Residuals for ``count`` data sets [count, n] and for one more run in each [count].
-
-    A residual is its run's mean plus a remainder; both are drawn from all runs, with a random sign, and widened for
-    the constants that were fitted to them. Each data set also draws how wide the noise itself is (sqrt(df /
-    chi2_df)), because that is known from only df residuals: for a linear law this turns normal bands into Student's,
-    which matters with four to ten runs.
-    """
-    runs, rows = int(groups.max()) + 1, len(residuals)
-    means = np.bincount(groups, residuals) / np.bincount(groups)
-    rest = residuals - means[groups]
-    spare = runs - parameters
-    # the rarest one in a thousand is cut: with one spare run its width knows no bounds, and no 95 % band sees it
-    drawn = np.maximum(rng.chisquare(spare, count), scipy.stats.chi2.ppf(1e-3, spare))
-    width = np.sqrt(runs / spare) * np.sqrt(spare / drawn)
-    run_part = width[:, None] * rng.choice(means, (count, runs + 1)) * rng.choice([-1.0, 1.0], (count, runs + 1))
-    row_part = np.zeros((count, rows + 1))
-    if rows > runs:
-        row_part = rng.choice(rest, (count, rows + 1)) * rng.choice([-1.0, 1.0], (count, rows + 1))
-        row_part *= np.sqrt(rows / (rows - runs))
-    return run_part[:, groups] + row_part[:, :rows], run_part[:, runs] + row_part[:, rows]

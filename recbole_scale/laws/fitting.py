@@ -52,7 +52,28 @@ def log_law(theta: Array, forms: Array) -> Array:
     return _log_law_and_shares(theta, forms)[0]
 
 
-def fit_batch(forms: Array, y: Array, weights: Array, *, floor: float, starts: int, grid: int) -> tuple[Array, Array]:
+def gradient(theta: Array, forms: Array) -> Array:
+    """Gradient [n, P] of the log of one law, ``theta`` [P], in its parameters."""
+    return np.asarray(_slope(_log_law_and_shares(theta[None], forms)[1], _coordinates(forms))[0])
+
+
+def log_law_of_each(theta: Array, forms: Array) -> Array:
+    """Log of the law for several ``theta`` [B, S, P] of each data set: [B, S, n]."""
+    return log_law(theta.reshape(-1, theta.shape[2]), forms).reshape(*theta.shape[:2], len(forms))
+
+
+def fit_batch(
+    forms: Array,
+    y: Array,
+    weights: Array,
+    *,
+    floor: float,
+    starts: int,
+    grid: int,
+    near: Array | None = None,
+    tolerance: float = 1e-11,
+    floorless: bool = False,
+) -> tuple[Array, Array]:
     """Fit B data sets that share their sizes: scan the exponents, polish the best of the scan, keep the lowest.
 
     With the exponents fixed the law is linear in its other parameters, so that each point of the scan is a small
@@ -65,22 +86,33 @@ def fit_batch(forms: Array, y: Array, weights: Array, *, floor: float, starts: i
         floor: lowest admitted log E; one that means "none" unless the quantity has a floor of its own
         starts: how many of the best points of the scan are polished
         grid: exponents tried per axis
+        near: [P], one more point to choose the starts from, such as the fit of the data that these are resamples of
+        tolerance: step at which a fit has arrived, in scaled parameters
+        floorless: keep E at its lowest, a law without E
 
     Returns:
         theta [B, P] and the summed Huber loss [B] in units of delta^2.
     """
     exponents = _exponent_grid(forms.shape[1] - 1, grid)
     lower, upper = _bounds(y, floor, forms.shape[1] - 1)
-    keep = min(starts, len(exponents))
+    if floorless:
+        upper[:, 0] = lower[:, 0]
     theta = np.empty((len(y), forms.shape[2]))
     objective = np.empty(len(y))
     chunk = max(1, _CHUNK // (len(exponents) * forms.shape[0] * forms.shape[1]))
     for begin in range(0, len(y), chunk):
         part = slice(begin, begin + chunk)
-        scanned = _scan(forms, y[part], weights[part], exponents, lower[part], keep)  # [b, keep, P]
-        flat = scanned.reshape(-1, scanned.shape[-1])
+        tried = _scan(forms, y[part], weights[part], exponents, lower[part], min(starts, len(exponents)))
+        if near is not None:
+            tried = np.concatenate([tried, np.broadcast_to(near, (len(tried), 1, len(near)))], axis=1)
+            keep = min(starts, tried.shape[1])
+            value = _objective(log_law_of_each(tried, forms), y[part, None], weights[part, None])
+            best_few = np.argsort(value, axis=1)[:, :keep, None]
+            tried = np.take_along_axis(tried, best_few, axis=1)
+        keep = tried.shape[1]
         data = [np.repeat(rows[part], keep, axis=0) for rows in (y, weights, lower, upper)]
-        polished, value = polish(forms, data[0], data[1], flat, data[2], data[3])
+        starts_of_all = tried.reshape(-1, tried.shape[-1])
+        polished, value = polish(forms, data[0], data[1], starts_of_all, data[2], data[3], tolerance)
         best = value.reshape(-1, keep).argmin(axis=1)
         pick = np.arange(len(best)) * keep + best
         theta[part], objective[part] = polished[pick], value[pick]
@@ -88,7 +120,7 @@ def fit_batch(forms: Array, y: Array, weights: Array, *, floor: float, starts: i
 
 
 def polish(
-    forms: Array, y: Array, weights: Array, theta: Array, lower: Array, upper: Array, steps: int = 200
+    forms: Array, y: Array, weights: Array, theta: Array, lower: Array, upper: Array, tolerance: float, steps: int = 200
 ) -> tuple[Array, Array]:
     """Minimise the summed Huber loss from ``theta`` [B, P] within bounds; each data set on its own.
 
@@ -108,19 +140,38 @@ def polish(
         moved = np.abs(tried - theta[going]).max(axis=1)
         theta[going[better]], value[going[better]] = tried[better], reached[better]
         damping[going] *= np.where(better, 0.2, 6.0)
-        going = going[(moved > 1e-11) & (damping[going] < 1e12)]
+        going = going[(moved > tolerance) & (damping[going] < 1e12)]
         if not len(going):
             break
     return theta, value
 
 
-def _log_law_and_shares(theta: Array, forms: Array) -> tuple[Array, Array]:
-    """Log of the law [B, n] and the share of every term in it [B, n, K + 1]."""
-    values = (theta @ forms.reshape(-1, forms.shape[2]).T).reshape(len(theta), forms.shape[0], forms.shape[1])
-    top = values.max(axis=2, keepdims=True)
-    terms = np.exp(values - top)
-    total = terms.sum(axis=2, keepdims=True)
-    return (top + np.log(total))[..., 0], terms / total
+def _log_law_and_shares(theta: Array, forms: Array) -> tuple[Array, list[Array]]:
+    """Log of the law [B, n] and the share of every term in it, K + 1 times [B, n]."""
+    u = _coordinates(forms)
+    terms = [np.broadcast_to(theta[:, :1], (len(theta), len(u)))]
+    terms += [theta[:, [1 + 2 * k]] - theta[:, [2 + 2 * k]] * u[:, k] for k in range(u.shape[1])]
+    top = terms[0]
+    for term in terms[1:]:
+        top = np.maximum(top, term)
+    shares = [np.exp(term - top) for term in terms]
+    total = sum(shares[1:], shares[0])
+    for share in shares:
+        share /= total
+    return top + np.log(total), shares
+
+
+def _coordinates(forms: Array) -> Array:
+    """The scaled log sizes [n, K] that :meth:`Axes.forms` was made from."""
+    return -np.stack([forms[:, k, 2 * k] for k in range(1, forms.shape[1])], axis=-1)
+
+
+def _slope(shares: list[Array], u: Array) -> Array:
+    """Gradient of the log law in theta: [B, n, P]."""
+    columns = [shares[0]]
+    for k, share in enumerate(shares[1:]):
+        columns += [share, -share * u[:, k]]
+    return np.stack(columns, axis=-1)
 
 
 def _objective(log_prediction: Array, y: Array, weights: Array) -> Array:
@@ -138,25 +189,27 @@ def _newton_step(
     g g'.
     """
     log_f, shares = _log_law_and_shares(theta, forms)
-    slope = np.einsum("bnk,nkp->bnp", shares, forms)
+    u = _coordinates(forms)
+    slope = _slope(shares, u)
     residual = (y - log_f) / DELTA
     pull = weights * np.clip(residual, -1.0, 1.0) / DELTA
     inside = weights * (np.abs(residual) <= 1.0) / DELTA**2
     majorant = weights / np.maximum(np.abs(residual), 1.0) / DELTA**2
     gradient = -np.einsum("bn,bnp->bp", pull, slope)
     hessian = _gram(inside + pull, slope)
-    squares = np.einsum("nkp,nkq->nkpq", forms, forms)
-    hessian -= np.einsum(
-        "bm,mc->bc", (pull[..., None] * shares).reshape(len(y), -1), squares.reshape(-1, slope.shape[2] ** 2)
-    ).reshape(hessian.shape)
+    hessian[:, 0, 0] -= np.einsum("bn,bn->b", pull, shares[0])
+    for k, share in enumerate(shares[1:]):
+        moments = (pull * share) @ np.stack([np.ones(len(u)), -u[:, k], u[:, k] ** 2], axis=1)  # [B, 3]
+        place = slice(1 + 2 * k, 3 + 2 * k)
+        hessian[:, place, place] -= moments[:, [[0, 1], [1, 2]]]
     descent = _gram(majorant, slope)
     size = np.einsum("bpp->bp", descent)
     eye = np.eye(theta.shape[1])
-    descent = descent + eye * (1e-9 * size + 1e-12 * size.max(axis=1, keepdims=True) + 1e-30)[:, None, :]
+    ridge = eye * (1e-9 * size + 1e-12 * size.max(axis=1, keepdims=True) + 1e-30)[:, None, :]
     held = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
     free = ~held
-    matrix = (hessian + damping[:, None, None] * descent) * (free[:, :, None] & free[:, None, :])
-    matrix += eye * held[:, None, :]
+    matrix = (hessian + damping[:, None, None] * (descent + ridge)) * (free[:, :, None] & free[:, None, :])
+    matrix += eye * held[:, None, :] + ridge  # two terms of one exponent make it singular, however small the damping
     step = -np.linalg.solve(matrix, (gradient * free)[..., None])[..., 0]
     # Where the Hessian is too indefinite for its damping the step may climb; the objective then rejects it and
     # damping grows.
@@ -188,8 +241,7 @@ def _bounds(y: Array, floor: float, axes: int) -> tuple[Array, Array]:
 
 def _scan(forms: Array, y: Array, weights: Array, exponents: Array, lower: Array, keep: int) -> Array:
     """The ``keep`` best points of the exponent scan for every data set: [B, keep, P]."""
-    coordinates = -np.stack([forms[:, k, 2 * k] for k in range(1, forms.shape[1])], axis=-1)  # [n, K]
-    decay = np.exp(-exponents[:, None, :] * coordinates[None])  # [G, n, K]
+    decay = np.exp(-exponents[:, None, :] * _coordinates(forms)[None])  # [G, n, K]
     columns = np.concatenate([np.ones((*decay.shape[:2], 1)), decay], axis=2)  # [G, n, K + 1]
     loss = np.exp(y)
     least = np.exp(lower[:, [0, *range(1, lower.shape[1], 2)]])  # [B, K + 1]

@@ -8,8 +8,8 @@ Plain numpy: no files, no RecBole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.laws.fit import WIDEST, Fit, Observations, percentiles
 from recbole_scale.laws.fitting import Array
 
+Self = TypeVar("Self", bound="Law")
 RESAMPLES = 1000
 _NO_FLOOR = -np.inf
 _WHY = {
@@ -27,15 +28,24 @@ _WHY = {
     "flat": "the loss does not fall as size or data grows",
     "edge": "the exponent runs into the end of the scanned range",
     "wide": f"the 95 % band of the exponent spans more than a factor of {WIDEST:g}",
+    "unknown_floor": "the 95 % band of E is wider than the whole gain over the sizes measured",
     "floor": "the 95 % band of E reaches 0",
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Law:
-    """A fitted law; reading it beyond the data is extrapolation, and the band knows only the noise it has seen."""
+    """A fitted law. Its bands hold the noise of runs, an error of each size's own, and other forms it might have."""
 
     fit: Fit = field(repr=False)
+
+    def __repr__(self) -> str:
+        bands = self.bands()
+        shown = ", ".join(
+            f"{name} = {value:.4g}" + (f" [{bands[name][0]:.4g}, {bands[name][1]:.4g}]" if self.fit.errors else "")
+            for name, value in self.constants().items()
+        )
+        return f"{type(self).__name__}({shown}; {self.message})"
 
     @property
     def identified(self) -> bool:
@@ -58,10 +68,19 @@ class Law:
     def lack_of_fit(self) -> float:
         """p value that the sizes miss the law no more than their runs differ; nan without repeated sizes.
 
-        Where it is small (below 0.01) something other than noise sets the sizes apart, such as unequal tuning, and a
-        band resampled by runs is too narrow: fit again with ``groups`` set to the size of each row.
+        Where it is small (below 0.01) something other than noise sets the sizes apart, such as unequal tuning or
+        another form. The bands know of both; the constants are then those of a law that does not hold exactly.
         """
         return self.fit.lack_of_fit
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The other forms that the rows do not rule out, which the bands hold as well."""
+        return tuple(form.name for form in self.fit.forms[1:])
+
+    def widened(self: Self, factor: float) -> Self:
+        """The same law with bands ``factor`` times as wide, as its errors on held-out sizes may ask for."""
+        return replace(self, fit=replace(self.fit, widening=self.fit.widening * factor))
 
     def bands(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Band of every constant by name at probability ``level``; nan without resamples."""
@@ -77,7 +96,7 @@ class Law:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PowerLaw(Law):
     """L(x) = E + (x0 / x)^alpha. ``E`` is in the unit of the loss (nats), ``x0`` in that of x."""
 
@@ -94,14 +113,34 @@ class PowerLaw(Law):
 
         The band is that of the mean over seeds; ``new_run`` widens it by the noise of one run.
         """
-        return percentiles(self.fit.draws(x, new_run=new_run), level)
+        return self.fit.interval(x, level=level, new_run=new_run)
+
+    def width(self, x: float) -> dict[str, float]:
+        """Shares of the band's squared width at ``x``: ``noise`` of runs, errors of each ``size``, other ``form``s."""
+        return self.fit.width(x)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the rows, the law and its band on matplotlib ``axes`` (new ones by default), and return them."""
+        import matplotlib.pyplot as plt
+
+        axes = plt.subplots()[1] if axes is None else axes
+        x, loss = np.exp(self.fit.seen.logs[:, 0]), np.exp(self.fit.seen.y)
+        grid = np.geomspace(x.min() / 1.5, 8 * x.max(), 200)
+        (line,) = axes.plot(grid, self.predict(grid), label=f"E = {self.E:.4g}, alpha = {self.alpha:.3g}")
+        lower, upper = self.interval(grid)
+        if np.isfinite(lower).all():
+            axes.fill_between(grid, lower, upper, color=line.get_color(), alpha=0.2, linewidth=0, label="95 % band")
+        axes.scatter(x, loss, color=line.get_color(), s=18, label="runs")
+        axes.set(xscale="log", xlabel="x", ylabel="loss (nats)")
+        axes.legend()
+        return axes
 
     @staticmethod
     def _names() -> tuple[str, ...]:
         return "E", "x0", "alpha"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JointLaw(Law):
     """L(n, d) = E + (n0 / n)^alpha + (d0 / d)^beta, with n parameters and d interactions."""
 
@@ -117,7 +156,25 @@ class JointLaw(Law):
 
     def interval(self, n: ArrayLike, d: ArrayLike, level: float = 0.95, *, new_run: bool = False) -> tuple[Any, Any]:
         """Lower and upper end of the band of the law, as :meth:`PowerLaw.interval`."""
-        return percentiles(self.fit.draws(n, d, new_run=new_run), level)
+        return self.fit.interval(n, d, level=level, new_run=new_run)
+
+    def width(self, n: float, d: float) -> dict[str, float]:
+        """Shares of the band's squared width at ``n`` and ``d``, as :meth:`PowerLaw.width`."""
+        return self.fit.width(n, d)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the rows and the law against n, a line for each amount of data, on matplotlib ``axes``; return them."""
+        import matplotlib.pyplot as plt
+
+        axes = plt.subplots()[1] if axes is None else axes
+        n, d = np.exp(self.fit.seen.logs).T
+        grid = np.geomspace(n.min() / 1.5, 8 * n.max(), 200)
+        for amount in np.unique(d):
+            (line,) = axes.plot(grid, self.predict(grid, amount), label=f"d = {amount:.3g}")
+            axes.scatter(n[d == amount], np.exp(self.fit.seen.y[d == amount]), color=line.get_color(), s=18)
+        axes.set(xscale="log", xlabel="n", ylabel="loss (nats)")
+        axes.legend()
+        return axes
 
     @staticmethod
     def _names() -> tuple[str, ...]:
@@ -131,6 +188,7 @@ def fit_power_law(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    other_count: ArrayLike | None = None,
 ) -> PowerLaw:
     """Fit L(x) = E + (x0 / x)^alpha to measured losses, with 95 % bands.
 
@@ -143,17 +201,21 @@ def fit_power_law(
         groups: [n] label of the run a row comes from, as (size, seed); rows of a run are resampled together, and None
             makes every row a run
         resamples, seed: resamples behind the bands (0 for none), and the seed of their draws
+        other_count: [n] another count of size, such as all parameters where x has those without embeddings: unless the
+            rows rule it out, the bands hold a law in that too
 
     Raises:
         UserError: fewer than 3 sizes, columns of different length, or a row that is not a finite number above 0
     """
     seen = Observations.check({"x": x}, {"loss": loss}, groups)
-    return power_law_of(seen, floor=_NO_FLOOR, resamples=resamples, seed=seed)
+    return power_law_of(seen, floor=_NO_FLOOR, resamples=resamples, seed=seed, other_count=other_count)
 
 
-def power_law_of(seen: Observations, *, floor: float, resamples: int, seed: int) -> PowerLaw:
+def power_law_of(
+    seen: Observations, *, floor: float, resamples: int, seed: int, other_count: ArrayLike | None = None
+) -> PowerLaw:
     """Fit the power law to checked rows whose log E cannot lie below ``floor``."""
-    fit = Fit.to(seen, floor=floor, resamples=resamples, seed=seed)
+    fit = Fit.to(seen, floor=floor, resamples=resamples, seed=seed, other_count=other_count)
     return PowerLaw(fit, *map(float, fit.constants(fit.theta)))
 
 
