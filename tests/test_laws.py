@@ -294,6 +294,7 @@ def test_the_joint_law_comes_back_from_a_grid():
     assert law.predict([1e9, 1e6], 1e8).shape == (2,)
 
 
+@pytest.mark.slow
 def test_the_joint_band_holds_the_truth_beyond_the_grid():
     hits = []
     for draw in range(30):

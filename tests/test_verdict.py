@@ -15,7 +15,6 @@ from recbole_scale.report.commands import next_commands
 from recbole_scale.report.costs import Costs, forward_flops, scaled_shape
 from recbole_scale.report.report import Study, make_study
 from recbole_scale.report.verdict import decide, recent
-from recbole_scale.report.width import sources
 
 RIGHT = {"pays": "Yes", "does not": "No", "nothing learnt": "Not known yet", "cannot be known": "Not known yet"}
 
@@ -121,9 +120,6 @@ def test_costs_follow_the_runs():
         assert 12 * layers * width**2 == pytest.approx(n, rel=0.2) and width % 8 == 0
 
 
-def test_the_sources_of_the_width_add_up_and_the_noisiest_place_counts():
-    found = study_of("pays", 0).found
-    parts = sources(found, 1e8)
-    assert sum(part.share for part in parts) == pytest.approx(1.0)
-    assert [part.n for part in parts[:-1]] == sorted({row["n_blocks"] for row in found.choice.fitted})
-    assert max(parts[:-1], key=lambda part: part.share).n in (6144, 786432, 1572864)  # the ends bend a curve
+def test_the_sources_of_the_width_add_up():
+    shares = study_of("pays", 0).found.law.width(1e8)
+    assert set(shares) == {"noise", "size", "form"} and sum(shares.values()) == pytest.approx(1.0)

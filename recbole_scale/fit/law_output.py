@@ -29,7 +29,8 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "law": "L(x) = E + (x0 / x)^alpha",
         **_law_json(law),
         "lack_of_fit_p": law.lack_of_fit,
-        "resampled_by": answer.resampled_by,
+        "forms_in_the_bands": ["E + (x0 / x)^alpha", *law.forms],
+        "bands_widened_by": answer.widening,
         "resamples": question.resamples,
         "seed": question.seed,
         "fitted_rows": [
@@ -84,11 +85,12 @@ def as_text(answer: Answer) -> str:
         *_constants_table(answer.law),
     ]
     if answer.held_out:
-        lines += ["", "held out (95 % band of a single run; error above 0: predicted too high)"]
+        lines += ["", "held out (95 % band of the mean of as many runs; error above 0: predicted too high)"]
         lines += _judgement_table(answer.held_out)
     if answer.rolled_out:
         lines += ["", "rollout: the smallest sizes fitted, every larger one predicted"]
         lines += _judgement_table(answer.rolled_out)
+        lines += _sentence(skill_sentence(answer.rolled_out))
     for name, metric_law in answer.metric_laws.items():
         lines += ["", *_sentence(f"{name} = limit / (1 + (x0 / x)^alpha), {metric_law.message}")]
         lines += _constants_table(metric_law)
@@ -101,6 +103,20 @@ def as_text(answer: Answer) -> str:
     if answer.notes:
         lines += ["", *(line for note in answer.notes for line in _sentence(f"note: {note}"))]
     return "\n".join(lines)
+
+
+def skill_sentence(judged: Sequence[Judgement]) -> str:
+    """How near the law came to what it had not seen, against knowing no law, and whether it could have failed."""
+    errors = {
+        "the law": [one.predicted - one.observed for one in judged],
+        '"no change since the largest fitted size"': [one.no_change - one.observed for one in judged],
+        "a straight line in log x": [one.straight - one.observed for one in judged],
+    }
+    said = ", ".join(f"{name} {sum(map(abs, values)) / len(values):.4f}" for name, values in errors.items())
+    banded = [one for one in judged if one.tells is not None]
+    failing = sum(1 for one in banded if not one.tells)
+    could = f'; {failing} of {len(banded)} bands hold "no change" too and prove little' if failing else ""
+    return f"mean error, nats: {said}{could}"
 
 
 def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
@@ -140,8 +156,14 @@ def joint_text(law: JointLaw, optimum: ComputeOptimal | None) -> str:
 
 
 def judgement_json(judgement: Judgement) -> dict[str, Any]:
-    """A judgement with its derived field."""
-    return {**asdict(judgement), "covered": judgement.covered}
+    """A judgement with its derived fields."""
+    return {
+        **asdict(judgement),
+        "covered": judgement.covered,
+        "tells_from_no_change": judgement.tells,
+        "skill_against_no_change": judgement.skill(judgement.no_change),
+        "skill_against_straight_line": judgement.skill(judgement.straight),
+    }
 
 
 def _law_json(law: Any) -> dict[str, Any]:

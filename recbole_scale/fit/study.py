@@ -16,11 +16,12 @@ from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.loss import PowerLaw, fit_power_law
 from recbole_scale.laws.metrics import MetricLaw, fit_metric_law
-from recbole_scale.laws.rollout import Judgement, judge, rollout
+from recbole_scale.laws.rollout import Judgement, judge, rollout, widening
 from recbole_scale.model.sizes import SIZE_NAMES, load_size
-from recbole_scale.text import parse_count
+from recbole_scale.text import parse_count, show_count
 
-MISFIT = 0.01  # p value of the lack of fit below which the band is resampled by sizes instead of by runs
+MISFIT = 0.01  # p value of the lack of fit below which something besides seed noise sets the sizes apart
+OTHER_COUNTS = {"n_blocks": "n_parameters", "n_blocks_exact": "n_parameters", "n_parameters": "n_blocks"}
 _METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision")
 
 
@@ -42,13 +43,13 @@ class Answer:
     question: Question
     choice: Choice
     law: PowerLaw
-    resampled_by: str  # "run" or "size"
     held_out: list[Judgement]
     rolled_out: list[Judgement]
     metric_laws: dict[str, MetricLaw]
     metric_judgements: dict[str, list[Judgement]]
     predictions: list[Prediction]
     notes: list[str]
+    widening: float = 1.0  # of the bands of the law, for what the rollout missed
     whole: Answer | None = None  # the same from every run, held-out ones too; None where none is held out
 
 
@@ -61,24 +62,31 @@ def answer(rows: Sequence[Row], question: Question) -> Answer:
     choice = choose(rows, question)
     asked = [_size(name, rows, question.x) for name in question.predict]
     notes: list[str] = []
-    found = _answer(choice, question, asked)
-    rolled_out = _roll_out(choice, question, found.resampled_by, notes)
+    rolled_out = _roll_out(choice, question, notes)
+    known = {float(row[question.x]) for row in choice.fitted}
+    found = _answer(choice, question, asked, widening([one for one in rolled_out if one.x in known]))
     found = replace(found, rolled_out=rolled_out, notes=[*found.notes, *notes])
     if not choice.held_out:
         return found
     everything = replace(choice, fitted=choice.fitted + choice.held_out, held_out=[])
-    return replace(found, whole=_answer(everything, replace(question, holdout=()), asked))
+    return replace(found, whole=_answer(everything, replace(question, holdout=()), asked, widening(rolled_out)))
 
 
-def _answer(choice: Choice, question: Question, asked: Sequence[float]) -> Answer:
+def _answer(choice: Choice, question: Question, asked: Sequence[float], wider: float) -> Answer:
     """The answer of the fitted runs of ``choice``, judged on its held-out ones, without a rollout."""
     notes = list(choice.notes)
-    law, groups, resampled_by = _fit(choice, question, notes)
+    law, groups = _fit(choice, question, notes)
+    if wider > 1.0:
+        law = law.widened(wider)
+        notes.append(f"bands of the loss are {wider:.2g} times as wide as resampling makes them: sizes held out in the "
+                     "rollout missed theirs by that much")  # fmt: skip
     options: dict[str, Any] = {"resamples": question.resamples, "seed": question.seed}
-    held_out = _judge(law, choice, *_columns(choice.held_out, question), question.x)
+    held_out = _judge(law, *(_columns(rows, question) for rows in (choice.held_out, choice.fitted)))
     metric_laws = _metric_laws(choice, question, groups, options, notes)
     metric_judgements = {
-        name: _judge(metric_law, choice, *_metric_columns(choice.held_out, name, question.x), question.x)
+        name: _judge(
+            metric_law, *(_metric_columns(rows, name, question.x) for rows in (choice.held_out, choice.fitted))
+        )
         for name, metric_law in metric_laws.items()
     }
     predictions = [
@@ -91,7 +99,7 @@ def _answer(choice: Choice, question: Question, asked: Sequence[float]) -> Answe
         )
         for name, size in zip(question.predict, asked, strict=True)
     ]
-    return Answer(question, choice, law, resampled_by, held_out, [], metric_laws, metric_judgements, predictions, notes)
+    return Answer(question, choice, law, held_out, [], metric_laws, metric_judgements, predictions, notes, wider)
 
 
 def estimate_flops(rows: Sequence[Row], x: str, size: float) -> float | None:
@@ -140,30 +148,37 @@ def run_label(row: Row) -> tuple[str, str]:
     return str(size), str(row.get("seed"))
 
 
-def _fit(choice: Choice, question: Question, notes: list[str]) -> tuple[PowerLaw, list[Any], str]:
-    """The law with its band by runs, or by sizes where these miss the law by more than their runs differ."""
+def _fit(choice: Choice, question: Question, notes: list[str]) -> tuple[PowerLaw, list[Any]]:
+    """The law and the labels of its runs."""
     x, loss = _columns(choice.fitted, question)
     groups = _runs(choice.fitted, question.x)
-    options: dict[str, Any] = {"resamples": question.resamples, "seed": question.seed}
-    law = fit_power_law(x, loss, groups, **options)
-    if not law.lack_of_fit < MISFIT:
-        return law, groups, "run"
-    notes.append(
-        f"the sizes miss the law by more than their runs differ (p = {law.lack_of_fit:.1g}): something besides seed "
-        "noise sets them apart, such as unequal tuning, so bands are resampled by size"
+    other = OTHER_COUNTS.get(question.x, "")
+    counts = [row.get(other) for row in choice.fitted]
+    known = all(isinstance(count, int | float) and count > 0 for count in counts)
+    law = fit_power_law(
+        x,
+        loss,
+        groups,
+        resamples=question.resamples,
+        seed=question.seed,
+        other_count=np.array(counts, dtype=np.float64) if known else None,
     )
-    return fit_power_law(x, loss, list(x), **options), list(x), "size"
+    if law.lack_of_fit < MISFIT:
+        notes.append(
+            f"the sizes miss the law by more than their runs differ (p = {law.lack_of_fit:.1g}): something besides "
+            "seed noise sets them apart, such as unequal tuning or another form; the bands allow for it"
+        )
+    return law, groups
 
 
-def _roll_out(choice: Choice, question: Question, resampled_by: str, notes: list[str]) -> list[Judgement]:
+def _roll_out(choice: Choice, question: Question, notes: list[str]) -> list[Judgement]:
     """The rollout over all chosen rows: a window never sees a larger size, held out or not."""
     rows = choice.fitted + choice.held_out
     x, loss = _columns(rows, question)
     if len(np.unique(x)) <= MIN_SIZES:
         notes.append(f"no rollout: it needs more than {MIN_SIZES} sizes")
         return []
-    runs = x if resampled_by == "size" else _runs(rows, question.x)
-    return rollout(x, loss, runs, resamples=question.resamples, seed=question.seed)
+    return rollout(x, loss, _runs(rows, question.x), resamples=question.resamples, seed=question.seed)
 
 
 def _runs(rows: Sequence[Row], x: str) -> list[Any]:
@@ -180,9 +195,10 @@ def _metric_columns(rows: Sequence[Row], name: str, x: str) -> tuple[list[float]
     return [float(row[x]) for row in kept], [float(row["test_metrics"][name]) for row in kept]
 
 
-def _judge(law: PowerLaw | MetricLaw, choice: Choice, x: list[float], value: list[float], axis: str) -> list[Judgement]:
-    fitted = {float(row[axis]) for row in choice.fitted}
-    return judge(law, x, value, sizes_fitted=len(fitted), largest_fitted=max(fitted))
+def _judge(
+    law: PowerLaw | MetricLaw, held_out: tuple[list[float], list[float]], fitted: tuple[list[float], list[float]]
+) -> list[Judgement]:
+    return judge(law, *held_out, fitted_x=fitted[0], fitted_value=fitted[1])
 
 
 def _metric_laws(
@@ -195,10 +211,20 @@ def _metric_laws(
     for name in names:
         x, value = _metric_columns(choice.fitted, name, question.x)
         try:
-            laws[name] = fit_metric_law(x, value, groups, **options)
+            law = fit_metric_law(x, value, groups, **options)
+            _refuse_below_measured(law, *_metric_columns(choice.held_out, name, question.x))
+            laws[name] = law
         except UserError as refusal:
             notes.append(f"no law for {name}: {refusal}")
     return laws
+
+
+def _refuse_below_measured(law: MetricLaw, x: list[float], value: list[float]) -> None:
+    """Refuse a law whose limit some held-out size has passed on average."""
+    for size in sorted(set(x)):
+        mean = float(np.mean([one for at, one in zip(x, value, strict=True) if at == size]))
+        if mean > law.limit:
+            raise UserError(f"its limit, {law.limit:.4f}, lies below {mean:.4f}, measured at {show_count(size)}")
 
 
 def _banded(law: PowerLaw | MetricLaw, size: float) -> tuple[float, float, float]:

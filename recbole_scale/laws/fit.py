@@ -110,13 +110,20 @@ class Fit:
 
     @classmethod
     def to(
-        cls, seen: Observations, *, floor: float, resamples: int, seed: int, other_count: ArrayLike | None = None
+        cls,
+        seen: Observations,
+        *,
+        floor: float,
+        resamples: int,
+        seed: int,
+        ceiling: float = np.inf,
+        other_count: ArrayLike | None = None,
     ) -> Fit:
         """Fit a law with one power term per axis.
 
         Args:
             seen: the rows
-            floor: the lowest log E there can be
+            floor, ceiling: the lowest and the highest log E there can be
             resamples, seed: how many, and the seed of their draws; 0 for no band
             other_count: [n] another count of size for the first axis, in the caller's order; a law in it is one of
                 the forms
@@ -124,13 +131,14 @@ class Fit:
         if resamples and resamples < MIN_RESAMPLES:
             raise UserError(f"a 95 % band needs at least {MIN_RESAMPLES} resamples (or 0 for no band), not {resamples}")
         main = tuple(range(seen.logs.shape[1]))
-        form, huber = _fit_form("", seen, main, floor)
+        limits = floor, ceiling
+        form, huber = _fit_form("", seen, main, limits)
         fitted = form.log_law(form.theta[None], seen.logs)[0]
         spare = int(seen.groups.max()) + 1 - len(form.theta)  # runs beyond the number of constants
         errors: Errors | None = None
         forms: tuple[Form, ...] = (form,)
         if spare > 0 and resamples:
-            errors, forms = _resample(seen, form, fitted, floor, resamples, np.random.default_rng(seed), other_count)
+            errors, forms = _resample(seen, form, fitted, limits, resamples, np.random.default_rng(seed), other_count)
         residuals = np.empty_like(seen.y)
         residuals[seen.order] = seen.y - fitted
         # resamples differ a little in how low E can be
@@ -170,24 +178,24 @@ class Fit:
         logs, shape = _log_sizes(sizes)
         return np.exp(self.forms[0].log_law(self.theta[None], logs)[0]).reshape(shape)[()]
 
-    def draws(self, *sizes: ArrayLike, new_run: bool = False) -> Array:
+    def draws(self, *sizes: ArrayLike, new_run: int = 0) -> Array:
         """The law of every resample, in every form, at ``sizes``: [R, *shape].
 
-        ``new_run`` adds the errors that a single run of a new size would have, several to every resample.
+        ``new_run`` adds the errors that the mean of so many runs of a new size would have, several to every resample.
         """
         logs, shape = _log_sizes(sizes)
         if self.errors is None:
             return np.empty((0, *shape))
         values = np.concatenate([form.log_law(form.replicates, logs) for form in self.forms])
         if new_run:
-            spread = self.errors.noise.of_new_run(self.seen.places(logs))
+            spread = self.errors.noise.of_new_runs(self.seen.places(logs), int(new_run))
             values = np.concatenate([values + quantile * spread for quantile in _NORMAL])
         if self.widening != 1.0:
             centre = self.forms[0].log_law(self.theta[None], logs)
             values = centre + self.widening * (values - centre)
         return np.exp(values).reshape(len(values), *shape)
 
-    def interval(self, *sizes: ArrayLike, level: float = 0.95, new_run: bool = False) -> tuple[Any, Any]:
+    def interval(self, *sizes: ArrayLike, level: float = 0.95, new_run: int = 0) -> tuple[Any, Any]:
         """Lower and upper end of the band at ``sizes``; see :meth:`draws`."""
         return percentiles(self.draws(*sizes, new_run=new_run), level)
 
@@ -222,7 +230,7 @@ def along(logs: Array, columns: Sequence[int], count: Count | None) -> Array:
 
 
 def _fit_form(
-    name: str, seen: Observations, columns: tuple[int, ...], floor: float, count: Count | None = None
+    name: str, seen: Observations, columns: tuple[int, ...], limits: tuple[float, float], count: Count | None = None
 ) -> tuple[Form, float]:
     """A form fitted to the rows, without resamples, and its summed Huber loss."""
     logs = along(seen.logs, columns, count)
@@ -231,7 +239,7 @@ def _fit_form(
         axes.forms(logs),
         seen.y[None],
         np.ones((1, len(seen.y))),
-        floor=floor,
+        limits=limits,
         starts=_POLISHED,
         grid=_GRID[len(columns)],
         floorless=name == NO_FLOOR,
@@ -243,7 +251,7 @@ def _resample(
     seen: Observations,
     form: Form,
     fitted: Array,
-    floor: float,
+    limits: tuple[float, float],
     resamples: int,
     rng: np.random.Generator,
     other_count: ArrayLike | None,
@@ -251,7 +259,7 @@ def _resample(
     """Refit the law to most of the resamples, and each form it might have had to its share of them."""
     residuals = seen.y - fitted
     errors = draw_errors(residuals, _by_run(seen, form, residuals), seen.groups, resamples, rng)
-    others = _other_forms(seen, floor, errors.noise.evidence, other_count)
+    others = _other_forms(seen, limits, errors.noise.evidence, other_count)
     counts = [round(_SHARE[other.name] * resamples) for other in others]
     filled, begin = [], 0
     for one, number in zip((form, *others), (resamples - sum(counts), *counts), strict=True):
@@ -267,7 +275,7 @@ def _resample(
             one.axes.forms(along(seen.logs, one.columns, one.count)),
             y,
             weights,
-            floor=floor,
+            limits=limits,
             starts=1,
             grid=_GRID_RESAMPLE[len(one.columns)],
             near=one.theta,
@@ -279,7 +287,9 @@ def _resample(
     return errors, tuple(filled)
 
 
-def _other_forms(seen: Observations, floor: float, evidence: float, other_count: ArrayLike | None) -> list[Form]:
+def _other_forms(
+    seen: Observations, limits: tuple[float, float], evidence: float, other_count: ArrayLike | None
+) -> list[Form]:
     """The forms the law might have had: two power terms in size, no E, another count of size.
 
     Two terms hold the law itself and bend further, so only too few sizes or runs rule them out. The others are kept as
@@ -289,12 +299,12 @@ def _other_forms(seen: Observations, floor: float, evidence: float, other_count:
     found = []
     sizes, runs = len(np.unique(seen.logs[:, 0])), int(seen.groups.max()) + 1
     if sizes >= len(main) + 4 and runs > 2 * len(main) + 3:
-        found.append(_fit_form(TWO_TERMS, seen, (0, *main), floor)[0])
-    rivals: list[tuple[str, Count | None]] = [(NO_FLOOR, None)] if not np.isfinite(floor) else []
+        found.append(_fit_form(TWO_TERMS, seen, (0, *main), limits)[0])
+    rivals: list[tuple[str, Count | None]] = [(NO_FLOOR, None)] if not np.isfinite(limits[0]) else []
     if other_count is not None:
         rivals.append((OTHER_COUNT, _count(seen, other_count)))
     for name, count in rivals:
-        rival = _fit_form(name, seen, main, floor, count)[0]
+        rival = _fit_form(name, seen, main, limits, count)[0]
         residuals = seen.y - rival.log_law(rival.theta[None], seen.logs)[0]
         if likelihood_of(_by_run(seen, rival, residuals)) > evidence - _REFUTED:
             found.append(rival)

@@ -67,7 +67,7 @@ def fit_batch(
     y: Array,
     weights: Array,
     *,
-    floor: float,
+    limits: tuple[float, float],
     starts: int,
     grid: int,
     near: Array | None = None,
@@ -83,7 +83,7 @@ def fit_batch(
         forms: [n, K + 1, P], from :meth:`Axes.forms`
         y: [B, n], log of the losses
         weights: [B, n], how often each row counts
-        floor: lowest admitted log E; one that means "none" unless the quantity has a floor of its own
+        limits: lowest and highest admitted log E; infinite unless the quantity has limits of its own
         starts: how many of the best points of the scan are polished
         grid: exponents tried per axis
         near: [P], one more point to choose the starts from, such as the fit of the data that these are resamples of
@@ -94,7 +94,7 @@ def fit_batch(
         theta [B, P] and the summed Huber loss [B] in units of delta^2.
     """
     exponents = _exponent_grid(forms.shape[1] - 1, grid)
-    lower, upper = _bounds(y, floor, forms.shape[1] - 1)
+    lower, upper = _bounds(y, limits, forms.shape[1] - 1)
     if floorless:
         upper[:, 0] = lower[:, 0]
     theta = np.empty((len(y), forms.shape[2]))
@@ -227,13 +227,14 @@ def _exponent_grid(axes: int, points: int) -> Array:
     return np.array(list(product(one, repeat=axes)))
 
 
-def _bounds(y: Array, floor: float, axes: int) -> tuple[Array, Array]:
+def _bounds(y: Array, limits: tuple[float, float], axes: int) -> tuple[Array, Array]:
     """Lower and upper bounds of theta, [B, P] each; a term may vanish but not exceed the largest loss twofold."""
     none = y.min(axis=1) - NOTHING
     most = y.max(axis=1) + np.log(2.0)
     lower = np.empty((len(y), 1 + 2 * axes))
     upper = np.empty_like(lower)
-    lower[:, 0], upper[:, 0] = np.maximum(none, floor), np.maximum(most, floor)
+    lower[:, 0] = np.maximum(none, limits[0])
+    upper[:, 0] = np.maximum(np.minimum(most, limits[1]), lower[:, 0])
     lower[:, 1::2], upper[:, 1::2] = none[:, None], most[:, None]
     lower[:, 2::2], upper[:, 2::2] = FLATTEST, STEEPEST
     return lower, upper

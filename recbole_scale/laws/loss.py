@@ -108,10 +108,10 @@ class PowerLaw(Law):
         """Loss at size ``x``, in its shape."""
         return self.fit.predict(x)
 
-    def interval(self, x: ArrayLike, level: float = 0.95, *, new_run: bool = False) -> tuple[Any, Any]:
+    def interval(self, x: ArrayLike, level: float = 0.95, *, new_run: int = 0) -> tuple[Any, Any]:
         """Lower and upper end of the band of the law at ``x``, each in its shape; nan without resamples.
 
-        The band is that of the mean over seeds; ``new_run`` widens it by the noise of one run.
+        The band is that of the law; ``new_run`` widens it by the errors of the mean of so many runs of a new size.
         """
         return self.fit.interval(x, level=level, new_run=new_run)
 
@@ -154,7 +154,7 @@ class JointLaw(Law):
         """Loss at size ``n`` and data ``d``, broadcast together."""
         return self.fit.predict(n, d)
 
-    def interval(self, n: ArrayLike, d: ArrayLike, level: float = 0.95, *, new_run: bool = False) -> tuple[Any, Any]:
+    def interval(self, n: ArrayLike, d: ArrayLike, level: float = 0.95, *, new_run: int = 0) -> tuple[Any, Any]:
         """Lower and upper end of the band of the law, as :meth:`PowerLaw.interval`."""
         return self.fit.interval(n, d, level=level, new_run=new_run)
 
@@ -212,10 +212,16 @@ def fit_power_law(
 
 
 def power_law_of(
-    seen: Observations, *, floor: float, resamples: int, seed: int, other_count: ArrayLike | None = None
+    seen: Observations,
+    *,
+    floor: float,
+    resamples: int,
+    seed: int,
+    ceiling: float = np.inf,
+    other_count: ArrayLike | None = None,
 ) -> PowerLaw:
-    """Fit the power law to checked rows whose log E cannot lie below ``floor``."""
-    fit = Fit.to(seen, floor=floor, resamples=resamples, seed=seed, other_count=other_count)
+    """Fit the power law to checked rows whose log E cannot lie below ``floor`` or above ``ceiling``."""
+    fit = Fit.to(seen, floor=floor, ceiling=ceiling, resamples=resamples, seed=seed, other_count=other_count)
     return PowerLaw(fit, *map(float, fit.constants(fit.theta)))
 
 

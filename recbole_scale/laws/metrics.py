@@ -56,7 +56,7 @@ class MetricLaw:
         """Metric at size ``x``, in its shape."""
         return _metric(self.form, self.inner.predict(x))
 
-    def interval(self, x: ArrayLike, level: float = 0.95, *, new_run: bool = False) -> tuple[Any, Any]:
+    def interval(self, x: ArrayLike, level: float = 0.95, *, new_run: int = 0) -> tuple[Any, Any]:
         """Lower and upper end of the band at ``x``; see :meth:`recbole_scale.laws.loss.PowerLaw.interval`."""
         upper, lower = self.inner.interval(x, level, new_run=new_run)  # a larger 1 / m or 1 - m is a smaller m
         return _metric(self.form, lower), _metric(self.form, upper)
@@ -109,7 +109,9 @@ def fit_metric_law(
         {"value": 1.0 / values if form == "hill" else 1.0 - values},
         [int(group) for group in seen.groups],
     )
-    inner = power_law_of(turned, floor=floor, resamples=resamples, seed=seed)
+    # the limit cannot lie below what a size has reached on average
+    best = min(float(turned.y[turned.sizes == size].mean()) for size in np.unique(turned.sizes))
+    inner = power_law_of(turned, floor=floor, ceiling=best, resamples=resamples, seed=seed)
     limit, x0, alpha = _constants(form, np.float64(inner.E), np.float64(inner.x0), np.float64(inner.alpha))
     return MetricLaw(form, float(limit), float(x0), float(alpha), inner)
 

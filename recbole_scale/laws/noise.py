@@ -37,9 +37,9 @@ class Noise:
         """Standard deviation of runs at scaled ``places`` [n, K]: [R, n]; beyond the sizes it is that of the end."""
         return np.asarray(self.sigma[:, None] * np.exp(self.slope @ (np.clip(places, 0.0, 1.0) - 0.5).T))
 
-    def of_new_run(self, places: Array) -> Array:
-        """Standard deviation of one run of a size that was not tried yet, at scaled ``places`` [n, K]: [R, n]."""
-        return np.asarray(np.hypot(self.of_runs(places), self.tau[:, None]))
+    def of_new_runs(self, places: Array, runs: int) -> Array:
+        """Standard deviation of the mean of new runs of one size, at scaled ``places`` [n, K]: [R, n]."""
+        return np.asarray(np.hypot(self.of_runs(places) / np.sqrt(runs), self.tau[:, None]))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from recbole_scale.errors import UserError
 from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.loss import fit_power_law
 
+_TWO_SIDED = 1.96  # standard deviations in half of a 95 % band
+_AS_EXPECTED = 4.0
+
 
 class Curve(Protocol):
     """What is judged: a power law or a metric law."""
@@ -24,7 +27,7 @@ class Curve(Protocol):
     def predict(self, x: ArrayLike) -> Any:
         """Value at ``x``."""
 
-    def interval(self, x: ArrayLike, level: float = 0.95, *, new_run: bool = False) -> tuple[Any, Any]:
+    def interval(self, x: ArrayLike, level: float = 0.95, *, new_run: int = 0) -> tuple[Any, Any]:
         """Band at ``x``."""
 
 
@@ -36,41 +39,79 @@ class Judgement:
     largest_fitted: float
     x: float
     predicted: float
-    lower: float  # 95 % band of a single run; nan where the fitted rows leave none
+    lower: float  # 95 % band of the mean of as many runs; nan where the fitted rows leave none
     upper: float
     observed: float  # mean over the runs at x
     runs: int
     signed_error: float  # predicted / observed - 1: above 0 where the law promised too high a value
     identified: bool
+    no_change: float  # what one expects who knows no law: the mean of the largest fitted size
+    straight: float  # ... or who draws a straight line in log x through the fitted sizes
 
     @property
     def covered(self) -> bool | None:
         """Whether the band holds the observed mean; None without a band."""
         return None if np.isnan(self.lower) else self.lower <= self.observed <= self.upper
 
+    @property
+    def tells(self) -> bool | None:
+        """Whether the band excludes "no change", so that it could fail where size did nothing; None without one."""
+        return None if np.isnan(self.lower) else not self.lower <= self.no_change <= self.upper
 
-def judge(law: Curve, x: ArrayLike, value: ArrayLike, *, sizes_fitted: int, largest_fitted: float) -> list[Judgement]:
-    """Compare ``law`` with runs it has not seen, one judgement per size of ``x`` [n] with measured ``value`` [n]."""
+    def skill(self, other: float) -> float:
+        """1 - error of the law / error of ``other`` (``no_change``, ``straight``): above 0 where the law is nearer."""
+        miss = abs(other - self.observed)
+        return 1.0 - abs(self.predicted - self.observed) / miss if miss > 0 else float("nan")
+
+
+def judge(
+    law: Curve, x: ArrayLike, value: ArrayLike, *, fitted_x: ArrayLike, fitted_value: ArrayLike
+) -> list[Judgement]:
+    """Compare ``law`` with runs it has not seen, one judgement per size of ``x`` [n] with measured ``value`` [n].
+
+    ``fitted_x`` and ``fitted_value`` are the rows that the law was fitted to.
+    """
     sizes, values = np.asarray(x, dtype=np.float64), np.asarray(value, dtype=np.float64)
+    known, seen = np.asarray(fitted_x, dtype=np.float64), np.asarray(fitted_value, dtype=np.float64)
+    ladder = np.unique(known)
+    means = np.array([seen[known == size].mean() for size in ladder])
+    line = np.polyfit(np.log(ladder), means, 1)
     judgements = []
     for size in np.unique(sizes):
         runs = values[sizes == size]
-        predicted, (lower, upper) = float(law.predict(size)), law.interval(size, new_run=True)
+        observed = float(runs.mean())
+        predicted, (lower, upper) = float(law.predict(size)), law.interval(size, new_run=len(runs))
         judgements.append(
             Judgement(
-                sizes_fitted,
-                largest_fitted,
+                len(ladder),
+                float(ladder[-1]),
                 float(size),
                 predicted,
                 float(lower),
                 float(upper),
-                float(runs.mean()),
+                observed,
                 len(runs),
-                predicted / float(runs.mean()) - 1.0,
+                predicted / observed - 1.0,
                 law.identified,
+                float(means[-1]),
+                float(np.polyval(line, np.log(size))),
             )
         )
     return judgements
+
+
+def widening(judgements: Sequence[Judgement]) -> float:
+    """How much wider than resampling makes them bands must be to hold what was held out; 1 where they do.
+
+    The root mean square of the errors in standard deviations of their bands, with a few more judgements that are just
+    as they should be: a handful of errors, each window sharing its rows with the next, tells little of a spread.
+    """
+    scores = [
+        (one.predicted - one.observed) / ((one.upper - one.lower) / (2 * _TWO_SIDED))
+        for one in judgements
+        if one.covered is not None and one.upper > one.lower
+    ]
+    return max(1.0, float(np.sqrt((np.square(scores).sum() + _AS_EXPECTED) / (len(scores) + _AS_EXPECTED))))
 
 
 def rollout(
@@ -102,7 +143,5 @@ def rollout(
         seen = sizes <= ladder[count - 1]
         runs = None if groups is None else [group for group, kept in zip(groups, seen, strict=True) if kept]
         law = fit(sizes[seen], values[seen], runs, resamples=resamples, seed=seed)
-        judgements += judge(
-            law, sizes[~seen], values[~seen], sizes_fitted=count, largest_fitted=float(ladder[count - 1])
-        )
+        judgements += judge(law, sizes[~seen], values[~seen], fitted_x=sizes[seen], fitted_value=values[seen])
     return judgements

@@ -13,7 +13,6 @@ from recbole_scale.report.html import commands, figures, paragraph, section, tab
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Band, Verdict, measured
 from recbole_scale.report.whatif import answer_figures, curves, references, show_memory, what_if
-from recbole_scale.report.width import sources
 from recbole_scale.text import duration, show_count
 
 
@@ -53,17 +52,20 @@ def width_table(study: Study, verdict: Verdict) -> str:
     found = study.deciding
     if found is None:
         return ""
-    body = []
-    for source in sources(found, verdict.then):
-        noise = "" if source.n is None else f"noise of the runs at {show_count(source.n)}"
-        what = noise or "what no run tells (the law's bend)"
-        body.append([what, source.runs or None, f"{100 * source.share:.0f} %"])
-    by = "noise between seeds" if found.resampled_by == "run" else "misfit between sizes, larger than seeds' noise"
-    caption = (
-        f"Share of the variance of the predicted loss at {show_count(verdict.then)} (linearised law); the band itself "
-        f"is made by resampling, and rests on the {by}"
-    )
-    return table(["where the width comes from", "runs", "share"], body, caption)
+    shares = found.law.width(verdict.then)
+    if not shares:
+        return ""
+    forms = " or ".join(["another term", *(form for form in found.law.forms if form != "two power terms")])
+    what = {
+        "noise": "noise of the runs",
+        "size": "an error of each size's own, such as its tuning",
+        "form": f"the form of the law ({forms})",
+    }
+    body = [[what[source], f"{100 * share:.0f} %"] for source, share in shares.items()]
+    caption = f"Share of the squared width of the 95 % band of the loss at {show_count(verdict.then)}"
+    if found.widening > 1.0:
+        caption += f"; all of it {found.widening:.2g} times as wide, for what the rollout missed"
+    return table(["where the width comes from", "share"], body, caption)
 
 
 def _numbers(study: Study, verdict: Verdict) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.fit.rows import Row
-from recbole_scale.fit.study import Answer, estimate_flops
+from recbole_scale.fit.study import MISFIT, Answer, estimate_flops
 from recbole_scale.fit.tables import curve_of, distinct, number, whole_data
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.report.findings import Ends, SizeMean
@@ -110,7 +110,7 @@ def advice(sizes: Sequence[SizeMean], ends: Ends, ladder: Sequence[Row], found: 
         )
     if len(distinct(ladder, "unique_interactions")) < 3:
         said.append("Data: a law in D needs three or more amounts of data; size_sweep.py --fractions 0.1 0.25 0.5 1.")
-    if found is not None and found.resampled_by == "size":
+    if found is not None and found.law.lack_of_fit < MISFIT:
         said.append("Sizes miss the law by more than seed noise: tune each size alike before adding seeds.")
     return said
 
