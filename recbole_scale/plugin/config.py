@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import pickle
 import traceback
 from collections.abc import Callable
 from copy import deepcopy
@@ -38,10 +39,16 @@ def recboles_refusal(build: Callable[[], Any]) -> Any:
     """Call RecBole; what it refuses by a ``raise`` of its own is the user's mistake, anything else is a bug and passes.
 
     Raises:
-        UserError: with RecBole's sentence.
+        UserError: with RecBole's sentence; or a file that is named in the settings cannot be read.
     """
     try:
         return build()
+    except OSError as failure:
+        if not isinstance(failure.filename, str):
+            raise
+        raise UserError(f"{failure.filename}: {(failure.strerror or str(failure)).lower()}") from failure
+    except pickle.UnpicklingError as failure:
+        raise UserError("a file of weights holds pickled Python objects or is damaged, and is not loaded") from failure
     except (ValueError, TypeError, NotImplementedError, RuntimeError, SyntaxError) as failure:
         if os.environ.get("RECBOLE_SCALE_TRACEBACK") or not _raised_by_recbole(failure):
             raise
