@@ -45,6 +45,13 @@ def test_a_stop_starts_the_decay_and_the_decay_has_its_share_of_the_shorter_run(
     assert Schedule("wsd").start_decay(10, 10, epochs_done=1, epochs=2) == 2  # never beyond the end
 
 
+def test_the_warm_up_is_at_most_a_tenth_of_the_steps():
+    assert [Schedule("cosine", None).warmup_of(total) for total in (5, 120, 2000, 10**6)] == [0, 12, 200, 200]
+    short = Schedule("constant", None)
+    assert [short.factor(step, 120) for step in (0, 5, 11, 12)] == [1 / 12, 0.5, 1, 1]
+    assert Schedule("constant", 60).factor(29, 120) == 0.5  # a number that is given is taken
+
+
 @pytest.mark.parametrize("total", [1, 2, 7, 1000])
 def test_a_run_of_any_length_has_a_decay(total):
     assert 0 <= decay_start(total, 0.2) == total - max(1, round(0.2 * total)) < total

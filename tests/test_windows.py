@@ -60,6 +60,16 @@ def test_a_stride_gives_targets_at_least_that_much_context():
     assert (windows.context[late] >= 40).all()
 
 
+@given(counts, st.integers(1, 12), st.data(), st.one_of(st.none(), st.integers(0, 99)))
+@settings(max_examples=50, deadline=None)
+def test_a_history_is_cut_only_where_it_is_longer_than_a_window(count, max_length, data, seed):
+    start, count, windows = cut(count, max_length, data.draw(st.integers(1, max_length)), seed)
+    fits = (count > 1) & (count - 1 <= max_length)
+    for begin, length in zip(start[fits], count[fits] - 1, strict=True):
+        at = np.flatnonzero((windows.start >= begin) & (windows.start < begin + length))
+        assert len(at) == 1 and (windows.length[at[0]], windows.context[at[0]]) == (length, 0)
+
+
 def test_phases_move_the_cuts_and_a_seed_fixes_them():
     cuts = [cut([200] * 5, 50, 50, seed)[2].start.tolist() for seed in (1, 1, 2)]
     assert cuts[0] == cuts[1] != cuts[2]

@@ -14,6 +14,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_scale.data.atomic import PADDING, read_atomic, read_header, with_kinds
+from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.data.histories import Histories, Split, share_of_user, split_histories, time_order
 from recbole_scale.data.log import Log, Recipe, load_log
 from recbole_scale.data.recbole_filters import Interval, LogFilters
@@ -150,6 +151,7 @@ class HistoryDataset(SequentialDataset):
             split_histories(self.histories, arguments["split"], arguments["group_by"], self.times),
             trains=self._training_users(),
         )
+        decide_by_data(self.config, self.histories)
         self._aug_presets()
         order = self._user_order()
         self.inter_feat = HistoryRows(self, "all", order)

@@ -43,20 +43,21 @@ def cut_windows(
     """Cut each history (``count`` items from flat position ``start``, [U]) into windows of ``max_length`` inputs.
 
     Without overlap (``stride == max_length``) windows lie edge to edge; a smaller stride lets each window look back
-    further, so that targets at its start see more context, and every target is still counted once.
+    further, so that targets at its start see more context, and every target is still counted once. A history that fits
+    one window is one window: cut in two, its first part would only be computed again as the second's context.
 
     Args:
         start: flat position of each history's first item, [U].
         count: items of each history, [U]; histories of fewer than two items give no window.
         max_length: most inputs of a window.
         stride: most counted targets of a window, 1..max_length.
-        rng: draws each history's phase (where its first cut falls); None cuts at the full stride.
+        rng: draws each longer history's phase (where its first cut falls); None cuts at the full stride.
     """
     transitions = count - 1
     keep = transitions > 0
     start, transitions = start[keep], transitions[keep]
     phase = np.full(len(start), stride) if rng is None else rng.integers(1, stride + 1, len(start))
-    first = np.minimum(phase, transitions)  # counted targets of the first window
+    first = np.where(transitions <= max_length, transitions, phase)  # counted targets of the first window
     n_windows = 1 + -(-(transitions - first) // stride)  # [U], ceiling division
     owner = np.repeat(np.arange(len(start)), n_windows)
     rank = ragged_ranges(np.zeros(len(start), dtype=np.int64), n_windows)  # 0, 1, 2, ... within each history

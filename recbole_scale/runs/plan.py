@@ -17,6 +17,7 @@ from recbole_scale.model.sizes import (
     parameter_groups,
     total_parameters,
 )
+from recbole_scale.settings import before_data
 from recbole_scale.text import metric_name
 from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import check_steps
@@ -93,8 +94,11 @@ def _data_lines(prepared: Any, known: dict[str, Any]) -> dict[str, str]:
     data = f"{known['n_users']:,} users, {known['n_items']:,} items, {loader.n_targets:,} training targets"
     windows = f"{len(loader.windows):,} of up to {loader.max_length}, stride {loader.stride}"
     steps = f"{len(loader):,} an epoch of up to {loader.token_budget:,} targets, {config['epochs']} epochs"
+    decided = [f"{key} {config[key]:g} (not {before:g})" for key, before in before_data(config).items()]
+    by_data = ", ".join(decided) + ", since that suits a log as sparse or small as this; what you set wins"
     return {
         "data": f"{data}, {valid:,} valid, {test:,} test",
+        **({"by data": by_data} if decided else {}),
         "windows": f"{windows}, {100 * loader.padding:.1f} % padding",
         "steps": f"{steps}, {len(loader) * config['epochs']:,} in all",
     }

@@ -78,6 +78,7 @@ COLUMNS: dict[str, str] = {
     "commit": "commit of the recbole_scale checkout, null when installed without one",
     "started": "start of the run, UTC",
     "settings": "what the user set",
+    "by_data": "defaults that the log's density and size decided, by key",
 }
 
 
@@ -111,7 +112,7 @@ KINDS_OF_COLUMNS = {
         "numbers by name",
     ),
     **dict.fromkeys(("evaluations", "phases"), "a list of objects"),
-    **dict.fromkeys(("split", "versions", "settings"), "an object"),
+    **dict.fromkeys(("split", "versions", "settings", "by_data"), "an object"),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from recbole_scale.runs import plan, records
+from recbole_scale.settings import before_data
 from recbole_scale.training import group
 
 
@@ -63,6 +64,7 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any], b
         "versions": records.versions(),
         "commit": records.commit(),
         "settings": without_paths(config.external_config_dict),
+        "by_data": {key: config[key] for key in before_data(config)},
     }
 
 

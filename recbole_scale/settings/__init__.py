@@ -1,7 +1,7 @@
 """Settings: read safely, known by name, typed and checked in one place, before anything is spent."""
 
 from recbole_scale.settings.checks import check_settings
-from recbole_scale.settings.identity import run_id
+from recbole_scale.settings.identity import before_data, run_id
 from recbole_scale.settings.keys import PackageSettings, ScaledSASRecSettings
 from recbole_scale.settings.known import check_keys, known_keys
 from recbole_scale.settings.reading import (
@@ -17,6 +17,7 @@ __all__ = [
     "PackageSettings",
     "ScaledSASRecSettings",
     "SettingsLoader",
+    "before_data",
     "check_keys",
     "check_settings",
     "find_settings_file",

@@ -12,7 +12,7 @@ ENVIRONMENT = {
     "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
     "data_cache", "rows_on_demand", "per_user_file", "local_rank", "single_spec", "config_files", "results_file",
     "save_step", "resume", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset",
-    "group_offset", "world_size", "dry_run", "parallel",
+    "group_offset", "world_size", "dry_run", "parallel", "by_data",
     # names of columns that RecBole's transforms (BERT4Rec's masks and others) add to the settings as the data is loaded
     "MASK_INDEX", "MASK_ITEM_SEQ", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "CROP_ITEM_SEQ", "CROP_ITEM_SEQ_LEN",
     "REORDER_ITEM_SEQ",
@@ -20,7 +20,16 @@ ENVIRONMENT = {
 
 
 def run_id(config: Any) -> str:
-    """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers."""
-    settings = {k: v for k, v in config.final_config_dict.items() if k not in ENVIRONMENT}
+    """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers.
+
+    Defaults that the data has decided count as what they were before, so that the id is known before data is read.
+    """
+    final = {**config.final_config_dict, **before_data(config)}
+    settings = {k: v for k, v in final.items() if k not in ENVIRONMENT}
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def before_data(config: Any) -> dict[str, Any]:
+    """What the defaults were that a run's data has decided since, by key."""
+    return dict(config.final_config_dict.get("by_data") or {})

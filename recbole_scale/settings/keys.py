@@ -189,7 +189,11 @@ class TrainingSettings(Settings):
         0.2,
         "Share of the steps over which wsd decays; what comes before is the same for every number of epochs.",
     )
-    warmup_steps: int = key(whole(0), 200, "Steps over which the learning rate rises linearly from 0.")
+    warmup_steps: int | None = key(
+        optional(whole(0)),
+        None,
+        "Steps over which the learning rate rises linearly from 0; empty: 200, and at most a tenth of all.",
+    )
     stopping_step: int = key(
         whole(),
         5,

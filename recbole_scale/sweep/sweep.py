@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, Protocol
 
+from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.errors import UserError
 from recbole_scale.files import Held
 from recbole_scale.fit.rows import Row, as_rows
@@ -88,7 +89,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         UserError: a setting or the data set is wrong, before anything is trained; two runs would be the same.
     """
     points: dict[str, Point] = {}
-    targets: dict[float, tuple[int, int]] = {}  # fraction: targets of an epoch, items
+    targets: dict[float, tuple[int, Any]] = {}  # fraction: targets of an epoch, data set
     digest: str | None = None
     for rung, seed, fraction, epochs in itertools.product(
         grid.rungs, grid.seeds, grid.fractions, grid.epochs or (None,)
@@ -98,10 +99,11 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         config = make_config("ScaledSASRec", grid.dataset, list(grid.config_files), quiet(settings))
         if fraction not in targets:
             prepared = prepare(config, loaded)
-            targets[fraction] = prepared.train_data.n_targets, prepared.dataset.item_num - 1
+            targets[fraction] = prepared.train_data.n_targets, prepared.dataset
             digest = prepared.digest
-        count, n_items = targets[fraction]
-        flops = flops_per_interaction(Shape.from_config(config, n_items)) * float(count) * config["epochs"]
+        count, dataset = targets[fraction]
+        decide_by_data(config, dataset.histories)
+        flops = flops_per_interaction(Shape.from_config(config, dataset.item_num - 1)) * float(count) * config["epochs"]
         label = f"{rung.name} seed {seed}" + (f" {fraction:.4g} of users" if fraction != 1 else "")
         label += f" {epochs} epochs" if len(grid.epochs) > 1 else ""
         name = run_id(config)

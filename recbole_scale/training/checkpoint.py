@@ -19,7 +19,7 @@ import torch
 
 from recbole_scale.errors import UserError
 from recbole_scale.files import drop_stale, locked, whole_files
-from recbole_scale.settings import run_id
+from recbole_scale.settings import before_data, run_id
 from recbole_scale.training.seal import DAMAGE, check_seal, reason, seal
 
 if TYPE_CHECKING:
@@ -172,9 +172,13 @@ def last_checkpoint(last_file: str) -> str | None:
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """What the user set, with model and data set by name: enough to build the same RecBole Config again."""
+    """What the user set, with model and data set by name: enough to build the same RecBole Config again.
+
+    Defaults that the data decided are among it, since a model may be looked at beside other data.
+    """
+    decided = {key: config[key] for key in before_data(config)}
     external = {k: v for k, v in config.external_config_dict.items() if k != "local_rank"}
-    return {**external, "model": config["model"], "dataset": config["dataset"]}
+    return {**external, **decided, "model": config["model"], "dataset": config["dataset"]}
 
 
 def random_state() -> dict[str, Any]:

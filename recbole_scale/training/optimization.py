@@ -39,7 +39,7 @@ class Optimization:
             rate, decay = config["sgd_learning_rate"], config["sgd_weight_decay"] or 0.0
             self.optimizer = build_optimizer(self.model, "sgd", rate, decay, config["sgd_momentum"])
         else:
-            warmup = int(config["warmup_steps"] or 0)
+            warmup = config["warmup_steps"]
             self.schedule = Schedule(config["lr_schedule"], warmup, config["lr_min_ratio"], config["decay_share"])
             rate, decay = config["learning_rate"], config["weight_decay"]
             self.optimizer = build_optimizer(self.model, config["learner"], rate, decay)

@@ -8,6 +8,8 @@ from typing import Any
 
 from recbole_scale.training.part import load_fields
 
+WARMUP = 200  # steps that the rate rises in a long run; all of a short one would be too many
+
 
 class Schedule:
     """Share of the peak rate at each step: a linear warm-up, then one of
@@ -23,27 +25,32 @@ class Schedule:
 
     Args:
         kind: one of the three.
-        warmup: steps of the warm-up.
+        warmup: steps of the warm-up; None: :data:`WARMUP`, and at most a tenth of all.
         min_ratio: last rate over the peak.
         decay_share: share of the steps that decay, 0..1 (both excluded); for wsd.
     """
 
-    def __init__(self, kind: str, warmup: int = 0, min_ratio: float = 0.1, decay_share: float = 0.2) -> None:
+    def __init__(self, kind: str, warmup: int | None = 0, min_ratio: float = 0.1, decay_share: float = 0.2) -> None:
         self.kind, self.warmup, self.min_ratio, self.decay_share = kind, warmup, min_ratio, decay_share
         self.cut: list[int] = []  # first and last step (excluded) of a decay that a stop has started, for wsd
 
     def factor(self, step: int, total: int) -> float:
         """Share of the peak rate at ``step`` (0-based) of ``total``."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
+        warmup = self.warmup_of(total)
+        if step < warmup:
+            return (step + 1) / warmup
         if self.kind == "constant":
             return 1.0
         if self.kind == "cosine":
-            done = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
+            done = min(1.0, (step - warmup) / max(1, total - warmup))
             return self.min_ratio + (1 - self.min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
         first, end = self.decay(total)
         done = min(1.0, max(0, step - first) / max(1, end - first))
         return self.min_ratio + (1 - self.min_ratio) * (1 - math.sqrt(done))
+
+    def warmup_of(self, total: int) -> int:
+        """Steps of the warm-up in a run of ``total``."""
+        return min(WARMUP, total // 10) if self.warmup is None else self.warmup
 
     def decay(self, total: int) -> tuple[int, int]:
         """First step of wsd's decay, and the step it ends before."""
@@ -60,7 +67,7 @@ class Schedule:
         if self.kind == "constant":
             return "stop"
         if self.kind == "cosine":
-            return "stop" if step >= (self.warmup + total) / 2 else "wait"
+            return "stop" if step >= (self.warmup_of(total) + total) / 2 else "wait"
         return "decay" if step < self.decay(total)[0] else "wait"
 
     def start_decay(self, step: int, steps_per_epoch: int, epochs_done: int, epochs: int) -> int:
