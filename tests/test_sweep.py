@@ -57,8 +57,7 @@ def test_a_grid_becomes_rows_and_finished_rows_are_skipped(
     assert not list(walk.glob("saved/*.last.pth")) and len(list(walk.glob("saved/*.best.pth"))) == 8
     printed, bar = capsys.readouterr()
     assert "8 runs, 0 of them finished" in printed and "test NLL" in printed
-    assert "0/8 runs, 1x8 seed 1 0.5 of users: epoch 1 of 2" in bar  # it moves inside a run
-    assert "8/8 runs, nothing left" in bar and "100%" in bar.rpartition("\r")[2]
+    assert "\r" not in bar  # tests/test_terminal.py looks at the bar, which only a terminal shows
     assert main(arguments) == 0
     assert len(rows_of(walk)) == 8
     assert "8 runs, 8 of them finished" in capsys.readouterr().out

@@ -63,7 +63,8 @@ def test_a_file_gets_lines_and_no_bars(walk):
 def test_a_sweeps_lines_stand_alone(walk):
     verb = [sys.executable, "-c", "from recbole_scale.cli import recbole_scale_command as c; c()", "sweep"]
     command = [*verb, "--dataset", "walk", "--shapes", "1x8", "1x16", "--epochs", "2", *SHAPE[3:]]
-    lines, seen = on_terminal(command, 80)
+    lines, seen = on_terminal(command, 160)
+    assert b"0/2 runs, 1x8 seed 1: epoch 1 of 2" in seen and b"2/2 runs, nothing left" in seen  # it moves inside a run
     results = [line for line in lines if "test NLL" in line]
     assert len(results) == 2 and all(line.startswith("[") for line in results), "\n".join(lines)
     assert b"sweep" in seen and not [line for line in lines if "%|" in line]

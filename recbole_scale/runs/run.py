@@ -23,10 +23,11 @@ from recbole_scale.bars import LinesAboveBars
 from recbole_scale.data.cache import files_digest
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
+from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.plugin.config import ScaleConfig, begin, recboles_refusal
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.register import find_model
-from recbole_scale.runs import plan, records
+from recbole_scale.runs import plan, records, timing
 from recbole_scale.runs.measuring import best_valid_filtered, measured_bests, measured_fit, measured_test
 from recbole_scale.runs.resume import go_on
 from recbole_scale.runs.row import run_row
@@ -83,7 +84,10 @@ def run(
     config = make_config(model, dataset, config_file_list, config_dict)
     if dry_run:
         prepared = prepare(config)
-        described = plan.describe(prepared, build_model(prepared), config["world_size"])
+        network = build_model(prepared)
+        described = plan.describe(prepared, network, config["world_size"])
+        if isinstance(network, ScaledSASRec):
+            described += f"\n  {'time':<11}{timing.told(prepared, network)}"
         getLogger().info("\n" + described)
         return {"plan": described, "run_id": run_id(config)}
     path = config["results_file"]

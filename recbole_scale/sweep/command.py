@@ -27,6 +27,7 @@ from recbole_scale.sweep.sweep import (
     in_process,
     plan_sweep,
     seconds_left,
+    timed_shapes,
 )
 from recbole_scale.text import duration, parse_count, show_count
 
@@ -56,10 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = torch.get_num_threads()
     print(plan_table(grid, points, done))
     jobs = f"{len(points)} runs, {len(points) - len(todo)} of them finished; {len(todo)} to go"
-    print(f"{jobs}: {sum(p.flops for p in todo):.3g} FLOP, about {duration(seconds_left(todo, rows, threads))}")
+    timed = [*timed_shapes(todo, rows, loaded, threads), *rows]
+    print(f"{jobs}: {sum(p.flops for p in todo):.3g} FLOP, about {duration(seconds_left(todo, timed, threads))}")
     if options.dry_run or not todo:
         return 0
-    return 1 if sweep(todo, rows, _engine(options, loaded), options.rows) else 0
+    return 1 if sweep(todo, timed, _engine(options, loaded), options.rows) else 0
 
 
 def sweep(points: Sequence[Point], rows: list[Row], engine: Engine, path: str) -> int:

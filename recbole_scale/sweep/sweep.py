@@ -22,11 +22,13 @@ from recbole_scale.fit.rows import Row, as_rows
 from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction
 from recbole_scale.runs import records
 from recbole_scale.runs.row import without_paths
-from recbole_scale.runs.run import LoadedData, make_config, prepare, train_and_test
+from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare, train_and_test
+from recbole_scale.runs.timing import measure_speed
 from recbole_scale.settings import run_id
 from recbole_scale.training.checkpoint import held_run, run_stem
 
 _DEFAULT_RATE = 20e9  # FLOP/s assumed until a run has been measured; only the first estimate depends on it
+_START = 1.4  # seconds of a run in this process beside training and evaluation (benchmarks/sweep.py)
 
 
 @dataclass(frozen=True)
@@ -265,14 +267,47 @@ def in_process(loaded: LoadedData, rows: RowsFile) -> Engine:
     return engine
 
 
+def timed_shapes(points: Sequence[Point], rows: Sequence[Row], loaded: LoadedData, threads: int) -> list[Row]:
+    """Stand-ins for rows of shapes that have none here: a few steps of each are timed, smallest first.
+
+    A shape whose step takes too long to try has none, and neither has one past it.
+    """
+    known = {row["n_blocks"] for row in rows if row.get("seconds_train") and row.get("threads") == threads}
+    found: list[Row] = []
+    for point in sorted({p.n_blocks: p for p in points if p.n_blocks not in known}.values(), key=lambda p: p.n_blocks):
+        config = make_config("ScaledSASRec", point.dataset, list(point.config_files), quiet(point.settings))
+        prepared = prepare(config, loaded)
+        speed = measure_speed(prepared, build_model(prepared))
+        if speed is None:
+            break
+        train = point.epochs * point.targets * speed.per_target
+        ranking = (point.epochs + 1) * len(prepared.valid_data.dataset) * speed.per_user
+        found.append(
+            {
+                "n_blocks": point.n_blocks,
+                "threads": threads,
+                "epochs": point.epochs,
+                "flops_per_interaction": point.flops / max(point.targets * point.epochs, 1),
+                "flops_total": point.flops,
+                "seconds_train": train,
+                "seconds_total": train + ranking + _START,
+            }
+        )
+    return found
+
+
 def seconds_left(points: Iterable[Point], rows: Sequence[Row], threads: int) -> float:
-    """Estimated seconds of ``points`` one after the other, from the rate of the measured run of nearest cost.
+    """Estimated seconds of ``points`` one after the other, from the measured run of nearest cost.
 
     Rates differ tenfold between small and large shapes, so the nearest measured FLOPs per target is used, and of equals
-    the newest.
+    the newest; what a run took beside its training (start, evaluations) is counted by the epoch.
     """
     measured = [
-        (row["flops_per_interaction"], row["flops_total"] / row["seconds_train"], row["seconds_total"])
+        (
+            row["flops_per_interaction"],
+            row["flops_total"] / row["seconds_train"],
+            max(0.0, (row.get("seconds_total") or 0.0) - row["seconds_train"]) / max(row.get("epochs") or 1, 1),
+        )
         for row in rows
         if row.get("flops_total") and row.get("seconds_train") and row.get("threads") == threads
     ]
@@ -280,5 +315,5 @@ def seconds_left(points: Iterable[Point], rows: Sequence[Row], threads: int) -> 
     for point in points:
         each = point.flops / max(point.targets * point.epochs, 1)
         near = min(reversed(measured), key=lambda m: abs(m[0] / each - 1), default=None)
-        total += point.flops / (near[1] if near else _DEFAULT_RATE)
+        total += point.flops / (near[1] if near else _DEFAULT_RATE) + (near[2] * point.epochs if near else 0.0)
     return total
