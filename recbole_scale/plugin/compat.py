@@ -31,6 +31,7 @@ def apply() -> None:
     _import_quick_start_without_ray()
     _leave_terminals_alone()
     _plain_checkpoints()
+    _no_sets_for_samplers_that_repeat()
     logging.getLogger().addFilter(_whole_message)
 
 
@@ -122,6 +123,13 @@ def _import_quick_start_without_ray() -> None:
     finally:
         del sys.modules["ray"], sys.modules["ray.tune"]
         sys.modules.update(hidden)
+
+
+def _no_sets_for_samplers_that_repeat() -> None:
+    """RecBole 1.2.1 makes an empty set for each user of its ``RepeatableSampler``, which never looks at them."""
+    from recbole.sampler import RepeatableSampler
+
+    RepeatableSampler.get_used_ids = lambda self: np.empty(0, dtype=object)
 
 
 def _plain_checkpoints() -> None:

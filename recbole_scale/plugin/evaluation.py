@@ -44,6 +44,24 @@ class NLL(AbstractMetric):
         return {"nll": round(values.mean().item(), places), "nll_se": round(error, places)}
 
 
+class Gathered(DataStruct):
+    """RecBole's data struct that joins what batches bring once, at the end: joining at each batch is quadratic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def update_tensor(self, name: str, value: Tensor) -> None:
+        """Add the rows of a batch."""
+        self._parts.setdefault(name, []).append(value.detach().clone())
+
+    def whole(self) -> DataStruct:
+        """A data struct of RecBole's own."""
+        struct = DataStruct()
+        struct._data_dict = {**self._data_dict, **{name: torch.cat(parts) for name, parts in self._parts.items()}}
+        return struct
+
+
 class ScaleCollector(Collector):
     """RecBole's collector with NLL, top-k lists found once instead of once per metric, and lists without seen items."""
 
@@ -60,7 +78,7 @@ class ScaleCollector(Collector):
                 delattr(self._without_lists, need)
             elif need.startswith(PER_ROW):
                 delattr(self._only_lists, need)
-        self._filtered = DataStruct()
+        self.data_struct, self._filtered = Gathered(), Gathered()
         self._seen: Callable[[], Pairs] | None = None
         self._probabilities: bool | None = None
 
@@ -120,8 +138,9 @@ class ScaleCollector(Collector):
 
         RecBole's own calls ``.cpu()`` on counts too, so that ItemCoverage and its kin never worked in 1.2.1.
         """
-        gathered, filtered = self._from_all_processes(self.data_struct), self._from_all_processes(self._filtered)
-        self.data_struct, self._filtered, self._probabilities = DataStruct(), DataStruct(), None
+        gathered = self._from_all_processes(self.data_struct.whole())
+        filtered = self._from_all_processes(self._filtered.whole())
+        self.data_struct, self._filtered, self._probabilities = Gathered(), Gathered(), None
         for key, value in gathered._data_dict.items():
             gathered.set(key, value.cpu() if isinstance(value, Tensor) else value)
             if not key.startswith(PER_ROW):

@@ -215,6 +215,17 @@ def make_config(
     return ScaleConfig(model, dataset, paths, config_dict, command_line=False)
 
 
+def _check_held_out(config: Any, valid_data: Any, test_data: Any) -> None:
+    """Say before the training that nothing could be tested after it, as with users of two items each."""
+    for name, data in (("valid", valid_data), ("test", test_data)):
+        rows = getattr(data, "sample_size", None)
+        if rows == 0 and not (name == "valid" and int(config["eval_step"] or 0) <= 0):
+            raise UserError(
+                f"no interaction of '{config['dataset']}' is held out for {name} by eval_args.split "
+                f"{config['eval_args']['split']}: leave-one-out needs users of three interactions, or of four for both"
+            )
+
+
 class LoadedData:
     """The data set that this process read last, before its split, for the next run that reads the same."""
 
@@ -251,6 +262,7 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
     train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
+    _check_held_out(config, valid_data, test_data)
     fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None
     return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint, digest)
 

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recbole_scale.errors import UserError
+
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -57,13 +59,32 @@ def join(settings: Mapping[str, Any], use_gpu: bool) -> torch.device:
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(settings["nproc"])))
     if not dist.is_initialized():
-        dist.init_process_group(
+        _meet(
             "nccl" if use_gpu else "gloo",
-            init_method=f"tcp://{settings['ip']}:{settings['port']}",
-            rank=local + int(settings["offset"]),
-            world_size=int(settings["world_size"]),
+            f"{settings['ip']}:{settings['port']}",
+            local + int(settings["offset"]),
+            int(settings["world_size"]),
         )
     return device
+
+
+def _meet(backend: str, address: str, number: int, world: int) -> None:
+    """Find the other processes through a store at ``address``.
+
+    A torchrun that starts its processes again keeps its store, with what the dead ones wrote in it: each attempt has
+    names of its own.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store, number, world = next(dist.rendezvous(f"tcp://{address}", number, world))
+        dist.init_process_group(
+            backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=number, world_size=world
+        )
+    except (RuntimeError, ValueError) as failure:
+        reason = " ".join(str(failure).split())[:200]
+        raise UserError(
+            f"the {world} processes of this run did not find each other at {address} ({reason})"
+        ) from failure
 
 
 def leave() -> None:
