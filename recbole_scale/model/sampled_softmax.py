@@ -101,7 +101,8 @@ class SampledSoftmax(nn.Module):
     def forward(self, hidden: Tensor, item_weight: Tensor, target: Tensor, chunk: int) -> Tensor:
         """Mean sampled cross-entropy in nats, float32; shapes as :func:`item_softmax.item_cross_entropy`."""
         items, correction = self.draw()
-        return sampled_cross_entropy(hidden, item_weight[1:], target - 1, items, correction, chunk)
+        # numbered with the padding row, since a slice of the weights would cost a copy of their gradient
+        return sampled_cross_entropy(hidden, item_weight, target, items + 1, correction, chunk)
 
 
 def sampled_cross_entropy(
@@ -112,21 +113,22 @@ def sampled_cross_entropy(
     Args:
         hidden: outputs at the target positions, [M, D].
         weight: item weights, [V, D].
-        index: targets, 0-based, [M].
-        items: drawn items, 0-based, [k].
+        index: targets, row numbers of ``weight``, [M].
+        items: drawn items, row numbers too, [k].
         correction: log of how often each is expected among the draws, [k].
         chunk: positions whose k logits exist at once.
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    candidates = F.embedding(items, weight)  # [k, D]
+    # one gather: the gradient of each is a dense [V, D], which at a million items is most of a step
+    candidates, targets = F.embedding(torch.cat([items, index]), weight).split([len(items), len(index)])  # [k|M, D]
 
-    def chunk_loss(h: Tensor, y: Tensor) -> Tensor:
-        own = (h.to(wide) * F.embedding(y, weight).to(wide)).sum(1, keepdim=True)  # [c, 1]
+    def chunk_loss(h: Tensor, y: Tensor, target: Tensor) -> Tensor:
+        own = (h.to(wide) * target.to(wide)).sum(1, keepdim=True)  # [c, 1]
         others = F.linear(h, candidates).to(wide) - correction  # [c, k]
         others = others.masked_fill(items == y[:, None], -math.inf)  # a draw of the target itself is no other item
         return (torch.cat([own, others], 1).logsumexp(1) - own.squeeze(1)).sum()
 
     total = torch.zeros((), dtype=wide, device=hidden.device)
-    for h, y in zip(hidden.split(chunk), index.split(chunk), strict=True):
-        total = total + checkpoint(chunk_loss, h, y, use_reentrant=False, preserve_rng_state=False)
+    for part in zip(hidden.split(chunk), index.split(chunk), targets.split(chunk), strict=True):
+        total = total + checkpoint(chunk_loss, *part, use_reentrant=False, preserve_rng_state=False)
     return total / len(hidden)
