@@ -290,3 +290,48 @@ def test_making_a_config_changes_nothing_outside_it(walk, monkeypatch):
     assert (dict(os.environ), torch.is_anomaly_enabled(), torch.get_num_threads()) == before
     assert not torch.distributed.is_initialized() and config["device"].type in ("cpu", "cuda")
     assert config["state"] == "error"  # what ranks but the first say
+
+
+# Search spaces --------------------------------------------------------------------------------------------------------
+
+ODD_SPACES = [
+    ("learning_rate quniform 0,1,1e-12", "has more than 1,000,000,000 steps"),
+    ("learning_rate loguniform -800,800", "natural logarithms, of which none is beyond"),
+    ("learning_rate uniform 0,1e400", "are not numbers"),
+    (f"n_layers quniform 1,{'9' * 5000},1", "are not numbers"),
+    ("n_layers quniform 1,1e300,1e-300", "are not numbers"),
+    ("hidden_dropout_prob uniform 0,2", "hidden_dropout_prob is 2"),
+    ("n_layers choice [1, banana]", "n_layers is 'banana', but must be a whole number"),
+    ("n_layers choice [[1]]", "n_layers is [1]"),
+    ("n_layers choice " + "[" * 3000, "is no list of values"),
+    ("n_layers choice &a [*a]", "is no list of values"),
+    ("learning_rate choice [" + "1e-3, " * 30_000, "is no list of values"),
+    ("learning_rate quniform 0,1,nan", "are not numbers"),
+    ("learner choice [adamw, adamx]", "learner is 'adamx'"),
+    ("\0 choice [1]", "unknown key"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), ODD_SPACES, ids=[line[:30] for line, _ in ODD_SPACES])
+def test_an_odd_search_space_is_refused_at_once_with_its_line(folder, line, says):
+    from recbole_scale.search.space import read_space
+
+    Path("odd.hyper").write_text(f"# a space\n{line}\n")
+    with pytest.raises(UserError) as refusal:
+        read_space("odd.hyper", "ScaledSASRec")
+    sentence = str(refusal.value)
+    assert sentence.startswith("odd.hyper, line 2: ") and says in sentence and len(sentence) < 600
+
+
+def test_a_fine_grid_is_counted_and_not_listed(folder):
+    from itertools import islice
+
+    from recbole_scale.search.space import exhaustive, read_space, samples, space_size
+
+    Path("fine.hyper").write_text("learning_rate quniform 0.1,1,1e-9\n")
+    space = read_space("fine.hyper", "ScaledSASRec")
+    assert space_size(space) == 900_000_001
+    drawn = list(islice(samples(space, 1), 20_000))
+    assert 5000 < len(drawn) < 9002 and len(drawn) == len({repr(one) for one in drawn})  # four digits: 9,001 values
+    with pytest.raises(UserError, match="cannot try 900,000,001 settings"):
+        exhaustive(space, 1)

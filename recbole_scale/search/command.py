@@ -74,7 +74,7 @@ def _planned(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Search
     model, dataset, settings = merged_settings(options.model, options.dataset, files, given)
     config = make_config(model, dataset, None, settings)
     path = find_params_file(options.params_file, model)
-    space = [parameter for parameter in read_space(path) if parameter.name not in given]
+    space = [parameter for parameter in read_space(path, model) if parameter.name not in given]
     if not space:
         raise UserError(f"every parameter of {path} is fixed by the command line; there is nothing to search")
     plan = SearchPlan(

@@ -19,14 +19,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recbole_scale.errors import UserError, check_choice, nearest
 from recbole_scale.settings import known_keys, parse_value, properties_folder
+from recbole_scale.settings.checks import documented
+from recbole_scale.settings.kinds import LARGEST, PLAIN, Kind
+from recbole_scale.settings.reading import LONGEST_FILE
 
+MOST_STEPS, MOST_LISTED, LARGEST_LOGARITHM = 1_000_000_000, 1_000_000, 43  # exp(43) is about 2**62
 KINDS = {"choice": "[a,b,...]", "uniform": "low,high", "quniform": "low,high,q", "loguniform": "low,high"}
 # what every trial of a search must share, so that scores can be compared and trials do not write over one another
 FIXED = {
@@ -65,6 +68,16 @@ class Parameter:
                 return int(value)
         return min(max(float(f"{float(value):.4g}"), low), high)
 
+    @property
+    def count(self) -> int | None:
+        """How many values there are, counted and not listed (to four digits some may be equal); None: not countable."""
+        if self.kind == "choice":
+            return len(self.values)
+        if self.kind == "quniform":
+            low, high, q = self.values
+            return round(high / q) - round(low / q) + 1
+        return None
+
     def grid(self) -> list[Any] | None:
         """All values, or None when they are not countable."""
         if self.kind == "choice":
@@ -74,6 +87,16 @@ class Parameter:
             steps = range(round(low / q), round(high / q) + 1)
             return list(dict.fromkeys(self.clean(step * q) for step in steps))
         return None
+
+    def check(self, kind: Kind) -> None:
+        """Refuse choices, or ends, that are no value of the setting.
+
+        Raises:
+            UserError: naming the setting and what it must be.
+        """
+        ends = [math.exp(v) for v in self.values] if self.kind == "loguniform" else self.values[:2]
+        for value in self.values if self.kind == "choice" else map(self.clean, ends):
+            kind.check(self.name, value)
 
     def __str__(self) -> str:
         if self.kind == "choice":
@@ -102,16 +125,19 @@ def find_params_file(name: str | None, model: str) -> str:
     raise UserError(f"there is no params file {name}{nearest(base, known)}")
 
 
-def read_space(path: str) -> list[Parameter]:
-    """Read a params file.
+def read_space(path: str, model: str | None = None) -> list[Parameter]:
+    """Read a params file; every value must be one that its setting takes in a run of ``model``.
 
     Raises:
-        UserError: a malformed line, an unknown key, or no parameter at all; file and line are named.
+        UserError: a malformed line, an unknown key, a value out of range, or no parameter at all; file and line are
+            named.
     """
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read(LONGEST_FILE).split("\n")
     except (OSError, UnicodeDecodeError) as failure:
         raise UserError(f"{path}: cannot be read as UTF-8 text") from failure
+    kinds = {key: one.kind for key, one in (documented(model) if model else {}).items()}
     space: dict[str, Parameter] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -119,6 +145,10 @@ def read_space(path: str) -> list[Parameter]:
         parameter = _parameter(line, f"{path}, line {number}")
         if parameter.name in space:
             raise UserError(f"{path}, line {number}: '{parameter.name}' has a line already")
+        try:
+            parameter.check(kinds.get(parameter.name, PLAIN))
+        except UserError as refusal:
+            raise UserError(f"{path}, line {number}: {refusal}") from None
         space[parameter.name] = parameter
     if not space:
         raise UserError(f"{path}: no parameter to search; a line is 'learning_rate loguniform -8,-4'")
@@ -128,13 +158,13 @@ def read_space(path: str) -> list[Parameter]:
 def _parameter(line: str, where: str) -> Parameter:
     name, kind, text = [*line.split(None, 2), "", "", ""][:3]
     if not text:
-        raise UserError(f"{where}: '{line.strip()}' is not of the form 'name kind values'")
+        raise UserError(f"{where}: '{line.strip()[:100]}' is not of the form 'name kind values'")
     if name not in known_keys():
-        raise UserError(f"{where}: unknown key '{name}'{nearest(name, known_keys())}")
+        raise UserError(f"{where}: unknown key '{name[:100]}'{nearest(name, known_keys())}")
     if name in FIXED:
         raise UserError(f"{where}: '{name}' cannot differ between the trials of a search")
     check_choice(f"{where}: the kind of '{name}',", kind, KINDS)
-    refuse = partial(_refuse, f"{where}: '{text.strip()}'", f"{kind} takes {KINDS[kind]}")
+    refuse = partial(_refuse, f"{where}: '{text.strip()[:100]}'", f"{kind} takes {KINDS[kind]}")
     values = _choices(text) if kind == "choice" else _bounds(text)
     if values is None or len(values) == 0:
         raise refuse("is no list of values" if kind == "choice" else "are not numbers")
@@ -146,6 +176,10 @@ def _parameter(line: str, where: str) -> Parameter:
         raise refuse("does not run from low to high")
     if kind == "quniform" and values[2] <= 0:
         raise refuse("has no positive step")
+    if kind == "quniform" and (values[1] - values[0]) / values[2] > MOST_STEPS:
+        raise refuse(f"has more than {MOST_STEPS:,} steps")
+    if kind == "loguniform" and max(map(abs, values)) > LARGEST_LOGARITHM:
+        raise refuse(f"are natural logarithms, of which none is beyond {LARGEST_LOGARITHM}")
     if kind == "loguniform" and values[0] > 0 and values[1] < 1:
         logs = f"{math.log(values[0]):.4g},{math.log(values[1]):.4g}"
         raise refuse(f"are natural logarithms, so {values[0]:g} to {values[1]:g} is written {logs}")
@@ -168,30 +202,32 @@ def _choices(text: str) -> tuple[Any, ...] | None:
 
 
 def _bounds(text: str) -> tuple[float, ...] | None:
-    values = [parse_value(part) for part in text.split(",")]
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v) for v in values):
+    values = [parse_value(part) for part in text.split(",", 4)]
+    if any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) < LARGEST for v in values):
         return None
     return tuple(values)
 
 
 def space_size(space: list[Parameter]) -> int | None:
     """Number of different settings, or None when they are not countable."""
-    grids = [parameter.grid() for parameter in space]
-    return None if any(grid is None for grid in grids) else math.prod(len(grid) for grid in grids if grid)
+    counts = [parameter.count for parameter in space]
+    return None if None in counts else math.prod(count for count in counts if count)
 
 
 def samples(space: list[Parameter], seed: int) -> Iterator[dict[str, Any]]:
     """Settings at random, none twice; the k-th is a function of space, seed and k. Ends with the space."""
     size = space_size(space)
-    seen: set[str] = set()
     if size is not None and size <= 10_000:
         yield from exhaustive(space, seed)
         return
-    rng = np.random.default_rng(seed)
-    while size is None or len(seen) < size:
+    seen: set[str] = set()
+    rng, in_vain = np.random.default_rng(seed), 0
+    while in_vain < 1000:  # values that are equal to four digits make the space smaller than its count
         drawn = {parameter.name: parameter.draw(rng) for parameter in space}
+        in_vain += 1
         if repr(drawn) not in seen:
             seen.add(repr(drawn))
+            in_vain = 0
             yield drawn
 
 
@@ -199,11 +235,13 @@ def exhaustive(space: list[Parameter], seed: int) -> list[dict[str, Any]]:
     """Every setting of a countable space once, in random order.
 
     Raises:
-        UserError: the space is not countable.
+        UserError: the space is not countable, or has more settings than can be listed.
     """
     for parameter in space:
-        if parameter.grid() is None:
+        if parameter.count is None:
             raise UserError(f"an exhaustive search cannot try every value of '{parameter.name}' ({parameter.kind})")
+    if (size := space_size(space) or 0) > MOST_LISTED:
+        raise UserError(f"an exhaustive search cannot try {size:,} settings; the most is {MOST_LISTED:,}")
     grids = [parameter.grid() or [] for parameter in space]
     every = [dict(zip([p.name for p in space], values, strict=True)) for values in itertools.product(*grids)]
     return [every[i] for i in np.random.default_rng(seed).permutation(len(every))]
