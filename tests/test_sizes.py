@@ -47,7 +47,8 @@ def test_a_size_has_rates_that_fall_with_depth_and_reach_attention(size):
     config = make_config(attn_dropout_prob=None) | load_size(size)
     rates = dropout_rates(config)
     assert len(rates) == config["n_layers"] and rates == sorted(rates, reverse=True) and 0 < rates[-1] <= rates[0] < 0.5
-    assert attention_rates(config) == ([0.0] * 2 if size == "tiny" else rates)
+    plain = size in ("tiny", "small", "base")  # measured without
+    assert attention_rates(config) == ([0.0] * len(rates) if plain else rates)
 
 
 def test_learning_rates_fall_and_batches_grow_with_size():

@@ -23,6 +23,7 @@ from recbole_scale.model.precision import check_compiler, check_flag, resolve_pr
 from recbole_scale.model.sampled_softmax import SampledSoftmax, proposal, training_counts
 from recbole_scale.model.sizes import Shape
 from recbole_scale.model.softmax import item_cross_entropy
+from recbole_scale.model.width import scale_initial, width_ratio
 
 LOSSES = ("CE", "SCE")
 
@@ -62,6 +63,8 @@ class ScaledSASRec(SequentialRecommender):
         )
         self.final_norm = nn.LayerNorm(shape.d_model, eps=config["layer_norm_eps"])
         init_weights(self, list(self.blocks), config["initializer_range"])
+        self.width_ratio = width_ratio(config)
+        scale_initial(self, self.width_ratio)
         self.sampled = sampled_softmax(config, dataset, shape.n_items) if config["loss_type"] == "SCE" else None
         candidates = shape.n_items if self.sampled is None else min(self.sampled.n_samples, shape.n_items)
         self.softmax_chunk = config["softmax_chunk"] or softmax_chunk(candidates, device)

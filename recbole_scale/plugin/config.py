@@ -128,6 +128,8 @@ class ScaleConfig(Config):
         if model in WINDOW_MODELS:
             size = given.get("size", found["size"])
             found.update(load_size(documented(model)["size"].kind.check("size", size)))
+            if given.get("lr_rule") == "width":  # a larger size's own rate has its width in it already
+                found["learning_rate"] = load_size("tiny")["learning_rate"]
 
     def _get_final_config_dict(self) -> dict[str, Any]:
         """What a sequential model cannot do without, where the user has not chosen it; and every check."""

@@ -174,6 +174,13 @@ class TrainingSettings(Settings):
     """How the network is trained."""
 
     learner: str = key(choice(*LEARNERS, any_case=True), "adamw", "adamw adam sgd adagrad rmsprop.")
+    lr_rule: str | None = key(
+        optional(choice("width")),
+        None,
+        "width: rates and initial values of the blocks' matrices by width (muP); learning_rate is then that of "
+        "lr_base_width, tiny's if unset. Empty: one rate for all.",
+    )
+    lr_base_width: int = key(whole(), 64, "Width that learning_rate and initializer_range are meant for, with lr_rule.")
     weight_decay: float = key(NOT_NEGATIVE, 0.01, "On weight matrices; not on biases, LayerNorm or embeddings.")
     clip_grad_norm: dict[str, float] | None = key(
         NORM_CLIPPING, {"max_norm": 1.0}, "Arguments of clip_grad_norm_; empty: no clipping."

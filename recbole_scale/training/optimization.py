@@ -68,7 +68,7 @@ class Optimization:
         """Set the optimizer's rate for ``global_step``: peak rate, schedule, and the guard's ``factor``."""
         rate = self.peak * self.schedule.factor(*self._place(global_step, steps_per_epoch, budget)) * factor
         for part in self.optimizer.param_groups:
-            part["lr"] = rate
+            part["lr"] = rate * part["lr_scale"]
 
     @property
     def patience(self) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from recbole_scale.errors import UserError, check_choice
+from recbole_scale.model.width import rate_scales
 
 LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
 KERNELS = ("fused", "foreach")  # torch's names of those that update many tensors at once
@@ -30,7 +31,7 @@ def build_optimizer(
     check_choice("learner", learner, LEARNERS)
     if not isinstance(learning_rate, int | float) or not 0 < learning_rate < math.inf:
         raise UserError(f"learning_rate is {learning_rate!r}, but must be a number above 0")
-    groups = parameter_groups_by_decay(model, weight_decay)
+    groups = parameter_groups(model, weight_decay, learner in ("adamw", "adam"))
     if learner in ("adamw", "adam"):
         kind = torch.optim.AdamW if learner == "adamw" else torch.optim.Adam
         return kind(groups, lr=learning_rate, fused=True)
@@ -69,7 +70,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
 
     The state may come from a run with other tensors, a whole model that is now cut over processes, say.
     """
-    kernels = [{name: group[name] for name in KERNELS if name in group} for group in optimizer.param_groups]
+    ours = (*KERNELS, "lr_scale")
+    kernels = [{name: group[name] for name in ours if name in group} for group in optimizer.param_groups]
     groups = [{**saved, **kernel} for saved, kernel in zip(state["param_groups"], kernels, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": groups})
 
@@ -106,9 +108,20 @@ def clipped_norm(parameters: Iterable[Tensor], clip: Mapping[str, Any] | None, o
     return (whole() if whole is not None else norm).detach()
 
 
-def parameter_groups_by_decay(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices of linear layers with ``weight_decay``, everything else without."""
+def parameter_groups(model: Any, weight_decay: float, by_width: bool = True) -> list[dict[str, Any]]:
+    """Matrices of linear layers with ``weight_decay``, everything else without; of either as many as have own rates.
+
+    ``lr_scale`` of a group is its rate over the run's: 1, or what the model's width rule says (``by_width``).
+    """
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)}
-    with_decay = [p for p in model.parameters() if p.requires_grad and id(p) in decayed]
-    without = [p for p in model.parameters() if p.requires_grad and id(p) not in decayed]
-    return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without, "weight_decay": 0.0}]
+    scales = rate_scales(model, getattr(model, "width_ratio", 1.0)) if by_width and hasattr(model, "blocks") else {}
+    groups: dict[tuple[bool, float], list[Tensor]] = {(True, 1.0): [], (False, 1.0): []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = id(parameter) in decayed, scales.get(id(parameter), 1.0)
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": found, "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+        for (decays, scale), found in groups.items()
+        if found or scale == 1
+    ]
