@@ -305,7 +305,9 @@ def _kind_of(name: str, told: str, doc: str, default: Any) -> Kind:
     elif "int" in told and "list" not in told and isinstance(default, int):
         least = 1 if default > 0 and _SIZE.search(name) else 0 if default >= 0 else -1_000_000
         kind = whole(least, 1_000_000_000)
-    elif isinstance(default, int | float):
+    elif isinstance(default, int):  # no word says that it is one, but models take it for one
+        kind = Kind("a number", "int", lambda value: value if type(value) is int else number().read(value))
+    elif isinstance(default, float):
         kind = number()
     elif isinstance(default, list):
         kind = listing(_of_list(name, told, default), least=0)
