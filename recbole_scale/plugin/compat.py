@@ -141,6 +141,7 @@ def _plain_checkpoints() -> None:
     from recbole.trainer.trainer import PretrainTrainer, Trainer
 
     from recbole_scale.plugin import going_on
+    from recbole_scale.plugin.quick_start import run
     from recbole_scale.plugin.trees import mend_tree_trainers
     from recbole_scale.plugin.tuning import mend_hyper_tuning
 
@@ -150,12 +151,13 @@ def _plain_checkpoints() -> None:
 
     def save(self: Any, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """As RecBole's, with the user's settings in the place of the pickled Config."""
-        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+        from recbole_scale.training import group
+        from recbole_scale.training.checkpoint import plain_config, save_checkpoint
+
+        if group.rank() != 0:
             return
         if epoch < 0 and hasattr(self, "measured_before"):  # resumed at its end: the file is this very model's
             return
-        from recbole_scale.training.checkpoint import plain_config, save_checkpoint
-
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         state = {
             "config": plain_config(self.config),
@@ -193,7 +195,7 @@ def _plain_checkpoints() -> None:
     mend_hyper_tuning()
     _decode_other_parameter()
     for module in (quick_start, sys.modules["recbole.quick_start"]):
-        setattr(module, "load_data_and_model", load_data_and_model)  # noqa: B010 (mypy knows no such attribute)
+        vars(module).update(load_data_and_model=load_data_and_model, run=run)
 
 
 def _decode_other_parameter() -> None:

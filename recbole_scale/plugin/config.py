@@ -22,6 +22,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.model.sizes import load_size
 from recbole_scale.plugin.measures import add_default_metrics, fit_metrics
+from recbole_scale.plugin.processes import check_several
 from recbole_scale.settings import PackageSettings, SettingsLoader, check_settings, parse_value, properties_folder
 from recbole_scale.settings.checks import check_columns, check_dataset_name, documented
 from recbole_scale.settings.keys import defaults
@@ -169,11 +170,11 @@ class ScaleConfig(Config):
         # keeps RecBole's own distributed hooks out: dummy forward passes, nccl only, metrics weighted wrongly
         final["single_spec"] = True
         self.one_of_several = "local_rank" in final
+        if (self.one_of_several or (final.get("world_size") or 1) > 1) and self.model not in WINDOW_MODELS:
+            check_several(self.model, final["MODEL_TYPE"])
         if not self.one_of_several:
             final.update(local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
             return
-        if self.model not in WINDOW_MODELS:
-            raise UserError(f"{self.model} trains in one process here; only {', '.join(WINDOW_MODELS)} takes --nproc")
         final["device"] = torch.device("cuda", final["local_rank"]) if use_gpu else torch.device("cpu")
         if final["local_rank"] + final["offset"] != 0:
             final.update(state="error", show_progress=False, log_wandb=False)

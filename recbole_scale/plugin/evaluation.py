@@ -68,6 +68,7 @@ class ScaleCollector(Collector):
     register: Any
     data_struct: Any
     nll_kind: str | None = None  # of the last evaluation
+    rows_of_a_batch: int | None = None  # where it is not eval_batch_size
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -158,7 +159,7 @@ class ScaleCollector(Collector):
         parts = group.gather(mine)
         for key in {key for part in parts for key in part}:
             rows = [part[key] for part in parts if key in part]
-            struct.set(key, parallel.interleave(rows, self.config["eval_batch_size"]))
+            struct.set(key, parallel.interleave(rows, self.rows_of_a_batch or self.config["eval_batch_size"]))
         return struct
 
 

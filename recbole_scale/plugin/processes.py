@@ -6,10 +6,9 @@ losses, each weighted by the share of the terms that it averages, is the batch's
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -26,7 +25,7 @@ from recbole_scale.training import group
 # losses that compare the rows of a batch with each other: on a part of the batch they are another loss
 IN_BATCH = ("FEARec", "MCCLK", "NCL", "SGL")
 # losses that are sums over rows, where others are means
-SUMS: tuple[str, ...] = ()
+SUMS = ("CDAE", "ConvNCF", "ENMF")
 
 
 def check_several(model: str, kind: Any) -> None:
@@ -41,7 +40,9 @@ def check_several(model: str, kind: Any) -> None:
     elif kind == ModelType.DECISIONTREE:
         reason = "it grows trees, it is not trained by gradients"
     elif model in IN_BATCH:
-        reason = "its loss compares the rows of a batch with each other, and would be another one on a part of the batch"
+        reason = (
+            "its loss compares the rows of a batch with each other, and would be another one on a part of the batch"
+        )
     if reason:
         raise UserError(f"{model} trains in one process: {reason}")
 
@@ -61,24 +62,40 @@ def share(batch: Any, times: int, rank: int, world: int) -> Any:
     return Interaction({name: values[rows(len(values))] for name, values in batch.interaction.items()})
 
 
-def terms(batch: Any, config: Any) -> int:
+def weight_of(mine: Any, batch: Any, config: Any, world: int) -> float:
+    """What makes the mean over processes of the loss of ``mine`` the loss of the whole ``batch``."""
+    if config["model"] in SUMS or (config["model"] == "S3Rec" and config["train_stage"] == "pretrain"):
+        return float(world)
+    return _terms(mine, config) * world / max(_terms(batch, config), 1)
+
+
+def _terms(batch: Any, config: Any) -> int:
     """How many terms the batch's mean loss has: its rows, or BERT4Rec's masked places."""
-    if config["model"] == "BERT4Rec":
-        return max(int((batch[config["MASK_INDEX"]] > 0).sum()), 1)
-    return len(batch)
+    return int((batch[config["MASK_INDEX"]] > 0).sum()) if config["model"] == "BERT4Rec" else len(batch)
+
+
+def one_of_several(trainer_class: Any) -> Any:
+    """``trainer_class`` as it is in a single process; in one of several its trainers share their work."""
+    if group.world_size() == 1:
+        return trainer_class
+
+    def begin(self: Any, config: Any, model: Any) -> None:
+        trainer_class.__init__(self, config, model)
+        Shared(self)
+
+    return type(trainer_class.__name__, (trainer_class,), {"__init__": begin})
 
 
 class Shared:
-    """Makes a trainer of RecBole's one of several: weights, batches, gradients, evaluations and the checkpoint's name.
-
-    In a single process nothing is changed.
-    """
+    """Makes a trainer of RecBole's one of several: weights, batches, gradients, evaluations, checkpoint."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer, self.weight = trainer, 1.0
-        if group.world_size() == 1:
-            return
         model = trainer.model
+        torch.manual_seed(trainer.config["seed"] + group.rank())  # each its own dropout
+        drawn = group.gather((random.getstate(), np.random.get_state()))[0]  # all the same batches
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
         for value in [*model.parameters(), *model.buffers()]:
             dist.broadcast(value.data, 0)
         for name in ("calculate_loss", "calculate_kg_loss", "calculate_rs_loss"):
@@ -86,37 +103,37 @@ class Shared:
                 setattr(model, name, self._weighted(getattr(model, name)))
         trainer.saved_model_file = group.gather(trainer.saved_model_file)[0]
         self._evaluate, trainer.evaluate = trainer.evaluate, self.evaluate
+        self._train_epoch, trainer._train_epoch = trainer._train_epoch, self.train_epoch
+
+    def train_epoch(self, train_data: Any, *arguments: Any, **named: Any) -> Any:
+        """As the trainer's, on this process's rows; the loss is the whole epoch's."""
+        return self.mean(self._train_epoch(_Dealt(train_data, self), *arguments, **named))
 
     def of(self, batch: Any, loader: Any) -> Any:
         """This process's part of a batch of ``loader``."""
         world, rank = group.world_size(), group.rank()
-        if world == 1:
-            return batch
-        mine = share(batch, getattr(loader, "times", 1), rank, world)
-        empty = rank >= len(batch) // getattr(loader, "times", 1)
-        if self.trainer.config["model"] in SUMS:
-            self.weight = 0.0 if empty else float(world)
-        else:
-            config = self.trainer.config
-            self.weight = 0.0 if empty else terms(mine, config) * world / terms(batch, config)
+        times = getattr(getattr(loader, "general_dataloader", loader), "times", 1)  # of a knowledge graph's loader
+        mine = share(batch, times, rank, world)
+        empty = rank >= len(batch) // times  # it repeats a row that another process has
+        self.weight = 0.0 if empty else weight_of(mine, batch, self.trainer.config, world)
         return mine
+
+    @contextmanager
+    def same_draws(self) -> Iterator[None]:
+        """Leave the random numbers that batches are drawn from as they were: what a loss draws goes by its rows."""
+        before = random.getstate(), np.random.get_state()
+        yield
+        random.setstate(before[0])
+        np.random.set_state(before[1])
 
     def mean(self, loss: Any) -> Any:
         """Mean over the processes of an epoch's loss, one number or several."""
-        if group.world_size() == 1 or loss is None:
+        if loss is None:
             return loss
-        self._check_random_numbers()
         several = loss if isinstance(loss, tuple) else (loss,)
         values = torch.tensor(several, dtype=torch.float64, device=self.trainer.device)
         means = tuple((group.total(values) / group.world_size()).tolist())
         return means if isinstance(loss, tuple) else means[0]
-
-    def _check_random_numbers(self) -> None:
-        """Every process must have drawn the same batches."""
-        drawn = hashlib.sha256(repr((random.getstate(), np.random.get_state())).encode()).hexdigest()
-        if len(set(group.gather(drawn))) > 1:
-            name = self.trainer.config["model"]
-            raise UserError(f"{name} trains in one process: it draws random numbers by the rows of a batch")
 
     def _weighted(self, loss_of: Callable[..., Any]) -> Callable[..., Any]:
         def weighted(*arguments: Any, **named: Any) -> Any:
@@ -132,7 +149,7 @@ class Shared:
 
     def _average_at_the_end(self, gradient: Tensor) -> None:
         """Called as a backward pass begins: gradients are averaged when it ends, before they are clipped."""
-        torch.autograd.Variable._execution_engine.queue_callback(self._average_gradients)  # type: ignore[attr-defined]
+        torch.autograd.Variable._execution_engine.queue_callback(self._average_gradients)
 
     def _average_gradients(self) -> None:
         parameters = [p for p in self.trainer.model.parameters() if p.requires_grad]
@@ -142,10 +159,10 @@ class Shared:
         for p in used:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        flat = torch.cat([p.grad.reshape(-1) for p in used])  # type: ignore[union-attr]
+        flat = torch.cat([p.grad.reshape(-1) for p in used])
         group.total(flat).div_(group.world_size())
         for p, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
-            p.grad.copy_(part.view_as(p))  # type: ignore[union-attr]
+            p.grad.copy_(part.view_as(p))
 
     def evaluate(self, eval_data: Any, load_best_model: bool = True, *arguments: Any, **named: Any) -> Any:
         """As the trainer's, each batch ranked by one process; metrics are of all, in every process."""
@@ -153,28 +170,52 @@ class Shared:
             dist.barrier()  # process 0 has written it
         for value in self.trainer.model.buffers():
             dist.broadcast(value.data, 0)  # running means of a batch normalisation
-        part = part_of(eval_data) if eval_data else eval_data
+        part = eval_data
+        if eval_data:
+            part, self.trainer.eval_collector.rows_of_a_batch = part_of(eval_data), eval_data.step
         return self._evaluate(part, load_best_model, *arguments, **named)
 
 
-class _PartOfBatches:
-    """Every ``world_size``-th batch of an evaluation loader; all are drawn, so that sampled negatives are the same."""
+class _Dealt:
+    """A training loader that hands out this process's rows of each batch."""
+
+    def __init__(self, loader: Any, shared: Shared) -> None:
+        self._loader, self._shared = loader, shared
 
     def __iter__(self) -> Iterator[Any]:
-        batches = super().__iter__()  # type: ignore[misc]
-        return (batch for number, batch in enumerate(batches) if number % group.world_size() == group.rank())
+        for batch in self._loader:
+            with self._shared.same_draws():
+                yield self._shared.of(batch, self._loader)
 
     def __len__(self) -> int:
-        return len(range(group.rank(), super().__len__(), group.world_size()))  # type: ignore[misc]
+        return len(self._loader)
 
-    def __bool__(self) -> bool:
-        return True  # a process without a batch joins the others' gathering
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
 
 
 def part_of(loader: Any) -> Any:
-    """The batches of this process."""
+    """Every ``world_size``-th batch of an evaluation loader, whose own ``shard`` does it where it has one.
+
+    Elsewhere every process draws all batches, so that sampled negatives are the same, and looks at its own.
+    """
+    rank, world = group.rank(), group.world_size()
     if hasattr(loader, "shard"):
-        return loader.shard(group.rank(), group.world_size())
+        return loader.shard(rank, world)
+    whole: Any = type(loader)
+
+    class PartOfBatches(whole):
+        """What an evaluation still takes for a loader of its kind."""
+
+        def __iter__(self) -> Iterator[Any]:
+            return (batch for number, batch in enumerate(super().__iter__()) if number % world == rank)
+
+        def __len__(self) -> int:
+            return len(range(rank, super().__len__(), world))
+
+        def __bool__(self) -> bool:
+            return True  # a process without a batch joins the others' gathering
+
     part = copy(loader)
-    part.__class__ = type("PartOfBatches", (_PartOfBatches, type(loader)), {})
+    part.__class__ = PartOfBatches
     return part

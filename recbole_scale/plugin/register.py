@@ -19,6 +19,7 @@ from recbole.utils import FeatureSource, ModelType, ensure_dir
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.plugin.config import OWN_MODELS, WINDOW_MODELS, ScaleConfig, begin, check_item_embedding
 from recbole_scale.plugin.packages import missing_package_told
+from recbole_scale.plugin.processes import one_of_several
 
 _ORIGINAL: dict[str, Any] = {}
 
@@ -62,7 +63,7 @@ def find_trainer(model_type: Any, model_name: str) -> Any:
         from recbole_scale.training.trainer import ScaledSASRecTrainer
 
         return ScaledSASRecTrainer
-    return _ORIGINAL["get_trainer"](model_type, model_name)
+    return one_of_several(_ORIGINAL["get_trainer"](model_type, model_name))
 
 
 def find_model(model_name: str) -> Any:

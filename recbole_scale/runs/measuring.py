@@ -128,7 +128,7 @@ def measured_fit(trainer: Any, prepared: Any, **named: Any) -> tuple[Any, Any]:
     Returns:
         best valid score and the metrics of that evaluation, as RecBole's ``fit``.
     """
-    limit = check_seconds(prepared.config["train_budget_seconds"])
+    limit = check_seconds(prepared.config["train_budget_seconds"], group.world_size())
     if hasattr(trainer, "_train_at_once"):
         _time_trees(trainer)
     elif not hasattr(trainer, "seconds_train"):

@@ -24,7 +24,7 @@ from recbole_scale.data.cache import files_digest
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
-from recbole_scale.plugin.config import ScaleConfig, begin, recboles_refusal
+from recbole_scale.plugin.config import WINDOW_MODELS, ScaleConfig, begin, recboles_refusal
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs import plan, records, timing
@@ -327,7 +327,9 @@ def histories_of(dataset: Any) -> Histories | None:
 def build_model(prepared: Prepared) -> Any:
     """The model of a prepared run, initialised from its seed, on its device."""
     config = prepared.config
-    init_seed(config["seed"] + group.rank(), config["reproducibility"])
+    # RecBole's models may draw more than weights, which has to be the same in every process
+    own_stream = group.rank() if config["model"] in WINDOW_MODELS else 0
+    init_seed(config["seed"] + own_stream, config["reproducibility"])
     build = find_model(config["model"])
     return recboles_refusal(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
 

@@ -1,0 +1,173 @@
+"""RecBole's own models on several processes: gradients of one process, every user once, one checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.recbole_data import NAME, settings_of, with_first_weights, write_made
+
+from recbole_scale.plugin.processes import share, weight_of
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0}
+MODELS = {
+    "SASRec": NO_DROPOUT, "GRU4Rec": {"dropout_prob": 0.0}, "BERT4Rec": NO_DROPOUT, "BPR": {}, "LightGCN": {},
+    "DeepFM": {"dropout_prob": 0.0},
+}  # fmt: skip
+MORE = {
+    "SimpleX": {"dropout_prob": 0.0},
+    "KGCN": {},
+    "ENMF": {"dropout_prob": 0.0},
+}  # blocks of negatives, a graph, a sum
+
+
+def command(folder, model, *more, **settings):
+    """``run_recbole`` in a process of its own."""
+    write = {**settings_of(model), **settings}
+    words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in write.items()]
+    run = [sys.executable, "-m", "recbole_scale", f"--model={model}", f"--dataset={NAME}", *words, *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(run, cwd=folder, capture_output=True, text=True, env=environment, timeout=600)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def gradients(network, batch, weight=1.0):
+    network.zero_grad()
+    loss = network.calculate_loss(batch)
+    (weight * (sum(loss) if isinstance(loss, tuple) else loss)).backward()
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
+
+
+@pytest.mark.parametrize("model", [*MODELS, *MORE])
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_shares_of_a_batch_make_the_whole_batchs_gradient(folder, model, world):
+    write_made(folder)
+    prepared, network, _ = with_first_weights(model, **({**MODELS, **MORE}[model]))
+    if hasattr(prepared.train_data, "set_mode"):
+        from recbole.utils import KGDataLoaderState
+
+        prepared.train_data.set_mode(KGDataLoaderState.RS)
+    loader = getattr(prepared.train_data, "general_dataloader", prepared.train_data)
+    for batch in list(loader)[-2:]:  # the last one is shorter
+        whole, together = gradients(network, batch), None
+        parts = [share(batch, getattr(loader, "times", 1), rank, world) for rank in range(world)]
+        assert sum(map(len, parts)) == len(batch)
+        for part in parts:
+            mine = gradients(network, part, weight_of(part, batch, prepared.config, world) / world)
+            together = mine if together is None else [a + b for a, b in zip(together, mine, strict=True)]
+        for expected, found in zip(whole, together, strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+STEPS = """
+import json, sys, torch
+sys.path.insert(0, sys.argv[3])
+import recbole_scale
+from helpers.recbole_data import NAME, settings_of
+from recbole.utils import get_trainer
+from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.training import group
+found = {}
+for model, more in json.loads(sys.argv[1]).items():
+    settings = {**settings_of(model), **more, "clip_grad_norm": None, **group.torchrun_settings()}
+    prepared = prepare(make_config(model, NAME, config_dict=settings))
+    trainer = get_trainer(prepared.config["MODEL_TYPE"], model)(prepared.config, build_model(prepared))
+    seen = found[model] = []
+    def step(*a, model=trainer.model, seen=seen):
+        seen.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()])
+        return torch.optim.Adam.step(trainer.optimizer)
+    trainer.optimizer.step = step
+    loss = trainer._train_epoch(prepared.train_data, 0)
+    trainer.eval_collector.data_collect(prepared.train_data)
+    found[model] = [seen, loss, dict(trainer.evaluate(prepared.test_data, load_best_model=False))]
+if group.rank() == 0:
+    torch.save(found, sys.argv[2])
+group.leave()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_take_one_processs_steps_and_measure_its_metrics(folder):
+    """Gradients of every step of an epoch, its loss, and the metrics after it."""
+    from pathlib import Path
+
+    write_made(folder)
+    (folder / "steps.py").write_text(STEPS)
+    asked, tests = json.dumps(MODELS), str(Path(__file__).parent)
+    subprocess.run([sys.executable, "steps.py", asked, "one.pt", tests], cwd=folder, check=True, capture_output=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    done = subprocess.run([*torchrun, "steps.py", asked, "two.pt", tests], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(folder / name, weights_only=False) for name in ("one.pt", "two.pt"))
+    for model in MODELS:
+        (steps, loss, metrics), (others, other_loss, other_metrics) = one[model], two[model]
+        assert len(steps) == len(others) > 1
+        for expected, found in zip(steps, others, strict=True):
+            for a, b in zip(expected, found, strict=True):
+                torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-3)
+        assert other_loss == pytest.approx(loss, rel=1e-4)
+        assert other_metrics == pytest.approx(metrics, abs=0.03)  # near ties may change places
+        assert set(metrics) == set(other_metrics)
+
+
+@pytest.mark.parametrize("model", ["BPR", pytest.param("SASRecF", marks=pytest.mark.slow)])
+def test_a_run_of_two_processes_is_one_run(folder, model):
+    """One row, one checkpoint, whose metrics in one process are the row's: each user was ranked once."""
+    from test_every_model import evaluated_again
+
+    write_made(folder)
+    done = command(folder, model, "--nproc=2", "--port", free_port(), epochs=2, eval_batch_size=7)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = (folder / "results" / "runs.jsonl").read_text().splitlines()
+    row = json.loads(rows[0])
+    assert len(rows) == 1 and row["processes"] == 2 and len(row["evaluations"]) == 2
+    found = list((folder / "saved").glob("*.pth"))
+    assert len(found) == 1
+    assert evaluated_again(str(found[0])) == row["test_metrics"]
+
+
+WRONG = {
+    "Pop": "it is counted",
+    "EASE": "it is counted",
+    "XGBoost": "it grows trees",
+    "SGL": "its loss compares the rows",
+}
+
+
+@pytest.mark.parametrize("model", WRONG)
+def test_what_several_processes_cannot_train_says_why(folder, model):
+    from recbole_scale.errors import UserError
+    from recbole_scale.runs.run import make_config
+
+    write_made(folder)
+    several = {"local_rank": 0, "offset": 0, "world_size": 2, "nproc": 2, "ip": "localhost", "port": "1"}
+    with pytest.raises(UserError, match=f"{model} trains in one process: {WRONG[model]}"):
+        make_config(model, NAME, config_dict=settings_of(model) | several)
+    with pytest.raises(UserError, match=f"{model} trains in one process"):  # as a dry run asks
+        make_config(model, NAME, config_dict=settings_of(model) | {"world_size": 2})
+
+
+def test_recboles_own_call_with_several_processes(folder):
+    write_made(folder)
+    (folder / "call.py").write_text(
+        "import recbole_scale\n"
+        "from recbole.quick_start import run\n"
+        "if __name__ == '__main__':\n"
+        f"    settings = {settings_of('BPR')!r}\n"
+        f"    print(run('BPR', '{NAME}', config_dict=settings, nproc=2, port='{free_port()}')['test_result']['nll'])\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "call.py"], cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 2 < float(done.stdout.splitlines()[-1]) < 5
+    assert len(list((folder / "saved").glob("*.pth"))) == 1
