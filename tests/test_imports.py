@@ -23,6 +23,7 @@ FLOORS = [
     {"prepare", "fit"},
     {"sweep", "search", "compare", "serving", "challenges"},
     {"report"},
+    {"study"},
     {"on_import"},
     {"__init__"},
     {"cli"},

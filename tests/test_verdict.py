@@ -11,8 +11,9 @@ from study_rows_made import made_row
 from worlds import hits_that_pay, world
 
 from recbole_scale.fit.rows import Question
+from recbole_scale.model.sizes import scaled_shape
 from recbole_scale.report.commands import next_commands
-from recbole_scale.report.costs import Costs, forward_flops, scaled_shape
+from recbole_scale.report.costs import Costs, forward_flops
 from recbole_scale.report.report import Study, make_study
 from recbole_scale.report.verdict import decide, recent
 
@@ -123,3 +124,15 @@ def test_costs_follow_the_runs():
 def test_the_sources_of_the_width_add_up():
     shares = study_of("pays", 0).found.law.width(1e8)
     assert set(shares) == {"noise", "size", "form"} and sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_runs_stopped_while_they_learn_do_not_say_no():
+    rows = world("does not", 0)
+    for row in rows:
+        if row["n_blocks"] == 1572864:
+            row["evaluations"] = [{"epoch": 0, "valid_nll": 6.3}, {"epoch": 1, "valid_nll": 6.1}]
+    study = make_study(rows, Question(resamples=100))
+    verdict = decide(study)
+    assert verdict.word == "Not known yet" and "still fell by 0.200 nats in the last epoch" in verdict.reason
+    first = next_commands(study, verdict, Costs(study.choice.fitted), "runs.jsonl")[0]
+    assert "--shapes 8x128" in first.line and "--epochs 24" in first.line and "learn to its end" in first.gives

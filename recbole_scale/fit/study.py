@@ -60,7 +60,7 @@ def answer(rows: Sequence[Row], question: Question) -> Answer:
         UserError: the rows do not allow it, see :func:`recbole_scale.fit.rows.choose`; fewer than 3 sizes.
     """
     choice = choose(rows, question)
-    asked = [_size(name, rows, question.x) for name in question.predict]
+    asked = [_size(name, [*choice.fitted, *choice.held_out], question.x) for name in question.predict]
     notes: list[str] = []
     rolled_out = _roll_out(choice, question, notes)
     known = {float(row[question.x]) for row in choice.fitted}
@@ -237,6 +237,10 @@ def _size(name: str, rows: Sequence[Row], x: str) -> float:
     count = parse_count(name)
     if count is not None:
         return count
+    times = parse_count(name[:-1]) if name[-1:].lower() == "x" else None
+    known_sizes = [float(row[x]) for row in rows if isinstance(row.get(x), int | float)]
+    if times is not None and known_sizes:
+        return times * max(known_sizes)
     named = {float(row[x]) for row in rows if str(row.get("size")) == name and isinstance(row.get(x), int | float)}
     if len(named) == 1:
         return named.pop()
@@ -244,4 +248,7 @@ def _size(name: str, rows: Sequence[Row], x: str) -> float:
         rung = load_size(name)
         return 12.0 * rung["n_layers"] * rung["hidden_size"] ** 2
     known = sorted({str(row["size"]) for row in rows if row.get("size")} | set(SIZE_NAMES))
-    raise UserError(f"--predict {name} is neither a count such as 829M nor one size of the rows{nearest(name, known)}")
+    raise UserError(
+        f"--predict {name} is neither a count such as 829M, nor 10x the largest, nor one size of the rows"
+        f"{nearest(name, known)}"
+    )

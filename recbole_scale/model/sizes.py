@@ -16,6 +16,7 @@ import yaml
 
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.settings import properties_folder
+from recbole_scale.text import parse_count
 
 SIZE_NAMES = ("tiny", "small", "base", "medium", "large", "xlarge")
 EQUAL_N = 0.02  # shapes count as of equal size within this share of N
@@ -140,6 +141,29 @@ def shaped(text: str) -> Rung:
     values = dict(zip(SHAPE_KEYS, (layers, d_model, heads, 4 * d_model), strict=True))
     name = f"{layers}x{d_model}" + (f"x{heads}" if found[3] else "")
     return Rung(name, n_blocks, {"size": nearest_size(n_blocks), **values})
+
+
+def rung_of(text: str) -> Rung:
+    """A rung by name (``tiny``), by shape (``2x64``) or by count (``98.3K``: a named size within 2 %, else its like).
+
+    Raises:
+        UserError: none of these.
+    """
+    count = parse_count(text)
+    if count is not None:
+        near = named(nearest_size(int(count)))
+        if abs(near.n_blocks / count - 1) <= EQUAL_N:
+            return near
+        size = load_size(near.name)
+        return shaped("{}x{}".format(*scaled_shape(count, size["n_layers"], size["hidden_size"])))
+    return shaped(text) if text[:1].isdigit() else named(text)
+
+
+def scaled_shape(n_blocks: float, layers: int, d_model: int) -> tuple[int, int]:
+    """Layers and d_model of about ``n_blocks`` parameters, proportions of ``layers`` x ``d_model``; d_model by 8."""
+    wanted = (n_blocks * d_model / layers / 12.0) ** (1 / 3)  # N = 12 L d^2 with d / L as it was
+    depth = max(1, round(wanted * layers / d_model))
+    return depth, max(8, 8 * round(math.sqrt(n_blocks / (12.0 * depth)) / 8))
 
 
 def nearest_size(n_blocks: int) -> str:

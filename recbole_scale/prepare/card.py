@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,15 @@ def differences(stats: Mapping[str, Any], expected: Mapping[str, int]) -> list[s
         for name, count in expected.items()
         if stats[name] != count
     ]
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The data card at ``path``; empty where there is none, or something else."""
+    try:
+        card = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return card if isinstance(card, dict) else {}
 
 
 def card_bytes(card: Mapping[str, Any]) -> bytes:

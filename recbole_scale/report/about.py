@@ -32,13 +32,15 @@ def glossary_section(study: Study) -> str:
     return section("Words", template("glossary.html", words=words))
 
 
-def about_section(study: Study, command: str, card: dict[str, Any]) -> str:
+def about_section(study: Study, command: str, card: dict[str, Any], seconds: float | None = None) -> str:
     """Users tested and dropped, the machine, the time taken, and the command that makes the page again."""
     rows = study.choice.fitted + study.choice.held_out
     facts = [*_users(study, card), *_machine(study)]
     total = sum(float(row["seconds_total"]) for row in study.rows if number(row, "seconds_total"))
     if total:
         facts.append(("time", f"{duration(total)} for the {len(study.rows)} runs, one after the other"))
+    if seconds:
+        facts.append(("this command", f"{duration(seconds)} from the log to this page"))
     started = sorted(str(row["started"]) for row in rows if row.get("started"))
     if started:
         facts.append(("first and last run", f"{started[0]} and {started[-1]}"))

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import number, planned_epochs
-from recbole_scale.report.costs import Costs, scaled_shape
+from recbole_scale.model.sizes import scaled_shape
+from recbole_scale.report.costs import Costs
 from recbole_scale.report.next_runs import Step, next_runs
 from recbole_scale.report.report import Study
-from recbole_scale.report.verdict import Verdict
+from recbole_scale.report.verdict import Verdict, still_learning
 from recbole_scale.text import duration, show_count
 
 _PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "data_fraction", "epochs",
@@ -37,12 +38,14 @@ def next_commands(study: Study, verdict: Verdict, costs: Costs, rows_file: str) 
         return [_learn(study, costs, rows_file)] if not verdict.learnt else [_more_sizes(study, costs, rows_file)]
     chosen = _deciding(study.deciding, study, verdict)
     steps = [] if chosen is None else [chosen]
+    longer = [_longer(study, verdict.now, costs, rows_file)] if still_learning(study, verdict.now) else []
     seen = {step.n for step, _, _ in steps}
     for step in next_runs(study.deciding, verdict.then):
         if step.n not in seen and step.after < 0.98 * step.before and _reachable(study, step.n):
             steps.append((step, 3, False))
             seen.add(step.n)
-    return [_of_step(study, step, runs, decides, costs, rows_file) for step, runs, decides in steps[:_MOST]]
+    further = [_of_step(study, step, runs, decides, costs, rows_file) for step, runs, decides in steps[:_MOST]]
+    return [*longer, *further][:_MOST]
 
 
 def _deciding(found: Answer, study: Study, verdict: Verdict) -> tuple[Step, int, bool] | None:
@@ -81,6 +84,16 @@ def _of_step(study: Study, step: Step, runs: int, decides: bool, costs: Costs, r
     if decides:
         return Command(line, f"Would decide it: {what}; narrows {narrows}.", minutes)
     return Command(line, f"{what[0].upper()}{what[1:]}: narrows {narrows}.", minutes)
+
+
+def _longer(study: Study, n: float, costs: Costs, rows_file: str) -> Command:
+    """Runs of size ``n`` that were stopped while they learnt, for three times as long."""
+    epochs = max(3 * int(planned_epochs(_row_near(study, n))), 10)
+    hours = costs.of(n).hours
+    minutes = None if hours is None else 60.0 * hours * epochs / max(planned_epochs(_row_near(study, n)), 1.0)
+    takes = "" if minutes is None else f", about {duration(60 * minutes)}"
+    line = sweep_line(study, [shape_name(study, n)], [1], rows_file, epochs)
+    return Command(line, f"Let {show_count(n)} learn to its end: {epochs} epochs{takes}.", minutes)
 
 
 def _learn(study: Study, costs: Costs, rows_file: str) -> Command:

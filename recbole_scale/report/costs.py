@@ -11,7 +11,7 @@ from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import estimate_flops
 from recbole_scale.fit.tables import number
 from recbole_scale.model.memory import Setup, memory_plan
-from recbole_scale.model.sizes import Shape, heads_of, load_size
+from recbole_scale.model.sizes import Shape, heads_of, load_size, scaled_shape
 
 _TOKENS = 1024  # positions of an optimizer step where the rows do not tell
 _CHUNK = 256
@@ -92,13 +92,6 @@ def forward_flops(shape: Shape) -> float:
     blocks = 2.0 * shape.n_layers * (4 * shape.d_model**2 + 2 * shape.d_model * shape.inner_size)
     attention = 4.0 * shape.n_layers * shape.max_length * shape.d_model
     return shape.max_length * (blocks + attention) + 2.0 * shape.d_model * shape.n_items
-
-
-def scaled_shape(n: float, layers: int, width: int) -> tuple[int, int]:
-    """Layers and width of about ``n`` parameters with the proportions of ``layers`` x ``width``; widths go by 8."""
-    wanted = (n * width / layers / 12.0) ** (1 / 3)  # d of N = 12 L d^2 with d / L as it was
-    depth = max(1, round(wanted * layers / width))
-    return depth, max(8, 8 * round(math.sqrt(n / (12.0 * depth)) / 8))
 
 
 def _packaged(row: Row, key: str) -> Any:

@@ -40,6 +40,7 @@ class Context:
         worth_hits: HR@10 that a doubling must win.
         factor: how many times as large the size is that the verdict speaks of.
         sharpen: a command of the caller's that sharpens the answer, put first.
+        seconds: what the whole study took, None where that is not known.
     """
 
     rows_file: str = "results/runs.jsonl"
@@ -48,6 +49,7 @@ class Context:
     worth_hits: float = WORTH_HITS
     factor: float = FACTOR
     sharpen: Command | None = None
+    seconds: float | None = None
 
 
 def as_page(
@@ -71,7 +73,7 @@ def as_page(
         advice_section(study),
         glossary_section(study),
         runs_section(study),
-        about_section(study, context.command, context.card),
+        about_section(study, context.command, context.card, context.seconds),
     )
 
 

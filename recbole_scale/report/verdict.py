@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.fit.rows import Row
-from recbole_scale.fit.tables import number
+from recbole_scale.fit.tables import curve_of, number
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
@@ -35,6 +35,7 @@ FACTOR = 10.0
 WORTH_HITS = 0.002  # HR@10 that a doubling must win: two more visits of 1,000
 HITS = ("hit@10", "recall@10")  # with one held-out item a user they are the same
 LEARNT = 0.1  # nats below uniform guessing, or below counting items, that show that something was learnt
+_FALLING = 0.01  # nats in the last epoch that say a run was stopped while it learnt
 _APART = 2.5
 _RECENT = 8.0  # the largest runs: sizes down to an eighth of the largest, two sizes at least
 _YES, _NO, _UNKNOWN = "Yes", "No", "Not known yet"
@@ -91,6 +92,8 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
     if law is not None:
         band, bend = _widened(gain_per_doubling(law, now, then), law, recent(study, name, now))
     word, reason = _judge(study, law, band, worth, unlearnt, then)
+    if word == _NO and (falling := still_learning(study, now)):
+        word, reason = _UNKNOWN, f"{falling}; {reason}"
     at_then = None if law is None else banded(law, then)
     if bend and law is not None and band is not None:  # what is shown at the larger size agrees with the gain
         at_then = _moved(float(law.predict(now)), band, isinstance(law, MetricLaw), math.log2(factor))
@@ -208,6 +211,21 @@ def nothing_learnt(study: Study) -> str:
             f"{counted:.2f}"
         )
     return ""
+
+
+def still_learning(study: Study, now: float) -> str:
+    """Whether the runs of size ``now`` were stopped while their valid loss still fell, in words; else empty."""
+    drops = []
+    for row in study.choice.fitted + study.choice.held_out:
+        losses = curve_of(row)[1] if row["n_blocks"] == now else []
+        if len(losses) > 1:
+            drops.append(float(losses[-2] - losses[-1]))
+    if not drops or float(np.median(drops)) <= _FALLING:
+        return ""
+    return (
+        f"at {show_count(now)} the valid loss still fell by {np.median(drops):.3f} nats in the last epoch, so longer "
+        "runs may say otherwise"
+    )
 
 
 def popularity_loss(study: Study) -> float | None:

@@ -32,6 +32,9 @@ def costs(prepared: Any, network: Any) -> dict[str, Any]:
         "n_users": prepared.dataset.user_num - 1,
         "n_items": prepared.dataset.item_num - 1,
     }
+    if isinstance(network, ScaledSASRec):  # one test row a user
+        tested = len(prepared.test_data.dataset)
+        known |= {"users_tested": tested, "users_dropped": max(0, known["n_users"] - tested)}
     if isinstance(network, ScaledSASRec):
         shape = network.shape
         known |= parameter_groups(shape)

@@ -35,6 +35,8 @@ COLUMNS: dict[str, str] = {
     "n_parameters": "all trainable parameters",
     "n_users": "users",
     "n_items": "items",
+    "users_tested": "users with a test row",
+    "users_dropped": "users without one: their history is too short",
     "flops_per_interaction": "training FLOPs per target, item softmax included",
     "flops_total": "flops_per_interaction * interactions_seen",
     "interactions_seen": "training targets, repeats counted",

@@ -11,7 +11,7 @@ import torch
 from recbole_scale.bars import bar, say
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.rows import Row
-from recbole_scale.model.sizes import Rung, equal_shapes, named, shaped
+from recbole_scale.model.sizes import Rung, equal_shapes, rung_of, shaped
 from recbole_scale.runs import records
 from recbole_scale.runs.row_file import check_appendable
 from recbole_scale.settings import load_settings_file
@@ -197,9 +197,7 @@ def _from_file(path: str | None, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rungs(given: dict[str, Any]) -> list[Rung]:
-    rungs = [named(str(name)) for name in _several(given, "sizes")]
-    for text in _several(given, "shapes"):
-        rungs.append(shaped(str(text)) if str(text)[:1].isdigit() else named(str(text)))
+    rungs = [rung_of(str(text)) for name in ("sizes", "shapes") for text in _several(given, name)]
     layers, widths = _numbers(given, "layers", int, []), _numbers(given, "d_model", int, [])
     if bool(layers) != bool(widths):
         raise UserError("--layers and --d_model go together: every number of layers with every width")

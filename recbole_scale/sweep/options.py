@@ -23,7 +23,12 @@ def parser() -> CommandParser:
     )
     add: Any = made.add_argument
     add("--dataset", metavar="D", help="data set")
-    add("--sizes", nargs="+", metavar="SIZE", help="named sizes: tiny small base medium large xlarge")
+    add(
+        "--sizes",
+        nargs="+",
+        metavar="SIZE",
+        help="sizes by name (tiny small base medium large xlarge) or count (98.3K)",
+    )
     add("--shapes", nargs="+", metavar="LxD", help="shapes LAYERSxD_MODEL[xHEADS], or named sizes")
     add("--layers", nargs="+", type=int, metavar="L", help="with --d_model: every combination")
     add("--d_model", nargs="+", type=int, metavar="D", help="with --layers: every combination")

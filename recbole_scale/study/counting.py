@@ -1,0 +1,81 @@
+"""What counting achieves: the popularity of items, and the user's last items again, as rows beside the models'."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recbole_scale.fit.rows import Row
+from recbole_scale.runs.run import Prepared
+
+_TOP = 10
+
+
+def counting_rows(prepared: Prepared) -> list[Row]:
+    """Rows of the models ``Popularity`` and ``Repeat last``, tested as all models are.
+
+    Popularity: p(item) = (training count + 1) / (interactions + items). Repeat last: the user's latest different items,
+    newest first, then popularity; it gives no probabilities, so no NLL.
+    """
+    split, histories = prepared.test_data.dataset.split, prepared.dataset.histories
+    n_items = prepared.dataset.item_num - 1
+    ends = histories.offsets[:-1] + split.train_end
+    counts = np.zeros(n_items + 1)
+    places = np.arange(len(histories.items))
+    owner = histories.owner(places)
+    seen = places < ends[owner]
+    if split.trains is not None:
+        seen &= split.trains[owner]
+    counts += np.bincount(histories.items[seen], minlength=n_items + 1)
+    order = np.argsort(-counts[1:], kind="stable") + 1  # item ids, most popular first
+    rank = np.empty(n_items + 1, dtype=np.int64)
+    rank[order] = np.arange(1, n_items + 1)
+    tests = _positions(split, histories)
+    targets = histories.items[tests]
+    nll = -np.log((counts[targets] + 1) / (counts.sum() + n_items))
+    repeated = np.array([_repeat_rank(histories, position, order) for position in tests])
+    spread = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else None
+    popular = _metrics(rank[targets]) | {"nll": float(nll.mean())}
+    return [
+        _row(prepared, "Popularity", popular, float(nll.mean()), spread),
+        _row(prepared, "Repeat last", _metrics(repeated), None, None),
+    ]
+
+
+def _positions(split: Any, histories: Any) -> Any:
+    """Positions of the test targets, of users with a last item to hold out."""
+    begin = histories.offsets[:-1] + split.valid_end
+    end = histories.offsets[1:]
+    return np.concatenate([np.arange(low, high) for low, high in zip(begin, end, strict=True) if high > low])
+
+
+def _repeat_rank(histories: Any, position: int, order: Any) -> int:
+    """Rank of the item at ``position`` in the user's latest items, newest first, then the popular ones; 11 beyond."""
+    start = histories.offsets[histories.owner(np.array([position]))[0]]
+    latest = list(dict.fromkeys(histories.items[start:position][::-1].tolist()))[:_TOP]
+    listed = list(dict.fromkeys([*latest, *order[: 2 * _TOP].tolist()]))[:_TOP]
+    target = int(histories.items[position])
+    return listed.index(target) + 1 if target in listed else _TOP + 1
+
+
+def _metrics(rank: Any) -> dict[str, float]:
+    hit = rank <= _TOP
+    return {"recall@10": float(hit.mean()), "ndcg@10": float((hit / np.log2(rank + 1)).mean())}
+
+
+def _row(prepared: Prepared, name: str, metrics: dict[str, float], nll: float | None, se: float | None) -> Row:
+    config = prepared.config
+    return {
+        "run_id": name.lower().replace(" ", "-"),
+        "status": "ok",
+        "dataset": config["dataset"],
+        "data_fingerprint": prepared.fingerprint,
+        "split": config["eval_args"]["split"],
+        "model": name,
+        "n_users": prepared.dataset.user_num - 1,
+        "n_items": prepared.dataset.item_num - 1,
+        "test_metrics": metrics,
+        "test_nll": nll,
+        "test_nll_se": se,
+    }
