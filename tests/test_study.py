@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from recbole_scale.study import command, planner
 from recbole_scale.study.command import main, time_given
 from recbole_scale.study.counting import counting_rows
 from recbole_scale.study.planner import SHAPES, Measured, Plan, make_plan, seeds_that_sharpen
-from recbole_scale.sweep.sweep import finished_rows, quiet
+from recbole_scale.sweep.sweep import RowsFile, finished_rows, quiet
 
 LAW = fit_power_law([1e3, 1e4, 1e5], [6.0, 5.6, 5.4], resamples=0)
 
@@ -167,19 +168,19 @@ def pretend(monkeypatch):
     """Everything but the training: rows lie on a known curve, with a seed's noise."""
     rng = np.random.default_rng(0)
 
-    def engine(points, on_epoch):
+    def engine(rows_file, points, on_epoch):
         for point in points:
             shape = point.settings["n_layers"], point.settings["hidden_size"]
             hit = hits_that_pay(point.n_blocks) * math.exp(0.005 * rng.standard_normal())
             nll = 3.0 + (900.0 / point.n_blocks) ** 0.25 * math.exp(0.003 * rng.standard_normal())
-            yield (
-                point,
-                made_row(shape, point.settings["seed"], test_nll=nll, best_valid_nll=nll, n_items=40, n_users=60,
-                         test_metrics={"recall@10": hit, "ndcg@10": hit / 2}, run_id=point.run_id,
-                         settings=point.settings, dataset=point.dataset),
-            )  # fmt: skip
+            tests = {"recall@10": hit, "ndcg@10": hit / 2}
+            same = {"run_id": point.run_id, "settings": point.settings, "dataset": point.dataset}
+            row = made_row(shape, point.settings["seed"], test_nll=nll, best_valid_nll=nll, n_items=40, n_users=60,
+                           test_metrics=tests, **same)  # fmt: skip
+            RowsFile(rows_file).record(point, row)
+            yield point, row
 
-    monkeypatch.setattr(command, "_engine", lambda options, loaded: engine)
+    monkeypatch.setattr(command, "_engine", lambda options, loaded, rows_file: partial(engine, rows_file))
 
 
 def test_a_stopped_study_goes_on_and_more_time_adds_runs(folder, quick, pretend, capsys, monkeypatch):

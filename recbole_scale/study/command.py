@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from recbole_scale.study.options import parser
 from recbole_scale.study.planner import SHAPES, Measured, Plan, batch_size, make_plan, plan_text, seeds_that_sharpen
 from recbole_scale.study.running import Clock, climb, more_time, tune
 from recbole_scale.study.timing import measure
-from recbole_scale.sweep.sweep import Engine, finished_rows, in_process, quiet
+from recbole_scale.sweep.sweep import Engine, RowsFile, finished_rows, in_process, quiet
 from recbole_scale.text import duration
 
 _TOPK = (5, 10, 50)
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     folder.write_plan(plan)
     folder.add_others(counting_rows(ready))
-    engine = _engine(options, loaded)
+    engine = partial(_engine, options, loaded)
     plan = tune(plan, folder, loaded, engine)
     at_once = 2 if options.ray_address or options.jobs > 1 else 1
     climb(plan, folder, loaded, engine, Clock(started, seconds), at_once)
@@ -156,15 +157,15 @@ def _sharpened(plan: Plan, study: Study, factor: float, seconds: float) -> Plan:
     return more_time(plan, seconds, added)
 
 
-def _engine(options: argparse.Namespace, loaded: LoadedData) -> Engine:
+def _engine(options: argparse.Namespace, loaded: LoadedData, rows_file: str) -> Engine:
     if options.jobs < 1:
         raise UserError(f"--jobs is a number of runs at once, not {options.jobs}")
     if options.ray_address is None and options.jobs == 1:
-        return in_process(loaded, "none")
+        return in_process(loaded, RowsFile(rows_file, "none"))
     from recbole_scale.sweep.on_ray import on_ray
 
     cpus = None if options.ray_address else max(1.0, torch.get_num_threads() // options.jobs)
-    return on_ray(options.ray_address or "local", cpus, None, "none")
+    return on_ray(options.ray_address or "local", cpus, None, RowsFile(rows_file, "none"))
 
 
 def _study(options: argparse.Namespace, folder: Folder, plan: Plan) -> Study:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Row
 from recbole_scale.model.sizes import rung_of
+from recbole_scale.runs.records import is_finished
 from recbole_scale.runs.run import LoadedData
 from recbole_scale.study.folder import Folder
 from recbole_scale.study.planner import Plan
@@ -33,7 +34,7 @@ class Clock:
         return self.started + self.seconds - time.monotonic()
 
 
-def tune(plan: Plan, folder: Folder, loaded: LoadedData, engine: Engine) -> Plan:
+def tune(plan: Plan, folder: Folder, loaded: LoadedData, engine: Callable[[str], Engine]) -> Plan:
     """Try the rates on the smallest size; the plan with the one of lowest valid loss.
 
     Raises:
@@ -46,7 +47,7 @@ def tune(plan: Plan, folder: Folder, loaded: LoadedData, engine: Engine) -> Plan
         settings = {**_settings(plan, plan.tuning_epochs), "learning_rate": rate}
         (point,) = plan_sweep(Grid(plan.dataset, (rung_of(plan.sizes[0].shape),), (0,), settings=settings), loaded)
         points[rate] = point
-    _run(list(points.values()), folder.tries_file, engine)
+    _run(list(points.values()), folder.tries_file, engine(folder.tries_file))
     rows = {row["run_id"]: row for row in finished_rows(folder.tries_file)}
     ended = {rate: rows[point.run_id] for rate, point in points.items() if point.run_id in rows}
     losses = {rate: row["best_valid_nll"] for rate, row in ended.items() if row.get("best_valid_nll") is not None}
@@ -59,11 +60,13 @@ def tune(plan: Plan, folder: Folder, loaded: LoadedData, engine: Engine) -> Plan
     return plan
 
 
-def climb(plan: Plan, folder: Folder, loaded: LoadedData, engine: Engine, clock: Clock, at_once: int = 1) -> None:
+def climb(
+    plan: Plan, folder: Folder, loaded: LoadedData, engine: Callable[[str], Engine], clock: Clock, at_once: int = 1
+) -> None:
     """Run the ladder, one seed of every size before the next, as far as the time goes."""
     points = [point for shape, seed in plan.runs for point in ladder_points(plan, loaded, [(shape, seed)])]
     cost = {point.run_id: plan.seconds([run]) for point, run in zip(points, plan.runs, strict=True)}
-    _run(points, folder.rows_file, _in_time(engine, cost, clock, at_once))
+    _run(points, folder.rows_file, _in_time(engine(folder.rows_file), cost, clock, at_once))
 
 
 def ladder_points(plan: Plan, loaded: LoadedData, runs: Sequence[tuple[str, int]]) -> list[Point]:
@@ -76,15 +79,14 @@ def ladder_points(plan: Plan, loaded: LoadedData, runs: Sequence[tuple[str, int]
 
 
 def _settings(plan: Plan, epochs: int) -> dict[str, Any]:
-    """Settings of every run of a plan; a warm-up is a twentieth of the steps, at most the packaged one."""
-    steps = epochs * max(1, plan.targets // int(plan.settings.get("train_batch_size", 1024)))
-    return {"epochs": epochs, "warmup_steps": int(min(200, max(1, steps // 20))), **plan.settings}
+    """Settings of every run of a plan."""
+    return {"epochs": epochs, **plan.settings}
 
 
 def _run(points: Sequence[Point], rows_file: str, engine: Engine) -> None:
     rows = finished_rows(rows_file)
-    done = {row["run_id"] for row in rows}
-    todo = [point for point in points if point.run_id not in done]
+    ended = {row["run_id"]: row for row in rows}
+    todo = [p for p in points if p.run_id not in ended or not is_finished(ended[p.run_id], p.digest)]
     if len(todo) < len(points):
         print(f"{len(points) - len(todo)} of {len(points)} runs are finished already")
     if todo:
