@@ -68,7 +68,9 @@ def test_the_benchmark_runs_resumes_and_agrees_with_plain_runs(walk):
     assert {r["epochs"] for r in rows if r["so"]} == {3} and {r["epochs"] for r in rows if not r["so"]} == {2}
     assert first.stdout.startswith("| test_nll") and "| neither |" in first.stdout
     assert not list((walk / "saved" / "ablation").glob("*.pth"))
-    (walk / "out.jsonl").write_text("".join(text.splitlines(keepends=True)[:6]) + '{"torn')  # killed while writing
+    (walk / "out.jsonl").write_text(
+        "".join(text.splitlines(keepends=True)[:6]) + text.splitlines()[6][:30]
+    )  # killed while writing
     second = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert second.returncode == 0 and second.stderr.count("done in") == 1
     again = [json.loads(line) for line in (walk / "out.jsonl").read_text().splitlines()]

@@ -271,7 +271,7 @@ class RecBoleDataSettings(Settings):
 
 # A model's own keys ---------------------------------------------------------------------------------------------------
 
-_LINE = re.compile(r"^(\w+)\s*:[^#]*#\s*\(([^)]*)\)\s*(.*)$", flags=re.MULTILINE)
+_LINE = re.compile(r"^(\w+)\s*:[^#\n]*#\s*\(([^)]*)\)\s*(.*)$", flags=re.MULTILINE)
 _SIZE = re.compile(r"(size|layers?|heads?|num_heads|dim|dimension)$")
 _SHARE = re.compile(r"(drop(out)?(_prob|_rate|_ratio|_ex|_im)?|mask_ratio|corruption_ratio|ft_ratio)$")
 
