@@ -1,108 +1,113 @@
-"""The README says what is true: its commands parse and plan, its columns and sizes are those of the code."""
+"""The documents say what is true: commands run as written, columns and sizes are the code's, links lead somewhere."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import walk_rows, write_inter
+from document_commands import DOCUMENTS, ROOT, commands, run_document
 
-from recbole_scale.model.sizes import SIZE_NAMES, load_size
-from recbole_scale.runs.records import COLUMNS
+sys.path.insert(0, str(ROOT / "docs"))
+import generate
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
+WITH_CODE = [name for name in DOCUMENTS if re.search(r"```(bash|python)\n", (ROOT / name).read_text("utf-8"))]
 
 
-def commands() -> list[str]:
-    """Every line of the README's shell blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_every_command_and_python_block_runs_as_written(name, monkeypatch):
+    run_document(name)
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(("run_recbole", "run_hyper"))])
-def test_every_run_of_the_readme_plans(folder, command):
-    for name in ("my-log", "ml-1m"):
-        write_inter(folder / "dataset" / name / f"{name}.inter", walk_rows(n_items=120))
-    tool, *arguments = command.split()
-    if "--dry_run" not in arguments:
-        arguments.append("--dry_run")
-    code = f"from recbole_scale.cli import {tool}_command; {tool}_command()"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_every_command_is_one_that_is_run_or_checked():
+    known = ("make ", "source ", "pip ", "git ", "run_recbole", "run_hyper", "recbole-scale ", "bash run_scripts/",
+             "python benchmarks/", "python docs/", "python -m pytest")  # fmt: skip
+    assert [
+        line for name in DOCUMENTS for line in commands((ROOT / name).read_text()) if not line.startswith(known)
+    ] == []
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    """Models of ``my-log`` by size, trained for one epoch, in the place of the README's checkpoints."""
-    found = {}
-    for size in ("tiny", "small"):
-        folder = tmp_path_factory.mktemp(size)
-        write_inter(folder / "dataset" / "my-log" / "my-log.inter", walk_rows(n_items=120))
-        command = [sys.executable, "-m", "recbole_scale", "--dataset=my-log", "--epochs=1", f"--size={size}"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True)
-        found[size] = next((folder / "saved").glob("*.best.pth"))
-    return found
+def test_every_option_of_every_command_exists(monkeypatch, capsys):
+    """In a second or two, what the slow test finds out by running: no verb or option of a document is gone."""
+    from importlib import import_module
+
+    from recbole_scale import cli
+
+    for name in WITH_CODE:
+        for line in commands((ROOT / name).read_text("utf-8")):
+            words = line.replace('"', "").split()
+            if words[0] != "recbole-scale" or words[1].startswith("-"):
+                continue
+            assert words[1] in cli.VERBS, f"{name}: {line}"
+            room = cli._room(words[1])
+            module = import_module(f"{room}.options" if cli._is_there(f"{room}.options") else cli._module(words[1]))
+            if hasattr(module, "parser"):
+                _, left = module.parser().parse_known_args(words[2:])
+                assert words[1] in ("sweep", "compare", "study") or left == [], f"{name}: {line}: {left}"
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("python run_scripts/")])
-def test_every_script_of_the_readme_runs(folder, checkpoints, command):
-    words = command.split()[1:]
-    if "size_sweep" in words[0]:
-        words.append("--dry_run")
-    (folder / "log.csv").write_text(
-        "uid,iid,ts\n" + "".join(f"u{i % 7},i{i % 11},{1_700_000_000 + i}\n" for i in range(200))
+def test_the_readme_is_short_and_shows_a_figure_for_light_and_for_dark():
+    assert len(README.encode()) <= 11 * 1024
+    for mode in ("light", "dark"):
+        assert f"docs/images/law-{mode}.png" in README and (ROOT / f"docs/images/law-{mode}.png").is_file()
+
+
+def test_columns_and_sizes_are_those_of_the_code():
+    assert (ROOT / "docs" / "rows.md").read_text("utf-8") == generate.rows_page(), "run python docs/generate.py"
+    assert generate.sizes_table() in README, "run python docs/generate.py"
+
+
+def test_the_law_that_the_readme_tells_is_that_of_the_rows():
+    held = next(one for one in generate.law().heldout if abs(one.x / 1_572_864 - 1) < 0.01)
+    told = re.search(
+        r"predicts a test loss of ([\d.]+) nats at 1.57M,\nwhere ([\d.]+) was measured, inside its band", README
     )
-    if "prepare_data" not in words[0]:  # it makes this data set
-        write_inter(folder / "dataset" / "my-log" / "my-log.inter", walk_rows(n_items=120))
-    shutil.copytree(ROOT / "results", folder / "results")
-    (folder / "saved").mkdir()
-    for name in {word for word in words if word.startswith("saved/")}:
-        shutil.copy(checkpoints[Path(name).name.split(".")[0]], folder / name)
-    done = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert told is not None
+    assert float(told[1]) == pytest.approx(held.predicted, abs=0.01)
+    assert float(told[2]) == pytest.approx(held.measured, abs=0.0006)
 
 
-def test_make_targets_of_the_readme_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    targets = [c.split()[1] for c in commands() if c.startswith("make ")]
-    assert set(targets) >= {"quickstart", "test"}
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_and_anchors_lead_somewhere(name):
+    text = (ROOT / name).read_text("utf-8")
+    targets = re.findall(r"\]\((?!http)([^)]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
     for target in targets:
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+        path, _, anchor = target.partition("#")
+        page = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert page.exists(), f"{name}: {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), flags=re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
+            assert anchor in slugs, f"{name}: {target} is none of {slugs}"
 
 
-def test_every_command_of_the_readme_is_run_somewhere():
-    known = ("make ", "run_recbole", "run_hyper", "python run_scripts/", "python benchmarks/")
-    assert [c for c in commands() if not c.startswith(known)] == []
-    for command in commands():
-        if command.startswith("python benchmarks/"):
-            script = ROOT / command.split()[1]
-            assert subprocess.run([sys.executable, str(script), "--help"], capture_output=True).returncode == 0
+def test_rows_named_in_the_documents_are_there():
+    for name in DOCUMENTS:
+        for path in re.findall(r"`(results/[\w./-]+)`", (ROOT / name).read_text("utf-8")):
+            generated = path.startswith(("results/runs.jsonl", "results/challenges.jsonl", "results/compare-"))
+            assert generated or (ROOT / path).exists(), f"{name}: {path}"
 
 
-def test_columns_are_documented_as_in_code():
-    for name, meaning in COLUMNS.items():
-        assert f"| `{name}` | {meaning} |" in README
+@pytest.mark.slow
+def test_the_example_goes_the_whole_way(folder):
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "example.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("test NLL") == 4 and "98.3K parameters would reach" in done.stdout
+    assert "epoch" not in done.stderr  # a run in a notebook does not flood it
 
 
-def test_sizes_table_is_that_of_the_settings():
-    for name in SIZE_NAMES:
-        size = load_size(name)
-        row = next(line for line in README.splitlines() if line.startswith(f"| {name} |"))
-        cells = [cell.strip() for cell in row.strip("|").split("|")]
-        assert [int(cell) for cell in cells[2:6]] == [size[k] for k in ("n_layers", "hidden_size", "n_heads", "epochs")]
-        rates = [float(rate) for rate in cells[6].split(" to ")]
-        assert (rates[0], rates[-1]) == (size["dropout_bottom"], size["dropout_top"])
-
-
-def test_links_and_files_of_the_readme_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
-    tour = README.split("## File tour")[1].split("```")[1]
-    for name in re.findall(r"[\w./]+\.py", tour):
-        assert list(ROOT.rglob(Path(name).name)), name
+def test_ci_and_the_readme_install_alike():
+    makefile, pyproject = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
+    assert (
+        "pip install -e . && pip install --no-deps recbole==1.2.1" in README and "RECBOLE := recbole==1.2.1" in makefile
+    )
+    assert (
+        "uv sync" in README
+        and 'default-groups = ["recbole"]' in pyproject
+        and 'recbole = ["recbole==1.2.1"]' in pyproject
+    )
+    assert Path(ROOT / ".ci" / "run").read_text().index("document_commands.py README.md") > 0

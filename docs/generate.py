@@ -1,0 +1,144 @@
+"""Writes what the documents take from code and rows: docs/rows.md, the README's table of sizes, and its figures.
+
+python docs/generate.py            # text only; tests compare it
+python docs/generate.py --figures  # also docs/images/law-light.png and law-dark.png, from results/ml-1m/runs.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = dict(rows="results/ml-1m/runs.jsonl", dataset="ml-1m", holdout=("786K", "1.57M"))
+
+
+def rows_page() -> str:
+    """docs/rows.md: every column of a row, from the code that writes it."""
+    from recbole_scale.runs.records import COLUMNS
+
+    lines = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in COLUMNS.items()]
+    return (
+        "# A run is a row\n\n"
+        "Every run adds one line to `results/runs.jsonl` (`--results_file=` elsewhere, empty for none): what was asked, what\n"
+        "it cost, what came out, on which data, commit and machine. Rows are safe with many writers and against `kill -9`;\n"
+        "a failed run is a row too, with its error. Sweeps, fits, pages and comparisons read rows and nothing else.\n\n"
+        "```python\nimport recbole_scale\n\n"
+        'rows = recbole_scale.read_rows("results/ml-1m/runs.jsonl")  # a pandas frame\n'
+        'print(rows[["size", "n_blocks", "test_nll", "seed"]].head())\n```\n\n'
+        "This page is written by `python docs/generate.py` from `recbole_scale/runs/records.py`;\n"
+        "`recbole-scale sweep --columns` prints the same.\n\n"
+        "| column | meaning |\n|---|---|\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _cell(text: Any) -> str:
+    return str(getattr(text, "meaning", text)).replace("|", "\\|")
+
+
+def sizes_table() -> str:
+    """The README's six sizes: shape, planned memory, and the time of the paper's epochs on ML-1M where it was timed."""
+    from recbole_scale.model.memory import MIB, Setup, memory_plan
+    from recbole_scale.model.sizes import SIZE_NAMES, Shape, load_size
+    from recbole_scale.text import show_count
+
+    timed = [json.loads(line) for line in (ROOT / "results" / "throughput_sizes.jsonl").read_text().splitlines()]
+    speed = {row["system"].split()[-1]: row["targets_per_second"] for row in timed}
+    targets = 982_131  # of one epoch of ML-1M
+    lines = [
+        "| `--size` | N = 12 L d² | layers x width, heads | memory, ML-1M's items | its epochs on ML-1M, two CPU cores |",
+        "|---|---|---|---|---|",
+    ]
+    for name in SIZE_NAMES:
+        size = load_size(name)
+        shape = Shape(
+            n_layers=size["n_layers"], d_model=size["hidden_size"], n_heads=size["n_heads"],
+            inner_size=size["inner_size"], n_items=3706, max_length=50,
+        )  # fmt: skip
+        plan = memory_plan(shape, Setup(tokens=size["train_batch_size"], candidates=3706, chunk=8 * MIB // (4 * 3706)))
+        hours = (
+            f"{size['epochs']} epochs, {_hours(size['epochs'] * targets / speed[name])}"
+            if name in speed
+            else "not timed"
+        )
+        n = 12 * size["n_layers"] * size["hidden_size"] ** 2
+        gib = plan.peak / MIB / 1024
+        lines.append(
+            f"| {name} | {show_count(n)} | {size['n_layers']} x {size['hidden_size']}, {size['n_heads']} | "
+            f"{f'{gib:.1f} GiB' if gib >= 1 else f'{plan.peak / MIB:.0f} MiB'} | {hours} |"
+        )
+    return "\n".join(lines)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
+
+
+def write_figures() -> None:
+    """The law of the README, for light and for dark pages."""
+    from recbole_scale.drawing import style
+    from recbole_scale.fit.figures import loss_figure
+
+    with style():
+        for mode in ("light", "dark"):
+            figure = loss_figure(law())
+            if mode == "dark":
+                _darken(figure)
+            figure.savefig(ROOT / "docs" / "images" / f"law-{mode}.png", dpi=160, facecolor=figure.get_facecolor())
+
+
+def law() -> Any:
+    """The answer that the README tells: fitted to the four smallest sizes of ML-1M, judged on the two largest."""
+    from recbole_scale.fit.rows import Question, as_rows
+    from recbole_scale.fit.study import answer
+    from recbole_scale.runs.records import read_rows
+
+    rows = as_rows(read_rows(ROOT / STUDY["rows"]))
+    return answer(rows, Question(dataset=STUDY["dataset"], holdout=STUDY["holdout"], predict=("9.44M",)))
+
+
+def _darken(figure: Any) -> None:
+    """Ink and paper change places; the colours of the data stay."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
+
+    paper, ink = "#0d1117", "#e6edf3"
+    figure.set_facecolor(paper)
+    for panel in figure.axes:
+        panel.set_facecolor(paper)
+        panel.tick_params(colors=ink, which="both")
+        for spine in panel.spines.values():
+            spine.set_color(ink)
+    for text in figure.findobj(Text):
+        text.set_color(ink)
+    for line in figure.findobj(Line2D):
+        for part in ("color", "markerfacecolor", "markeredgecolor"):
+            if to_hex(getattr(line, f"get_{part}")()) == "#000000":
+                getattr(line, f"set_{part}")(ink)
+    for lines in figure.findobj(LineCollection):
+        if [to_hex(colour) for colour in lines.get_color()] == ["#000000"]:
+            lines.set_color(ink)
+
+
+def between(text: str, name: str, new: str) -> str:
+    """``text`` with what stands between the marks of ``name`` replaced."""
+    mark = rf"(<!-- {name}: docs/generate.py -->\n).*?(<!-- end -->)"
+    return re.sub(mark, lambda found: f"{found[1]}{new}\n{found[2]}", text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Write everything."""
+    (ROOT / "docs" / "rows.md").write_text(rows_page())
+    readme = ROOT / "README.md"
+    readme.write_text(between(readme.read_text("utf-8"), "sizes", sizes_table()))
+    if "--figures" in sys.argv:
+        write_figures()
+
+
+if __name__ == "__main__":
+    main()
