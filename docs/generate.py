@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-STUDY = dict(rows="results/ml-1m/runs.jsonl", dataset="ml-1m", holdout=("786K", "1.57M"))
+STUDY = {"rows": "results/ml-1m/runs.jsonl", "dataset": "ml-1m", "holdout": ("786K", "1.57M")}
 
 
 def rows_page() -> str:
@@ -23,9 +23,9 @@ def rows_page() -> str:
     lines = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in COLUMNS.items()]
     return (
         "# A run is a row\n\n"
-        "Every run adds one line to `results/runs.jsonl` (`--results_file=` elsewhere, empty for none): what was asked, what\n"
-        "it cost, what came out, on which data, commit and machine. Rows are safe with many writers and against `kill -9`;\n"
-        "a failed run is a row too, with its error. Sweeps, fits, pages and comparisons read rows and nothing else.\n\n"
+        "Every run adds one line to `results/runs.jsonl` (`--results_file=` elsewhere, empty for none): what was\n"
+        "asked, what it cost, what came out, on which data, commit and machine. Rows are safe with many writers and\n"
+        "against `kill -9`; a failed run is a row too, with its error. Sweeps, fits and pages read rows alone.\n\n"
         "```python\nimport recbole_scale\n\n"
         'rows = recbole_scale.read_rows("results/ml-1m/runs.jsonl")  # a pandas frame\n'
         'print(rows[["size", "n_blocks", "test_nll", "seed"]].head())\n```\n\n'
@@ -49,7 +49,7 @@ def sizes_table() -> str:
     speed = {row["system"].split()[-1]: row["targets_per_second"] for row in timed}
     targets = 982_131  # of one epoch of ML-1M
     lines = [
-        "| `--size` | N = 12 L d² | layers x width, heads | memory, ML-1M's items | its epochs on ML-1M, two CPU cores |",
+        "| `--size` | N = 12 L d² | layers x width, heads | memory, 3,706 items | its epochs on ML-1M, two cores |",
         "|---|---|---|---|---|",
     ]
     for name in SIZE_NAMES:

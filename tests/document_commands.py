@@ -2,8 +2,8 @@
 
     python tests/document_commands.py README.md     # in the environment that `make quickstart` has made
 
-Every data set named in a document is a small one in the folder's ``dataset/``; a command that would take long is shortened
-by the substitutions below, and by nothing else.
+Every data set named in a document is a small one in the folder's ``dataset/``; a command that would take long is
+shortened by the substitutions below, and by nothing else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ SHORTER = {  # what is written, and what is run
     "--budget 60s": "--budget 1s",
     "--hours 1": "--minutes 1 --dry_run",  # the verb's own tests carry studies out
     "--nproc=2": "--nproc=2 --dry_run",  # tests/test_parallel.py trains on two processes
-    "--ScaledSASRec": "--ScaledSASRec",
 }
 EVERY_RUN = ["--epochs=1"]  # of run_recbole, where the document says no number
 
@@ -115,7 +114,7 @@ def check_shell(words: list[str]) -> None:
 
 
 def run_document(name: str) -> None:
-    """Run a document's shell and Python blocks, in the order in which they stand, in a furnished folder of their own."""
+    """Run a document's shell and Python blocks, in the order in which they stand, in a furnished folder."""
     text = (ROOT / name).read_text("utf-8")
     home, given = os.getcwd(), sys.argv
     with tempfile.TemporaryDirectory() as folder:
