@@ -69,6 +69,7 @@ COLUMNS: dict[str, str] = {
     "interaction; what laws are fitted to",
     "test_nll_se": "standard error of test_nll over interactions",
     "nll_kind": "what the NLL is: likelihood (softmax-trained), probabilities (-log p), scores (no trained likelihood)",
+    "trunk_step": "step at which the run went on from a shorter one's trunk (wsd), whose seconds_train count; 0: alone",
     "seconds_train": "time in training steps, s",
     "seconds_evaluate": "time of ranking the test rows once, s",
     "seconds_total": "time of the whole run, s",
@@ -90,7 +91,7 @@ _TEXTS = (
 )
 _COUNTS = (
     "n_layers d_model n_heads n_blocks n_blocks_exact n_item_embedding n_positions n_parameters n_users n_items "
-    "interactions_seen unique_interactions epochs skipped_steps spikes rollbacks threads processes"
+    "interactions_seen unique_interactions epochs skipped_steps spikes rollbacks trunk_step threads processes"
 )
 _NUMBERS = (
     "flops_per_interaction flops_total data_fraction best_epoch best_epoch_nll best_epoch_ranking seed best_valid_nll "

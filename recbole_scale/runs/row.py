@@ -42,6 +42,7 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any], b
         "data_fraction": config["data_fraction"],
         "epochs": max(len(getattr(trainer, name, ())) for name in ("train_loss_dict", "evaluations")),
         "valid_metric": config["valid_metric"],
+        "trunk_step": getattr(getattr(trainer, "progress", None), "trunk_step", None),
         "best_epoch": getattr(trainer, "best_epoch", None),
         "seed": config["seed"],
         "evaluations": getattr(trainer, "evaluations", None),

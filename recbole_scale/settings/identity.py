@@ -12,20 +12,21 @@ ENVIRONMENT = {
     "data_path", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "device",
     "data_cache", "rows_on_demand", "per_user_file", "local_rank", "single_spec", "config_files", "results_file",
     "save_step", "resume", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset",
-    "group_offset", "world_size", "dry_run", "parallel", "by_data",
+    "group_offset", "world_size", "dry_run", "parallel", "by_data", "share_trunk",
     # names of columns that RecBole's transforms (BERT4Rec's masks and others) add to the settings as the data is loaded
     "MASK_INDEX", "MASK_ITEM_SEQ", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "CROP_ITEM_SEQ", "CROP_ITEM_SEQ_LEN",
     "REORDER_ITEM_SEQ",
 }  # fmt: skip
 
 
-def run_id(config: Any) -> str:
+def run_id(config: Any, without: tuple[str, ...] = ()) -> str:
     """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers.
 
     Defaults that the data has decided count as what they were before, so that the id is known before data is read.
+    ``without``: settings that do not count, for the name of what several runs share.
     """
     final = {**config.final_config_dict, **before_data(config)}
-    settings = {k: v for k, v in final.items() if k not in ENVIRONMENT}
+    settings = {k: v for k, v in final.items() if k not in ENVIRONMENT and k not in without}
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -174,6 +174,12 @@ class TrainingSettings(Settings):
     """How the network is trained."""
 
     learner: str = key(choice(*LEARNERS, any_case=True), "adamw", "adamw adam sgd adagrad rmsprop.")
+    share_trunk: bool = key(
+        FLAG,
+        False,
+        "With wsd: keep the state at which the decay begins, and start from that of a run with other epochs alone. "
+        "Sweeps of several epochs do.",
+    )
     lr_rule: str | None = key(
         optional(choice("width")),
         None,

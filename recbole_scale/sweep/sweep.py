@@ -26,6 +26,7 @@ from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare
 from recbole_scale.runs.timing import measure_speed
 from recbole_scale.settings import run_id
 from recbole_scale.training.checkpoint import held_run, run_stem
+from recbole_scale.training.schedule import Schedule
 
 _DEFAULT_RATE = 20e9  # FLOP/s assumed until a run has been measured; only the first estimate depends on it
 _START = 1.4  # seconds of a run in this process beside training and evaluation (benchmarks/sweep.py)
@@ -105,6 +106,9 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
             digest = prepared.digest
         count, dataset = targets[fraction]
         decide_by_data(config, dataset.histories)
+        if config["lr_schedule"] == "wsd" and len(grid.epochs) > 1:
+            settings = trunk_settings(config, min(grid.epochs), count) | settings
+            config = make_config("ScaledSASRec", grid.dataset, list(grid.config_files), quiet(settings))
         flops = flops_per_interaction(Shape.from_config(config, dataset.item_num - 1)) * float(count) * config["epochs"]
         label = f"{rung.name} seed {seed}" + (f" {fraction:.4g} of users" if fraction != 1 else "")
         label += f" {epochs} epochs" if len(grid.epochs) > 1 else ""
@@ -126,6 +130,12 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
             digest,
         )
     return sorted(points.values(), key=lambda point: point.flops)
+
+
+def trunk_settings(config: Any, fewest_epochs: int, targets: int) -> dict[str, Any]:
+    """What lets runs of several lengths share their trunk: they keep it, and warm up as the shortest of them does."""
+    steps = fewest_epochs * -(-targets // config["train_batch_size"])
+    return {"share_trunk": True, "warmup_steps": Schedule("wsd", None).warmup_of(steps)}
 
 
 def quiet(settings: dict[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,8 @@ def plain_config(config: Any) -> dict[str, Any]:
 
     Defaults that the data decided are among it, since a model may be looked at beside other data.
     """
-    decided = {key: config[key] for key in before_data(config)}
+    before = before_data(config)
+    decided = {key: config[key] for key in before} | ({"by_data": before} if before else {})
     external = {k: v for k, v in config.external_config_dict.items() if k != "local_rank"}
     return {**external, **decided, "model": config["model"], "dataset": config["dataset"]}
 

@@ -21,6 +21,7 @@ class Progress:
         epoch_loss: summed loss of this epoch's targets so far, nats.
         epoch_targets: targets in that sum.
         stopped: whether patience has ended the present phase.
+        trunk_step: step at which this run went on from another one's trunk, 0: it was trained alone.
         evaluations: one entry an epoch, as in the run's row.
     """
 
@@ -31,6 +32,7 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_targets: int = 0
     stopped: bool = False
+    trunk_step: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     @property

@@ -30,6 +30,8 @@ from recbole_scale.training.optimizers import clipped_norm, guarded_step
 from recbole_scale.training.part import Part
 from recbole_scale.training.progress import Progress
 from recbole_scale.training.run_checkpoints import RunCheckpoints, best_file
+from recbole_scale.training.schedule import decay_start
+from recbole_scale.training.trunk import Trunk
 
 LOOK_EVERY_ON_GPU = 20  # steps between two looks at the losses, each of which waits for the device
 
@@ -63,6 +65,8 @@ class ScaledSASRecTrainer(Trainer):
         self.unseen: list[tuple[Tensor, int]] = []  # (loss, gradient norm) and targets of steps not looked at yet
         self.look_every = 1 if self.device.type == "cpu" else LOOK_EVERY_ON_GPU
         self.best_weights: dict[str, Tensor] | None = None  # kept here when no checkpoint is written
+        self.trunk: Trunk | None = None
+        self.branch = -1  # step up to which the trunk is shared
         self.stop_asked = 0  # the signal that asks this run to end, once all its processes know
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
@@ -123,6 +127,7 @@ class ScaledSASRecTrainer(Trainer):
         self.steps_per_epoch = len(train_data)
         self._check_data(train_data)
         progress = self.progress
+        self.trunk, self.branch = self._trunk() if saved else (None, -1)
         if saved and self.resumed_file != self.last_file:
             self._save_last(progress.epoch, progress.step)
         self.budget.start()
@@ -142,11 +147,22 @@ class ScaledSASRecTrainer(Trainer):
                 if callback_fn and result is not None:
                     callback_fn(epoch, result[self.bests.chosen.metric])
         best = self.bests.chosen
-        score = (
-            self.best_valid_score if best.score is None else best.score
-        )  # RecBole's worst where nothing was evaluated
+        score = self.best_valid_score if best.score is None else best.score  # RecBole's worst: nothing was evaluated
         self._add_hparam_to_tensorboard(score)
         return score, best.result
+
+    def _trunk(self) -> tuple[Trunk | None, int]:
+        """What this run shares with others, if it is to, and the step up to which; starts from there where it can."""
+        config, schedule, total = self.config, self.optimization.schedule, self.epochs * self.steps_per_epoch
+        if not config["share_trunk"] or schedule.kind != "wsd" or self.budget.seconds is not None or self.second_phase:
+            return None, -1
+        branch = decay_start(total, schedule.decay_share)
+        trunk = Trunk(config, schedule.warmup_of(total), self.last_file.rpartition(".")[2])
+        found = trunk.furthest(branch) if self.global_step == 0 else None
+        if found:
+            self.resume_checkpoint(found[0])
+            self.progress.trunk_step = found[1]
+        return trunk, branch
 
     def _end_epoch(
         self, epoch: int, loss: float, result: dict[str, float] | None, verbose: bool, saved: bool, evaluates: bool
@@ -214,7 +230,8 @@ class ScaledSASRecTrainer(Trainer):
                 step += 1
                 shown.update()
                 ends = self.budget.look() or step == last
-                save = saved and save_step and step % save_step == 0 and not ends
+                branches = self.trunk is not None and self.global_step == self.branch
+                save = branches or (saved and save_step and step % save_step == 0 and not ends)
                 if save or ends or len(self.unseen) >= self.look_every:
                     trouble = self._look(epoch_idx, step, last, ending=bool(save) or ends)
                     if trouble:
@@ -223,6 +240,8 @@ class ScaledSASRecTrainer(Trainer):
                     elif (save or (self.stop_asked and saved)) and self.guard.in_a_row == 0:  # before any trouble
                         self.budget.stop()
                         self._save_last(epoch_idx, step)
+                        if branches and self.trunk and not self.optimization.schedule.cut:
+                            self.trunk.keep(self.last_file, self.branch, self.checkpoints.stem, self.bests)
                     if self.stop_asked:
                         shown.close()
                         raise signals.Interrupted(self.stop_asked)
