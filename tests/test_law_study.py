@@ -12,7 +12,7 @@ import pytest
 
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.fit.command import main
-from recbole_scale.fit.rows import Question, choose
+from recbole_scale.fit.rows import Question, best_settings, choose
 from recbole_scale.fit.study import answer, estimate_flops
 from recbole_scale.text import parse_count, show_count
 
@@ -275,3 +275,34 @@ def test_the_script_runs_and_shows_an_example(tmp_path):
     missing = [sys.executable, str(SCRIPT), "--rows", "none.jsonl"]
     failed = subprocess.run(missing, capture_output=True, text=True, cwd=tmp_path)
     assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "none.jsonl" in failed.stderr
+
+
+def test_one_setting_for_all_seeds_of_a_size_and_as_many_tries_everywhere():
+    def run(d_model, seed, rate, valid):
+        settings = {"learning_rate": rate, "seed": seed}
+        place = {"model": "M", "n_layers": 2, "d_model": d_model, "n_blocks": 24 * d_model**2, "seed": seed}
+        return {**place, "unique_interactions": 9, "best_valid_nll": valid, "settings": settings}
+
+    # the lowest single run is of rate 2, the lowest mean of rate 1
+    rows = [run(d, seed, rate, valid) for d in (16, 32) for rate, losses in ((1, (5.0, 5.2)), (2, (4.9, 5.6)))
+            for seed, valid in enumerate(losses)]  # fmt: skip
+    notes: list[str] = []
+    assert {row["settings"]["learning_rate"] for row in best_settings(rows, notes)} == {1}
+    assert "4 runs repeat a shape" in notes[0] and "(2 settings a size)" in notes[0]
+    extra = run(16, 0, 3, 1.0)  # a third try at one size is not compared with two at the other
+    assert extra not in best_settings([*rows, extra], [])
+
+
+def test_the_tries_of_equal_settings_do_not_flatter_the_mean():
+    """Four settings that differ in nothing: choosing for each seed was worth -0.022 nats and shrank the spread."""
+    rng = np.random.default_rng(0)
+    chosen, spread = [], []
+    for _ in range(200):
+        rows = [{"model": "M", "n_blocks": 1, "seed": seed, "settings": {"rate": rate}, "unique_interactions": 1,
+                 "best_valid_nll": rng.normal(0, 0.02)} for rate in range(4) for seed in range(3)]  # fmt: skip
+        losses = [row["best_valid_nll"] for row in best_settings(rows, [])]
+        assert len(losses) == 3
+        chosen.append(np.mean(losses))
+        spread.append(np.var(losses, ddof=1))
+    assert -0.022 < np.mean(chosen) < 0.0  # the best of four means of three: 1.03 * 0.02 / sqrt(3) = 0.012
+    assert np.sqrt(np.mean(spread)) == pytest.approx(0.02, rel=0.15)

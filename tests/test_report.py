@@ -21,7 +21,16 @@ from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.report import next_runs as report_next
 from recbole_scale.report.challenges import challenges_section, read_challenges
 from recbole_scale.report.command import main
-from recbole_scale.report.findings import ends_of, headline, overfits_after, size_means, worth_up_to
+from recbole_scale.report.findings import (
+    SizeMean,
+    _apart,
+    ends_of,
+    headline,
+    last_step,
+    overfits_after,
+    size_means,
+    worth_up_to,
+)
 from recbole_scale.report.page import answer_text
 from recbole_scale.report.report import Study, make_study
 
@@ -184,6 +193,81 @@ def test_a_law_that_is_not_identified_is_not_sold_as_one():
     assert not study.found.law.identified
     text = answer_text(study)
     assert "How far it pays is not identified" in text and "worth it beyond" not in text
+    assert "cannot be told from no gain" in text or " now " in text
+
+
+def world(loss, noise=0.0005, seeds=(1, 2, 3), shapes=SHAPES, **columns):
+    """Rows whose loss is ``loss(n)`` with even noise."""
+    rng = np.random.default_rng(0)
+    return [made_row(shape, seed, test_nll=loss(12 * shape[0] * shape[1] ** 2) * np.exp(noise * rng.standard_normal()),
+                     **columns) for shape in shapes for seed in seeds]  # fmt: skip
+
+
+def measured_means(rows):
+    sizes = sorted({row["n_blocks"] for row in rows})
+    return sizes, [float(np.mean([row["test_nll"] for row in rows if row["n_blocks"] == n])) for n in sizes]
+
+
+def test_where_bigger_is_better_the_law_and_the_last_step_agree():
+    rows = world(lambda n: 4.0 + (5e4 / n) ** 0.3)
+    (first, second), (sizes, means) = sentences(rows), measured_means(rows)
+    assert f"from {means[0]:.3f} to {means[-1]:.3f}" in first
+    assert second.startswith("It still pays at the largest size trained") and "extrapolated" in second
+    assert means[-2] - means[-1] > 0.01 * np.log2(sizes[-1] / sizes[-2])
+
+
+def test_where_bigger_is_no_better_the_law_and_the_last_step_agree():
+    rows = world(lambda n: 5.0 + (1e3 / n) ** 1.5)
+    (_, second), (sizes, means) = sentences(rows), measured_means(rows)
+    assert second.startswith("It is not worth it beyond about")
+    assert means[-2] - means[-1] < 0.01 * np.log2(sizes[-1] / sizes[-2])
+
+
+def test_where_nothing_was_learnt_nothing_is_said_of_size():
+    rows = world(lambda n: np.log(3706) - 0.02, n_items=3706)
+    first, second = sentences(rows)
+    assert "has not learnt yet" in first and f"guessing among all items ({np.log(3706):.3f})" in first
+    assert second == "Train longer before asking about size."
+    counted = world(law_of, n_items=3706, popularity_nll=law_of(SMALL) - 0.01)
+    assert "not below that of popularity" in sentences(counted)[0]
+    learnt = world(law_of, n_items=3706, popularity_nll=7.5)
+    assert sentences(learnt)[0].endswith("(Uniform guessing gives 8.218 and popularity gives 7.500 nats.)")
+
+
+def test_where_the_form_is_wrong_the_law_does_not_decide_against_the_measured_steps():
+    """A fast and a slow term: the law of one term flattens, and the runs go on gaining."""
+
+    def two_terms(n):
+        return 4.0 + 0.5 * (3e3 / n) ** 1.2 + 1.2 * (1e4 / n) ** 0.05
+
+    rows = world(two_terms, noise=0.0002)
+    (_, second), (sizes, means) = sentences(rows), measured_means(rows)
+    step = (means[-2] - means[-1]) / np.log2(sizes[-1] / sizes[-2])
+    assert step > 0.02
+    if not second.startswith("It still pays"):
+        assert f"still won {step:.3f}" in second
+    study = make_study(rows, QUICK)
+    assert (study.deciding or study.found).law.interval(8 * sizes[-1])[0] < two_terms(8 * sizes[-1])
+
+
+def test_a_law_against_its_last_step_is_not_settled():
+    sizes = [SizeMean(n, 2, loss, 0.001, None, None) for n, loss in ((1e4, 6.0), (1e5, 5.5), (4e5, 5.4))]
+    law = fit_power_law([1e4, 1e5, 4e5] * 3, [6.0, 5.5, 5.499] * 3, resamples=100)
+    step = last_step(sizes, 0.001, law)
+    assert step.gain == pytest.approx(0.05) and step.error == pytest.approx(0.0005)
+    assert step.by_law == pytest.approx(float(law.predict(1e5) - law.predict(4e5)) / 2)
+    said = _apart(step, 2e5, "", "a doubling lowers the loss by less than 0.01 nats", False)
+    assert "not settled" in said and "100K to 400K, still won 0.050 ± 0.001 nats a doubling" in said
+
+
+def test_a_law_that_is_not_identified_says_the_range_against_now():
+    rng = np.random.default_rng(3)
+    rows = [made_row(shape, seed, rng=rng, noise=0.01) for shape in SHAPES[2:5] for seed in (1, 2)]
+    study = make_study(rows, QUICK)
+    low, high = study.found.law.interval(10 * study.ends.large.n)
+    first, second = sentences(study)
+    assert "the law gives" not in first
+    assert f"{low:.2f} to {high:.2f} nats, now {study.ends.large.loss:.2f}" in second
 
 
 def test_overfitting_needs_most_runs_and_more_than_a_wiggle():
@@ -203,7 +287,10 @@ def test_repeats_and_other_shapes_do_not_enter_the_law():
     assert taken["best_valid_nll"] == min(r["best_valid_nll"] for r in tries if r["unique_interactions"] == WHOLE)
     assert not {(1, 90), (8, 32), (32, 16)} & {(row["n_layers"], row["d_model"]) for row in study.ladder}
     notes = " ".join(study.choice.notes)
-    assert "3 runs repeat a shape and seed" in notes and "of 4 shapes near 98.3K the law takes 2 x 64" in notes
+    assert (
+        "3 runs repeat a shape with other settings, such as epochs or dropout (1 to 4 settings a size)" in notes
+        and "of 4 shapes near 98.3K the law takes 2 x 64" in notes
+    )
 
 
 def test_data_laws_are_those_that_fit_power_law_gives():

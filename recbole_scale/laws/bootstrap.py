@@ -2,7 +2,7 @@
 
 Every resample draws how large the noise of runs and the error of a size are (:mod:`recbole_scale.laws.noise`), then
 errors of that size around the fitted law: a parametric bootstrap that knows how little a few runs tell of noise. With
-four times as many runs as constants half of the resamples redraw the runs themselves, which trusts their spread
+four times as many runs as constants some of the resamples redraw the runs themselves, which trusts their spread
 wherever it lies; they too get an error of each size, for redrawing runs keeps the sizes' errors as they are.
 """
 
@@ -43,16 +43,31 @@ def draw_errors(
     """
     rows, runs = len(residuals), len(of_runs.values)
     noise = noise_of(of_runs, count, rng)
-    by_run = noise.of_runs(of_runs.places) * rng.standard_normal((count, runs))
+    constants = of_runs.gradient.shape[1]
+    many = runs >= RUNS_PER_CONSTANT * constants
+    shape = _standardised(of_runs, noise) if many else None
+    by_run = noise.of_runs(of_runs.places) * _signed(shape, (count, runs), rng)
     within = np.zeros((count, rows))
     if rows > runs:
         rest = (residuals - of_runs.values[groups]) * np.sqrt(rows / (rows - runs))
         within = rng.choice(rest, (count, rows)) * rng.choice([-1.0, 1.0], (count, rows))
     by_size = noise.tau[:, None] * rng.standard_normal((count, int(of_runs.sizes.max()) + 1))
-    constants = of_runs.gradient.shape[1]
-    redrawn = count // 2 if runs >= RUNS_PER_CONSTANT * constants else 0
-    weights = _redraw_runs(of_runs.places, constants, redrawn, rng)[:, groups]
+    weights = _redraw_runs(of_runs.places, constants, count if many else 0, rng)[:, groups]
     return Errors(noise, by_size[:, of_runs.sizes[groups]], by_run[:, groups] + within, weights)
+
+
+def _standardised(of_runs: Residuals, noise: Noise) -> Array:
+    """Residuals of the runs over their typical size, with mean square 1: how heavy the tails of the noise are."""
+    typical = np.median(noise.of_runs(of_runs.places), axis=0)
+    scaled = of_runs.values / np.maximum(typical, 1e-300)
+    return np.asarray(scaled / max(float(np.sqrt((scaled**2).mean())), 1e-300))
+
+
+def _signed(shape: Array | None, size: tuple[int, int], rng: np.random.Generator) -> Array:
+    """Standard normal numbers, or some of ``shape`` with a random sign."""
+    if shape is None:
+        return rng.standard_normal(size)
+    return np.asarray(rng.choice(shape, size) * rng.choice([-1.0, 1.0], size))
 
 
 def _redraw_runs(places: Array, constants: int, count: int, rng: np.random.Generator) -> Array:
@@ -65,7 +80,8 @@ def _redraw_runs(places: Array, constants: int, count: int, rng: np.random.Gener
         missing = count - sum(map(len, kept))
         if missing <= 0:
             break
-        weights = rng.multinomial(runs, np.full(runs, 1.0 / runs), missing).astype(np.float64)
+        # fewer than there are, for the constants fitted to them: least squares of all would be too sure by as much
+        weights = rng.multinomial(runs - constants, np.full(runs, 1.0 / runs), missing).astype(np.float64)
         enough = _distinct(weights, cells) >= constants
         for axis in members:
             enough &= _distinct(weights, axis) >= 3

@@ -24,8 +24,10 @@ TWO_TERMS, NO_FLOOR, OTHER_COUNT = "two power terms", "E = 0", "another count of
 Count = Callable[[Array], Array]
 _SHARE = {TWO_TERMS: 0.4, NO_FLOOR: 1 / 6, OTHER_COUNT: 1 / 6}  # of the resamples, where a form is not ruled out
 _REFUTED = 3.0  # log likelihood that a form must lie below the law to be ruled out
-_POLISHED = 8  # best points of the scan polished; one sufficed in every trial
+_EXACT, _ARRIVED = 1e-11, 1e-6  # steps at which a fit is done: of the law, and of what is drawn around it
+_POLISHED = 3  # best points of the scan polished; one sufficed in every trial
 _GRID, _GRID_RESAMPLE = {1: 48, 2: 14, 3: 7}, {1: 12, 2: 6, 3: 4}  # exponents tried per axis, by number of axes
+REDRAWN = 0.3  # share of the resamples that redraw runs, where there are enough
 _NORMAL = scipy.stats.norm.ppf((np.arange(15) + 0.5) / 15)  # the errors of one run, in place of random ones
 _AT_EDGE = 1.01  # an exponent this close to the end of the scan has run into it
 _NO_SHARE = float(np.log(1e5))  # a power term this far below E at the smallest size says nothing of its exponent
@@ -241,6 +243,7 @@ def _fit_form(
         np.ones((1, len(seen.y))),
         limits=limits,
         starts=_POLISHED,
+        tolerance=_ARRIVED if name else _EXACT,
         grid=_GRID[len(columns)],
         floorless=name == NO_FLOOR,
     )
@@ -268,7 +271,7 @@ def _resample(
         y = one.log_law(one.theta[None], seen.logs) + errors_of
         weights = np.ones_like(y)
         if one is form:
-            redrawn = errors.weights[: number // 2]
+            redrawn = errors.weights[: round(REDRAWN * number)]
             weights[: len(redrawn)] = redrawn
             y[: len(redrawn)] = seen.y + errors.sizes[: len(redrawn)]
         replicates, _ = fitting.fit_batch(
@@ -279,7 +282,7 @@ def _resample(
             starts=1,
             grid=_GRID_RESAMPLE[len(one.columns)],
             near=one.theta,
-            tolerance=1e-6,  # far below what one resample differs from another
+            tolerance=_ARRIVED,
             floorless=one.name == NO_FLOOR,
         )
         filled.append(replace(one, replicates=replicates, drawn=part))

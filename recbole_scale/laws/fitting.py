@@ -20,6 +20,7 @@ DELTA = 1e-3  # Huber's corner on log residuals, as in Hoffmann et al. 2022 (arX
 STEEPEST = 30.0  # s = alpha * log(x_max / x_min): the power term falls by e^30 over the data, a step and no curve
 FLATTEST = 0.01  # ... and by 1 % over the data
 NOTHING = 14.0  # a term e^-14 (1e-6) of the smallest loss is no term
+_STEPS, _FEW_STEPS = 200, 50  # of Newton, for a fit that must be exact and for a resample
 _CHUNK = 2_000_000  # numbers held at once by the largest temporary array
 
 
@@ -120,7 +121,7 @@ def fit_batch(
 
 
 def polish(
-    forms: Array, y: Array, weights: Array, theta: Array, lower: Array, upper: Array, tolerance: float, steps: int = 200
+    forms: Array, y: Array, weights: Array, theta: Array, lower: Array, upper: Array, tolerance: float
 ) -> tuple[Array, Array]:
     """Minimise the summed Huber loss from ``theta`` [B, P] within bounds; each data set on its own.
 
@@ -132,6 +133,7 @@ def polish(
     damping = np.ones(len(theta))
     value = _objective(log_law(theta, forms), y, weights)
     going = np.arange(len(theta))
+    steps = _STEPS if tolerance < 1e-8 else _FEW_STEPS
     for _ in range(steps):
         step = _newton_step(forms, y[going], weights[going], theta[going], damping[going], lower[going], upper[going])
         tried = np.clip(theta[going] + step, lower[going], upper[going])

@@ -10,13 +10,16 @@ import numpy as np
 from recbole_scale.drawing import metric_name
 from recbole_scale.fit.rows import Choice, Row
 from recbole_scale.fit.study import Answer
-from recbole_scale.fit.tables import by_size, curve_of
+from recbole_scale.fit.tables import by_size, curve_of, number
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.text import show_count
 
 WORTH = 0.01  # nats by which a doubling of the parameters must lower the loss to be called worth it: 1 % of perplexity
 METRICS = ("ndcg@10", "ndcg@5", "ndcg@50", "recall@10", "hit@10")
+_AHEAD = 10.0  # times the largest size, where a law that is not identified is read
+_LEARNT = 0.1  # nats below uniform guessing that show that something was learnt
+_FEWEST, _MOST, _STEPS = 1e2, 1e14, 8  # sizes searched, and steps to a doubling
 _SURE = 2.0  # standard errors that make a difference more than noise
 _RISE = 0.01  # nats that the valid loss must rise after its best epoch to be called overfitting
 
@@ -96,17 +99,54 @@ def ends_of(sizes: Sequence[SizeMean]) -> Ends:
 def worth_up_to(law: PowerLaw, gain: float = WORTH) -> tuple[float, float, float]:
     """N at which doubling it lowers the law by ``gain`` nats, with its 95 % band (nan without resamples).
 
-    (x0 / N)^alpha * (1 - 2^-alpha) = gain, solved for N.
+    (x0 / N)^alpha * (1 - 2^-alpha) = gain, solved for N; the band is over every form that the rows allow.
     """
-    draws = law.fit.constants(law.fit.replicates)
-    value = _where_worth(law.x0, law.alpha, gain)
-    lower, upper = percentiles(np.asarray(_where_worth(draws[:, 1], draws[:, 2], gain)), 0.95)
-    return float(value), float(lower), float(upper)
+    exponent = np.log(law.x0) - np.log(gain / (1.0 - 2.0**-law.alpha)) / law.alpha
+    value = float(np.exp(np.clip(exponent, -700.0, 700.0)))
+    sizes = np.exp2(np.arange(np.log2(_FEWEST), np.log2(_MOST), 1 / _STEPS))
+    draws = law.fit.draws(sizes)
+    pays = draws[:, :-_STEPS] - draws[:, _STEPS:] >= gain
+    last = np.where(pays.any(axis=1), pays.shape[1] - 1 - pays[:, ::-1].argmax(axis=1), 0)
+    lower, upper = percentiles(sizes[last], 0.95) if len(draws) else (float("nan"), float("nan"))
+    return value, min(float(lower), value), max(float(upper), value)
 
 
-def _where_worth(x0: np.ndarray | float, alpha: np.ndarray | float, gain: float) -> np.ndarray:
-    exponent = np.log(x0) - np.log(gain / (1.0 - np.power(2.0, -np.asarray(alpha)))) / alpha
-    return np.asarray(np.exp(np.clip(exponent, -700.0, 700.0)))
+@dataclass(frozen=True)
+class LastStep:
+    """What each doubling from the last size but one to the largest has won, measured and by the law, nats."""
+
+    low: float
+    high: float
+    gain: float
+    error: float  # standard error; nan without repeated seeds
+    by_law: float
+
+
+def last_step(sizes: Sequence[SizeMean], noise: float | None, law: PowerLaw) -> LastStep | None:
+    """The last step of the ladder; None with one size."""
+    if len(sizes) < 2:
+        return None
+    low, high = sizes[-2:]
+    doublings = float(np.log2(high.n / low.n))
+    error = float("nan") if noise is None else noise * float(np.sqrt(1 / low.runs + 1 / high.runs)) / doublings
+    by_law = float(law.predict(low.n) - law.predict(high.n)) / doublings
+    return LastStep(low.n, high.n, (low.loss - high.loss) / doublings, error, by_law)
+
+
+def unlearnt(rows: Sequence[Row], loss: float) -> str:
+    """That a loss is no better than guessing or counting, as a clause; empty where it is better or nothing is known."""
+    guessing, counting = reference_losses(rows)
+    if guessing is not None and loss > guessing - _LEARNT:
+        return f"its loss, {loss:.3f} nats, is that of guessing among all items ({guessing:.3f})"
+    if counting is not None and loss > counting:
+        return f"its loss, {loss:.3f} nats, is not below that of popularity ({counting:.3f})"
+    return ""
+
+
+def reference_losses(rows: Sequence[Row]) -> tuple[float | None, float | None]:
+    """Loss of uniform guessing and of popularity, nats; None where the rows do not tell."""
+    guessing = next((float(np.log(row["n_items"])) for row in rows if number(row, "n_items")), None)
+    return guessing, next((float(row["popularity_nll"]) for row in rows if number(row, "popularity_nll")), None)
 
 
 def deciding(found: Answer | None, ends: Ends) -> Answer | None:
@@ -132,8 +172,22 @@ def headline(
     """
     sizes = size_means(choice.fitted + choice.held_out, loss, metric)
     ends = ends_of(sizes)
+    rows = choice.fitted + choice.held_out
+    nothing = unlearnt(rows, ends.small.loss)
+    if nothing:
+        return (
+            f"On {choice.dataset} the smallest size ({_n(ends.small)}) has not learnt yet: {nothing}.",
+            "Train longer before asking about size.",
+        )
     first = _what_size_buys(choice.dataset + _part_of_data(choice), ends, found, loss, metric, len(sizes))
-    return first, _how_far(ends, found, refusal, worth)
+    return first + _references(rows), _how_far(sizes, ends, found, refusal, worth)
+
+
+def _references(rows: Sequence[Row]) -> str:
+    guessing, counting = reference_losses(rows)
+    known = [("uniform guessing", guessing), ("popularity", counting)]
+    said = " and ".join(f"{name} gives {value:.3f}" for name, value in known if value is not None)
+    return f" ({said[0].upper()}{said[1:]} nats.)" if said else ""
 
 
 def _part_of_data(choice: Choice) -> str:
@@ -164,7 +218,7 @@ def _what_size_buys(dataset: str, ends: Ends, found: Answer | None, loss: str, m
 
 
 def _law_says(found: Answer | None, small: SizeMean, best: SizeMean) -> str:
-    if found is None:
+    if found is None or not found.law.identified:
         return ""
     law = found.law
     fitted = max(float(row[found.question.x]) for row in found.choice.fitted)
@@ -176,28 +230,58 @@ def _law_says(found: Answer | None, small: SizeMean, best: SizeMean) -> str:
     return f" ({which} gives {drop:.3f}{band})"
 
 
-def _how_far(ends: Ends, found: Answer | None, refusal: str, worth: float) -> str:
+def _how_far(sizes: Sequence[SizeMean], ends: Ends, found: Answer | None, refusal: str, worth: float) -> str:
     if ends.over_the_top and ends.best is not ends.large:
         return _beyond_the_best(ends)
     if found is None:
         return f"How far it pays is not known: {refusal}."
     law = (deciding(found, ends) or found).law
+    if not law.identified:
+        return _not_identified(law, ends)
     value, lower, upper = worth_up_to(law, worth)
     largest, rule = ends.large.n, f"doubling the parameters lowers the loss by less than {worth:g} nats"
-    if not law.identified:
-        why = law.message.removeprefix("not identified: ")
-        where = f"; the point where {rule} may be anywhere from {_count(lower)} to {_count(upper)} parameters"
-        return f"How far it pays is not identified ({why}{where if np.isfinite(lower) else ''})."
     said = [f"95 % band {_count(lower)} to {_count(upper)}"] if np.isfinite(lower) else []
     if law is not found.law:
         said.append(f"{_count(worth_up_to(found.law, worth)[0])} without the held-out sizes")
     band = f" ({'; '.join(said)})" if said else ""
+    step = last_step(sizes, ends.noise, law)
+    if step is not None and (step.gain >= worth) != (value > largest):
+        return _apart(step, value, band, rule, value > largest)
     if value <= largest:
         return f"It is not worth it beyond about {_count(value)} parameters{band}: from there on {rule}."
     gain = float(law.predict(largest) - law.predict(2 * largest))
     return (
         f"It still pays at the largest size trained (a doubling of {_n(ends.large)} is worth {gain:.3f} nats), and by "
         f"the law not beyond about {_count(value)} parameters{band}, where {rule}; that is extrapolated."
+    )
+
+
+def _apart(step: LastStep, value: float, band: str, rule: str, law_pays: bool) -> str:
+    """The law and the last measured step say different things."""
+    error = f" ± {2 * step.error:.3f}" if np.isfinite(step.error) else ""
+    measured = (
+        f"the last measured step, {show_count(step.low)} to {show_count(step.high)}, "
+        f"{'won only' if law_pays else 'still won'} {step.gain:.3f}{error} nats a doubling "
+        f"(the law says {step.by_law:.3f} there)"
+    )
+    return (
+        f"How far it pays is not settled: by the law not beyond about {_count(value)} parameters{band}, where {rule}, "
+        f"but {measured}."
+    )
+
+
+def _not_identified(law: PowerLaw, ends: Ends) -> str:
+    """The range of a prediction against what is measured now."""
+    why = law.message.removeprefix("not identified: ")
+    larger = _AHEAD * ends.large.n
+    lower, upper = law.interval(larger)
+    if not np.isfinite(lower):
+        return f"How far it pays is not identified ({why})."
+    now = ends.large.loss
+    verdict = "a gain" if upper < now else "a loss" if lower > now else "cannot be told from no gain"
+    return (
+        f"How far it pays is not identified ({why}); {_AHEAD:g}x larger, at {_count(larger)}: {lower:.2f} to "
+        f"{upper:.2f} nats, now {now:.2f}: {verdict}."
     )
 
 

@@ -37,6 +37,8 @@ COLUMNS: dict[str, str] = {
     "n_items": "items",
     "users_tested": "users with a test row",
     "users_dropped": "users without one: their history is too short",
+    "uniform_nll": "loss of guessing among all items, log of their number, nats",
+    "popularity_nll": "test loss of items in proportion to their training interactions plus one, nats",
     "flops_per_interaction": "training FLOPs per target, item softmax included",
     "flops_total": "flops_per_interaction * interactions_seen",
     "interactions_seen": "training targets, repeats counted",
@@ -95,7 +97,7 @@ _COUNTS = (
 )
 _NUMBERS = (
     "flops_per_interaction flops_total data_fraction best_epoch best_epoch_nll best_epoch_ranking seed best_valid_nll "
-    "test_nll test_nll_se seconds_train seconds_evaluate seconds_total peak_memory_mb"
+    "test_nll test_nll_se uniform_nll popularity_nll seconds_train seconds_evaluate seconds_total peak_memory_mb"
 )
 KINDS_OF_COLUMNS = {
     **dict.fromkeys(_TEXTS.split(), "a text"),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from recbole_scale.runs import plan, records
+from recbole_scale.runs.references import reference_losses
 from recbole_scale.settings import before_data
 from recbole_scale.training import group
 
@@ -37,6 +38,7 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any], b
         "split": config["eval_args"]["split"],
         "model": config["model"],
         **costs,
+        **reference_losses(prepared.test_data.dataset),
         "flops_total": seen * costs["flops_per_interaction"] if "flops_per_interaction" in costs else None,
         "interactions_seen": seen,
         "data_fraction": config["data_fraction"],
