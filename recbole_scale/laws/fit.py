@@ -22,7 +22,7 @@ MIN_RESAMPLES = 80  # below that the ends of a 95 % band rest on two resamples e
 WIDEST = 5.0  # a 95 % band of an exponent that spans more than this factor tells next to nothing of the constants
 TWO_TERMS, NO_FLOOR, OTHER_COUNT = "two power terms", "E = 0", "another count of size"
 Count = Callable[[Array], Array]
-_SHARE = {TWO_TERMS: 0.4, NO_FLOOR: 1 / 6, OTHER_COUNT: 1 / 6}  # of the resamples, where a form is not ruled out
+_SHARE = {TWO_TERMS: 0.25, NO_FLOOR: 1 / 6, OTHER_COUNT: 1 / 6}  # of the resamples, where a form is not ruled out
 _REFUTED = 3.0  # log likelihood that a form must lie below the law to be ruled out
 _EXACT, _ARRIVED = 1e-11, 1e-6  # steps at which a fit is done: of the law, and of what is drawn around it
 _POLISHED = 3  # best points of the scan polished; one sufficed in every trial

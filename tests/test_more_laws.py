@@ -1,0 +1,76 @@
+"""Laws besides the two of the loss give back what they were made from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recbole_scale.errors import UserError
+from recbole_scale.laws.isoflop import isoflop_optima
+from recbole_scale.laws.metric_of_loss import fit_metric_of_loss
+from recbole_scale.laws.performance import fit_performance_law
+from recbole_scale.laws.repeated import effective_data, fit_repeated_law
+
+
+def test_effective_data_is_that_of_the_paper():
+    unique, r = 1e6, 15.4  # R* of arXiv 2305.16264
+    assert effective_data(unique, 1, r) == pytest.approx(unique)
+    assert effective_data(unique, 0.25, r) == pytest.approx(unique / 4)
+    assert effective_data(unique, 5, r) == pytest.approx(unique + unique * r * (1 - np.exp(-4 / r)))
+    assert effective_data(unique, 1e6, r) == pytest.approx(unique * (1 + r))  # no number of epochs brings more
+
+
+def test_the_law_of_repeated_data_comes_back():
+    n, unique, epochs = (a.ravel() for a in np.meshgrid([1e4, 1e5, 1e6], [1e5, 1e6], [1, 2, 5, 15, 40]))
+    data = effective_data(unique, epochs, 8.0)
+    loss = 4.0 + (1e4 / n) ** 0.3 + (2e4 / data) ** 0.4
+    rng = np.random.default_rng(0)
+    law = fit_repeated_law(n, unique, epochs, loss * np.exp(0.0005 * rng.standard_normal(len(n))), resamples=100)
+    low, high = law.bands()["repeats"]
+    assert low <= 8.8 and high >= 7.2 and law.identified  # within a step of the grid
+    assert law.predict(1e6, 1e6, 80) == pytest.approx(4.0 + 0.01**0.3 + (2e4 / effective_data(1e6, 80, 8.0)) ** 0.4,
+                                                      rel=0.01)  # fmt: skip
+    lower, upper = law.interval(1e6, 1e6, 80)
+    assert lower < law.predict(1e6, 1e6, 80) < upper
+    with pytest.raises(UserError, match="at least 3 different"):
+        fit_repeated_law(n, unique, np.full(len(n), 10.0), loss)
+
+
+def test_a_metric_follows_the_loss():
+    rng = np.random.default_rng(1)
+    sizes = np.repeat([1, 2, 3, 4, 5], 3)
+    loss = 6.2 - 0.1 * sizes + 0.02 * rng.standard_normal(15)
+    metric = 1 / (1 + np.exp(-(4.0 - 1.1 * loss + 0.01 * rng.standard_normal(15))))
+    law = fit_metric_of_loss(loss, metric, sizes)
+    slope, intercept = np.polyfit(loss, np.log(metric / (1 - metric)), 1)
+    assert (law.a, law.b) == (pytest.approx(intercept), pytest.approx(-slope))
+    low, high = law.interval([5.5, 5.9])
+    truth = 1 / (1 + np.exp(-(4.0 - 1.1 * np.array([5.5, 5.9]))))
+    assert (low <= truth).all() and (truth <= high).all()
+    assert law.interval(5.5, new_run=True)[1] > high[0]
+    with pytest.raises(UserError, match="at least 4 runs"):
+        fit_metric_of_loss([6, 5, 4], [0.1, 0.2, 0.3])
+
+
+def test_the_performance_law_grows_on_or_peaks():
+    x = np.geomspace(1e4, 1e7, 8)
+    u = np.log(x / np.exp(np.log(x).mean()))
+    grows = fit_performance_law(x, 0.2 + -0.05 * (-0.4 * u - 0.5 * np.exp(-0.4 * u)))
+    assert grows.peak is None and grows.predict(1e9) > grows.predict(1e7)
+    peaks = fit_performance_law(x, 0.2 + 0.03 * (0.5 * u - 0.5 * np.exp(0.5 * u)))
+    assert peaks.k == pytest.approx(0.5, rel=0.1) and peaks.error < 1e-3
+    assert peaks.predict(peaks.peak) > max(peaks.predict(peaks.peak / 3), peaks.predict(3 * peaks.peak))
+    with pytest.raises(UserError, match="4 sizes"):
+        fit_performance_law([1, 2, 3], [0.1, 0.2, 0.3])
+
+
+def test_the_valley_at_equal_flops_is_found_and_has_a_band():
+    """At a budget C, L = 4 + (n0 / N)^a + (d0 / D)^b with D = C / (6 N) is lowest where both terms balance."""
+    rows = [(n, 6 * n * d, 4 + (1e4 / n) ** 0.3 + (1e5 / d) ** 0.3) for n in np.geomspace(1e4, 1e7, 7)
+            for d in np.geomspace(1e4, 1e9, 21)]  # fmt: skip
+    n, flops, loss = map(np.array, zip(*rows, strict=True))
+    (best,) = isoflop_optima(n, flops, loss, 1e13, noise=0.001)
+    assert best.n == pytest.approx(np.sqrt(1e4 / 1e5 * 1e13 / 6), rel=0.35)  # the parabola is only near its floor
+    assert best.lower < best.n < best.upper and best.inside == 1.0
+    with pytest.raises(UserError, match="no budget"):
+        isoflop_optima(n, flops, loss, 1.0, noise=0.001)
