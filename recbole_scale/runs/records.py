@@ -83,6 +83,8 @@ COLUMNS: dict[str, str] = {
     "commit": "commit of the recbole_scale checkout, null when installed without one",
     "started": "start of the run, UTC",
     "settings": "what the user set",
+    "tuning": "where a sweep tuned its rates: learning_rate chosen, valid_nll by rate tried, seed and epochs of the "
+    "trials, at_the_edge: the best rate is the least or the largest tried; else null",
     "by_data": "defaults that the log's density and size decided, by key",
 }
 
@@ -117,7 +119,7 @@ KINDS_OF_COLUMNS = {
         "numbers by name",
     ),
     **dict.fromkeys(("evaluations", "phases"), "a list of objects"),
-    **dict.fromkeys(("split", "versions", "settings", "by_data"), "an object"),
+    **dict.fromkeys(("split", "versions", "settings", "by_data", "tuning"), "an object"),
 }
 
 

@@ -29,6 +29,7 @@ from recbole_scale.sweep.sweep import (
     seconds_left,
     timed_shapes,
 )
+from recbole_scale.sweep.tuning import Tuning, told, tuning_file
 from recbole_scale.text import duration, parse_count, show_count
 
 _GRID_OPTIONS = ("dataset", "sizes", "shapes", "layers", "d_model", "equal_n", "seeds", "fractions", "epochs")
@@ -44,18 +45,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.columns:
         print(columns_text())
         return 0
-    grid = read_grid(options, settings)
-    loaded = LoadedData()
-    points = plan_sweep(grid, loaded)
+    grid, loaded = read_grid(options, settings), LoadedData()
+    if not options.tune:
+        return _carry_out(plan_sweep(grid, loaded), grid.dataset, options, loaded)
+    tuning = Tuning.of(grid, options.tune, options.tune_seed, options.tune_epochs)
+    trials = tuning.points(loaded)
+    trying = argparse.Namespace(**{**vars(options), "rows": tuning_file(options.rows), "keep": "none"})
+    print(f"tuning first, seed {tuning.seed}, {tuning.epochs} epochs: {tuning_file(options.rows)}")
+    failed = _carry_out(trials, grid.dataset, trying, loaded)
+    if options.dry_run:
+        print("then each shape's runs, with the learning rate of the least valid NLL")
+        return 0
+    chosen = tuning.choose(trials, finished_rows(trying.rows))
+    print(told(chosen))
+    return _carry_out(tuning.tuned(chosen, loaded), grid.dataset, options, loaded) or failed
+
+
+def _carry_out(points: Sequence[Point], dataset: str, options: argparse.Namespace, loaded: LoadedData) -> int:
+    """Print the plan of ``points`` and run those that are not finished; 1 when one failed."""
     rows = finished_rows(options.rows)
     wanted = {point.run_id: point for point in points}
     same = [row for row in rows if row["run_id"] in wanted]
     done = {row["run_id"] for row in same if records.is_finished(row, wanted[row["run_id"]].digest)}
     if stale := {row["run_id"] for row in same} - done:
-        print(f"{len(stale)} finished runs saw other data than '{grid.dataset}' holds now; they are run again")
+        print(f"{len(stale)} finished runs saw other data than '{dataset}' holds now; they are run again")
     todo = [point for point in points if point.run_id not in done]
     threads = torch.get_num_threads()
-    print(plan_table(grid, points, done))
+    print(plan_table(dataset, points, done))
     jobs = f"{len(points)} runs, {len(points) - len(todo)} of them finished; {len(todo)} to go"
     timed = [*timed_shapes(todo, rows, loaded, threads), *rows]
     print(f"{jobs}: {sum(p.flops for p in todo):.3g} FLOP, about {duration(seconds_left(todo, timed, threads))}")
@@ -141,9 +157,9 @@ def line(point: Point, row: Row) -> str:
     return f"{text}  best epoch {(row['best_epoch'] or 0) + 1} of {row['epochs']}  {duration(row['seconds_total'])}"
 
 
-def plan_table(grid: Grid, points: Sequence[Point], done: set[str]) -> str:
+def plan_table(dataset: str, points: Sequence[Point], done: set[str]) -> str:
     """Every run with its size and cost, cheapest first."""
-    lines = [f"sweep of ScaledSASRec on {grid.dataset}"]
+    lines = [f"sweep of ScaledSASRec on {dataset}"]
     lines.append(f"  {'run':<36} {'N':>7} {'targets':>9} {'epochs':>6} {'FLOP':>9}  run_id")
     for point in points:
         lines.append(

@@ -9,6 +9,7 @@ from recbole_scale.arguments import CommandParser
 _EXAMPLES = """  recbole-scale sweep --dataset ml-100k --shapes 1x8 2x16 2x32 tiny --seeds 1 2 3 --epochs 10
   recbole-scale sweep --dataset ml-1m --shapes 2x16 tiny 4x64 --fractions 0.1 0.25 0.5 1 --seeds 1
   recbole-scale sweep --dataset ml-1m --equal_n 98.3K --epochs 10 --dropout_bottom=0.2
+  recbole-scale sweep --dataset ml-1m --shapes 2x16 2x32 tiny --tune 4 --epochs 6 12 24 --lr_schedule=wsd
   recbole-scale sweep --sweep my_sweep.yaml --ray_address auto --gpus_per_run 1
 Any setting of run_recbole can be given as --key=value. A sweep file holds the same options as YAML.
 """
@@ -42,6 +43,15 @@ def parser() -> CommandParser:
         metavar="E",
         help="epochs, a run with its own schedule each (default: the size's)",
     )
+    add(
+        "--tune",
+        nargs="+",
+        type=float,
+        metavar="RATE",
+        help="first try these learning rates, or so many around each shape's own, and take the best by valid NLL",
+    )
+    add("--tune_seed", type=int, default=9, metavar="S", help="seed of these runs (default: %(default)s)")
+    add("--tune_epochs", type=int, metavar="E", help="epochs of these runs (default: the fewest of the sweep)")
     add("--sweep", metavar="FILE", help="YAML file with these options and 'settings:'")
     add("--config_files", nargs="+", metavar="FILE", help="config files of every run")
     add("--rows", default="results/runs.jsonl", metavar="FILE", help="where rows go (default: %(default)s)")

@@ -71,6 +71,7 @@ class Point:
     epochs: int
     flops: float
     digest: str | None = None  # of the interaction files
+    tuning: dict[str, Any] | None = None  # how its learning rate was chosen, for the row
 
 
 class OnEpoch(Protocol):
@@ -169,7 +170,7 @@ class RowsFile:
 
     def record(self, point: Point, row: Row, trained: bool = True) -> None:
         """Add a run's row; only then may go what the run would need to be resumed."""
-        records.append_row(self.path, row, trained)
+        records.append_row(self.path, {**row, "tuning": point.tuning}, trained)
         if row["status"] == "ok":
             with suppress(OSError):  # a file that cannot be removed makes no finished run a failed one
                 self._tidy(os.path.join(point.settings.get("checkpoint_dir", "saved"), _stem(point)))
