@@ -116,6 +116,8 @@ def format_table(stats: Mapping[str, Any]) -> str:
 
 def _time_range(stats: Mapping[str, Any]) -> str:
     first, last, unit = stats["time_first"], stats["time_last"], stats["time_unit"]
+    if unit == "order":
+        return f"order of the rows ({first:,} to {last:,})"
     seconds = PER_SECOND[unit]
     if last < YEAR * seconds:
         return f"order only ({first:,} to {last:,})"

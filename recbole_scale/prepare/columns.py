@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from recbole_scale.data.coded import Coded
 from recbole_scale.errors import UserError
 from recbole_scale.prepare.times import TimeColumn, parse_numbers
 
+WHERE = "where "  # before the name of a column that only chooses rows
+INSTEAD_OF_QUOTE = "\N{DOUBLE PRIME}"
 Locate = Callable[[int], str]  # row of the batch -> "line 7" (or "row 7" where a format has no lines)
 
 # what pandas, and so RecBole, reads back as "missing", and the name RecBole keeps for padding
@@ -22,8 +25,8 @@ RESERVED_IDS = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
     *("NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"),
 )
-# control characters (tab, line ends), the double quote and the byte order mark break the atomic file
-UNSAFE_ID = '[\\x00-\\x1f\\x7f"\\x{feff}\\x{85}\\x{2028}\\x{2029}]|^[\\s\\p{Z}]|[\\s\\p{Z}]$'
+# control characters (tab, line ends) and the byte order mark break the atomic file
+UNSAFE_ID = "[\\x00-\\x1f\\x7f\\x{feff}\\x{85}\\x{2028}\\x{2029}]|^[\\s\\p{Z}]|[\\s\\p{Z}]$"
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,23 @@ class LogBuilder:
     ``roles``: the columns of the log, of user, item, time, rating, domain. Bad rows go to ``problems``.
     """
 
-    def __init__(self, roles: list[str], problems: Problems, time_unit: str = "auto") -> None:
+    def __init__(
+        self,
+        roles: list[str],
+        problems: Problems,
+        time_unit: str = "auto",
+        time_format: str | None = None,
+        where: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.problems = problems
         self.roles = tuple(roles)
         self.rows_read = 0
         self.domain = ""  # when set: the domain of every row added from here on
+        self.replaced = 0  # ids in which a double quote became INSTEAD_OF_QUOTE, known at the end
+        self._quotes: dict[str, set[str]] = {}
+        self._where = where or {}
         self._coders = {role: Coder() for role in roles if role != "time"}
-        self._time = TimeColumn(time_unit)
+        self._time = TimeColumn(time_unit, time_format)
 
     def add(self, source: str, batch: Mapping[str, Any], locate: Locate, names: Mapping[str, str]) -> None:
         """Add one batch: role -> array of texts (pyarrow), or of int64 for time; all of one length.
@@ -116,11 +129,14 @@ class LogBuilder:
         ``locate`` tells where a row is, ``names`` what the file calls a column. Raises UserError for a bad row
         unless bad rows are dropped.
         """
-        rows = len(batch["time"])
+        batch, locate = self._chosen(batch, locate)
+        rows = len(batch["user"])
+        if "time" not in batch:  # the order of the rows
+            batch = {**batch, "time": pa.array(np.arange(self.rows_read + 1, self.rows_read + rows + 1))}
         if self.domain:
             zeros = pa.array(np.zeros(rows, dtype=np.int32))
             batch = {**batch, "domain": pa.DictionaryArray.from_arrays(zeros, pa.array([self.domain]))}
-        coded = {role: _as_dictionary(batch[role]) for role in self._coders}
+        coded = {role: self._without_quotes(role, _as_dictionary(batch[role])) for role in self._coders}
         self.rows_read += rows
         keep = np.ones(rows, dtype=bool)
 
@@ -148,10 +164,50 @@ class LogBuilder:
             self._coders[role].append(column if keep.all() else column.filter(pa.array(keep)))
         self._time.append(values if keep.all() else values[keep], source)
 
+    def _chosen(self, batch: Mapping[str, Any], locate: Locate) -> tuple[Mapping[str, Any], Locate]:
+        """The rows that ``where`` keeps, without the columns that are only asked for it."""
+        for column, values in self._where.items():
+            texts = batch[WHERE + column]
+            texts = texts.cast(pa.string()) if not pa.types.is_string(texts.type) else texts
+            keep = pc.fill_null(pc.is_in(texts, value_set=pa.array(list(values))), False)
+            rows = np.flatnonzero(keep.to_numpy(zero_copy_only=False))
+            left = len(texts) - len(rows)
+            if left:
+                self.rows_read += left
+                self.problems.dropped[f"{column} is not {' or '.join(values)}"] += left
+                batch = {role: array.take(pa.array(rows)) for role, array in batch.items()}
+                locate = partial(_at, locate, rows)
+        return {role: array for role, array in batch.items() if not role.startswith(WHERE)}, locate
+
+    def _without_quotes(self, role: str, column: pa.DictionaryArray) -> pa.DictionaryArray:
+        """A double quote in an id, which RecBole's own reader takes for one around a value, becomes another sign."""
+        if role == "rating":
+            return column
+        seen = self._quotes.setdefault(role, set())
+        seen |= {
+            sign for sign in ('"', INSTEAD_OF_QUOTE) if pc.any(pc.match_substring(column.dictionary, sign)).as_py()
+        }
+        if len(seen) == 2:
+            raise UserError(
+                f"ids of {role} hold both double quotes and {INSTEAD_OF_QUOTE}, which stands for them in an atomic "
+                "file; replace one of the two"
+            )
+        if '"' not in seen:
+            return column
+        texts = pc.replace_substring(column.dictionary, '"', INSTEAD_OF_QUOTE)
+        return pa.DictionaryArray.from_arrays(column.indices, texts)
+
     def finish(self) -> Interactions:
         """Return the log; raises UserError when files disagree about the unit of time."""
         time, unit = self._time.finish()
-        return Interactions(time, unit, {role: coder.finish() for role, coder in self._coders.items()})
+        columns = {role: coder.finish() for role, coder in self._coders.items()}
+        for role in (role for role, seen in self._quotes.items() if '"' in seen):
+            self.replaced += int(pc.sum(pc.match_substring(columns[role].texts, INSTEAD_OF_QUOTE)).as_py() or 0)
+        return Interactions(time, unit if "time" in self.roles else "order", columns)
+
+
+def _at(locate: Locate, rows: np.ndarray, row: int) -> str:
+    return locate(int(rows[row]))
 
 
 def _as_dictionary(array: Any) -> pa.DictionaryArray:
@@ -177,7 +233,7 @@ def _bad_ids(column: pa.DictionaryArray) -> list[tuple[str, np.ndarray]]:
         ("is empty or absent", pc.equal(texts, "")),
         ("reads back as missing in RecBole; rename it", pc.is_in(texts, value_set=pa.array(RESERVED_IDS))),
         (
-            "holds a tab, a line end, a double quote or a space at its edge, which break an atomic file",
+            "holds a tab, a line end or a space at its edge, which break an atomic file",
             pc.match_substring_regex(texts, UNSAFE_ID),
         ),
     ]

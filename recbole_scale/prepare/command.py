@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -12,12 +13,20 @@ from recbole_scale.arguments import CommandParser
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.files import whole_files
 from recbole_scale.prepare.card import card_bytes, differences, expected_counts, format_table, statistics
-from recbole_scale.prepare.columns import Interactions
+from recbole_scale.prepare.columns import INSTEAD_OF_QUOTE, Interactions
 from recbole_scale.prepare.filters import DUPLICATES, HELD_OUT, PAPER_FILTERS, Filters, apply_filters, core_counts
 from recbole_scale.prepare.readers import FORMATS, FileRead, Options, Raw, read_raw
 from recbole_scale.prepare.sources import sha256_of
 from recbole_scale.prepare.writing import write_interactions
 
+COLUMNS = {
+    "user": "whose sequence a row belongs to",
+    "session": "in place of --user: sequences are sessions",
+    "item": "the item",
+    "time": "the time, or 'order' where there is none and rows are in order",
+    "rating": "the rating",
+    "domain": "the domain",
+}
 CORES_TO_TRY = (5, 10, 15, 20, 25, 30)
 _EXAMPLES = """  recbole-scale prepare ml-20m --raw ml-20m.zip --out dataset/ml-20m --filter paper --expect paper
   recbole-scale prepare amazon-2023 --raw Books.csv.gz Video_Games.csv.gz --out dataset/mix --user_core 5
@@ -104,6 +113,7 @@ def _card(
         "filters": asdict(filters),
         "rows_read": sum(file.rows for file in read.files),
         "dropped": {**read.dropped, **dropped},
+        "replaced_quotes": read.replaced,
         "statistics": stats,
     }
 
@@ -117,6 +127,8 @@ def _file_entry(file: FileRead) -> dict[str, Any]:
 def _print_account(card: dict[str, Any], target: Path) -> None:
     for file in card["files"]:
         print(f"read     {file['rows']:>12,} rows from {file['file']}")
+    if card["replaced_quotes"]:
+        print(f"note     {card['replaced_quotes']:>12,} ids with a double quote: it is written {INSTEAD_OF_QUOTE}")
     for reason, rows in card["dropped"].items():
         print(f"dropped  {rows:>12,} rows: {reason}")
     print(f"kept     {card['statistics']['interactions']:>12,} rows in {target}")
@@ -149,17 +161,33 @@ def parser() -> CommandParser:
         "--raw", nargs="+", required=True, metavar="PATH", help="raw files; MovieLens also as zip or folder"
     )
     made.add_argument("--out", required=True, metavar="dataset/NAME", help="folder; the file in it is NAME.inter")
-    own = made.add_argument_group("your own columns (csv, parquet, inter)")
-    for role in ("user", "item", "time", "rating", "domain"):
-        own.add_argument(f"--{role}", metavar="COL", help=f"the {role} column, by name (by number with --no_header)")
+    own = made.add_argument_group(
+        "your own columns (csv, jsonl, parquet, inter): by name, by number with --no_header, a.b inside a JSON object"
+    )
+    for role, text in COLUMNS.items():
+        own.add_argument(f"--{role}", metavar="COL", help=text)
     own.add_argument("--delimiter", help="one character, or '::'; sniffed when not given")
     own.add_argument("--no_header", action="store_true", help="the csv file has no header line")
     own.add_argument("--no_user_column", action="store_true", help="sequences: lines start with an item")
+    own.add_argument("--quote", default="double", choices=("double", "none"), help="none: quotes are characters")
+    own.add_argument(
+        "--encoding", metavar="NAME", help="of csv and jsonl files: latin-1, cp1252, gb18030 (default: UTF-8)"
+    )
+    own.add_argument("--time_format", metavar="FORM", help="of times that are text: '%%m/%%d/%%Y %%I:%%M:%%S %%p'")
+    own.add_argument(
+        "--where",
+        nargs="+",
+        default=[],
+        action="extend",
+        metavar="COL=VALUE",
+        help="keep rows whose column has the value",
+    )
     own.add_argument("--time_unit", default="auto", choices=("auto", "s", "ms", "us", "ns"), help="of numeric times")
     made.add_argument("--bad_rows", default="error", choices=("error", "drop"), help="stop at one, or drop and count")
     kept = made.add_argument_group("filters")
     kept.add_argument("--filter", choices=("paper",), help="the paper's filters; the options below then add to them")
     kept.add_argument("--duplicates", choices=DUPLICATES, help="drop repeated (user, item, time) or (user, item)")
+    kept.add_argument("--session_gap", type=_seconds, metavar="30m", help="cut users into sessions at longer pauses")
     kept.add_argument("--min_rating", type=float, help="drop rows rated lower")
     for name in ("user_core", "item_core", "drop_earliest", "drop_latest"):
         kept.add_argument(f"--{name}", type=int, metavar="N")
@@ -185,14 +213,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _options(given: argparse.Namespace) -> Options:
-    columns = {role: getattr(given, role) for role in ("user", "item", "time", "rating", "domain")}
+    columns = {role: getattr(given, role) for role in COLUMNS}
     columns = {role: name for role, name in columns.items() if name is not None}
-    if columns and not FORMATS[given.format].own_columns:
-        raise UserError(f"--{next(iter(columns))} is for csv, parquet and inter; {given.format} has fixed columns")
-    if given.format in ("csv", "parquet"):
+    if (columns or given.where) and not FORMATS[given.format].own_columns:
+        name = next(iter(columns), "where")
+        raise UserError(f"--{name} is for csv, jsonl, parquet and inter; {given.format} has fixed columns")
+    if "session" in columns:
+        if "user" in columns:
+            raise UserError("--session takes the place of --user: a sequence is a session's; give one of them")
+        columns = {"user": columns.pop("session"), **columns}
+    if given.format in ("csv", "jsonl", "parquet"):
         for role in ("user", "item", "time"):
             if role not in columns:
-                raise UserError(f"{given.format} needs --{role} COL: the {role} column of your file")
+                hint = ", or --time order where the rows are in order" if role == "time" else ""
+                raise UserError(f"{given.format} needs --{role} COL: the {role} column of your file{hint}")
+    for option, known in (("encoding", ("csv", "jsonl")), ("time_format", ("csv", "jsonl", "parquet", "inter"))):
+        if getattr(given, option) is not None and given.format not in known:
+            raise UserError(f"--{option} is for {', '.join(known)}; not for {given.format}")
     if given.delimiter is not None and given.format not in ("csv", "sequences"):
         raise UserError(f"--delimiter is for csv and sequences; {given.format} has its own")
     delimiter = "\t" if given.delimiter in ("\\t", "tab") else given.delimiter
@@ -203,4 +240,28 @@ def _options(given: argparse.Namespace) -> Options:
         user_column=not given.no_user_column,
         time_unit=given.time_unit,
         bad_rows=given.bad_rows,
+        quote=given.quote == "double",
+        encoding=given.encoding,
+        time_format=given.time_format,
+        where=_wheres(given.where),
     )
+
+
+def _wheres(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Values to keep by column, from COL=VALUE; a column given again, or values between commas, keep any of them."""
+    kept: dict[str, list[str]] = {}
+    column = ""
+    for text in (part for entry in texts for part in entry.split(",")):
+        name, equals, value = text.partition("=")
+        column = name if equals else column
+        if not column:
+            raise UserError(f"--where {text} is not of the form COL=VALUE, such as event=purchase")
+        kept.setdefault(column, []).append(value if equals else text)
+    return kept
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise UserError(f"--session_gap {text} is no time; write 1800, 30m, 1h or 1d")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]

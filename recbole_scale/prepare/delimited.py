@@ -18,6 +18,8 @@ from recbole_scale.prepare.columns import LogBuilder
 from recbole_scale.prepare.sources import BYTE_ORDER_MARK, Block, text_blocks
 
 DELIMITERS = (",", "\t", ";", "|", "::", " ")
+HEAD_BYTES = 1 << 20
+SNIFFED_LINES = 50
 SPOKEN = {"\t": "a tab", " ": "a space"}
 
 
@@ -35,6 +37,7 @@ class Layout:
     header: bool = True
     quoted: bool = False
     typed: bool = False
+    encoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Plan:
     width: int
     places: Mapping[str, int]
     labels: Mapping[str, str]
-    quoted: bool
+    quoted: str  # the delimiter where values may be quoted, else ''
 
 
 def read_delimited(path: Path, names: Sequence[str], layout: Layout, builder: LogBuilder) -> None:
@@ -53,15 +56,26 @@ def read_delimited(path: Path, names: Sequence[str], layout: Layout, builder: Lo
 
     Raises UserError naming file, line and column. Memory: about two blocks of text besides the builder's columns.
     """
-    plan: Plan | None = None
-    for block in text_blocks(path, names, quoted=layout.quoted):
-        if plan is None:
+    plan, begun = _planned(path, names, layout), False
+    if plan is None:
+        return
+    for block in text_blocks(path, names, plan.quoted, encoding=layout.encoding):
+        if not begun:
             first, behind = _first_line(block)
             if not first:
                 continue
-            plan = plan_columns(first, layout, block.source)
+            begun = True
             block = behind if layout.names and layout.header else block
         _add_block(block, plan, builder)
+
+
+def _planned(path: Path, names: Sequence[str], layout: Layout) -> Plan | None:
+    """The plan of a file by its first lines; None where it is empty."""
+    for block in text_blocks(path, names, block_bytes=HEAD_BYTES, encoding=layout.encoding):
+        lines = [line for line in block.data.decode("utf-8").replace("\r", "\n").split("\n") if line]
+        if lines:
+            return plan_columns(lines[0], layout, block.source, lines[:SNIFFED_LINES])
+    return None
 
 
 def _first_line(block: Block) -> tuple[str, Block]:
@@ -82,9 +96,10 @@ def split_line(line: str, delimiter: str, quoted: bool) -> list[str]:
     return next(csv.reader([line], delimiter=delimiter), [])
 
 
-def plan_columns(line: str, layout: Layout, source: str) -> Plan:
+def plan_columns(line: str, layout: Layout, source: str, lines: Sequence[str] = ()) -> Plan:
     """Match a layout with a file's first line; raise UserError naming the nearest column or a better delimiter."""
-    delimiter = layout.delimiter or _sniff(line, layout)
+    delimiter = layout.delimiter or _sniff(line, layout, lines)
+    quoted = delimiter if layout.quoted and len(delimiter) == 1 else ""
     if len(delimiter) != 1 and delimiter != "::":
         raise UserError(f"a delimiter is one character or '::', not '{delimiter}'")
     fields = split_line(line, delimiter, layout.quoted)
@@ -92,7 +107,7 @@ def plan_columns(line: str, layout: Layout, source: str) -> Plan:
         if len(fields) != len(layout.order):
             raise _wrong_width(source, fields, len(layout.order), delimiter, line)
         places = {role: index for index, role in enumerate(layout.order)}
-        return Plan(delimiter, len(fields), places, {role: role for role in places}, layout.quoted)
+        return Plan(delimiter, len(fields), places, {role: role for role in places}, quoted)
     if layout.typed:
         untyped = [name for name in fields if ":" not in name]
         if untyped:
@@ -100,11 +115,21 @@ def plan_columns(line: str, layout: Layout, source: str) -> Plan:
         fields = [name.split(":")[0] for name in fields]
     place_of = _place_by_name if layout.header else _place_by_number
     places = {role: place_of(role, name, fields, source, delimiter, line) for role, name in layout.names.items()}
-    return Plan(delimiter, len(fields), places, dict(layout.names), layout.quoted)
+    return Plan(delimiter, len(fields), places, dict(layout.names), quoted)
 
 
-def _sniff(line: str, layout: Layout) -> str:
-    """Return the delimiter at which the most of the wanted columns appear, then the most fields."""
+def _sniff(line: str, layout: Layout, lines: Sequence[str]) -> str:
+    """Return the delimiter at which the most of the wanted columns appear, then the most fields.
+
+    Without a header: the first, from tab to blank, that gives each of ``lines`` the same columns, the wanted among
+    them; words in a column must not make blanks the delimiter.
+    """
+    if not layout.header and not layout.order:
+        wanted = [int(name) for name in layout.names.values() if name.isdecimal()]
+        for delimiter in ("\t", *DELIMITERS):
+            widths = {len(split_line(one, delimiter, layout.quoted)) for one in lines or [line]}
+            if len(widths) == 1 and widths.pop() >= max([2, *wanted]):
+                return delimiter
 
     def found(delimiter: str) -> tuple[int, int]:
         fields = split_line(line, delimiter, layout.quoted)
@@ -119,6 +144,8 @@ def _place_by_name(role: str, name: str, fields: list[str], source: str, delimit
     where = f"{source} line 1"
     if fields.count(name) > 1:
         raise UserError(f"{where}: the header has two columns '{name}'; rename one")
+    if line.lstrip()[:1] in ("{", "["):
+        raise UserError(f"{where}: this is JSON; name the format jsonl in place of csv")
     others = [other for other in DELIMITERS if other != delimiter and name in split_line(line, other, True)]
     hint = f"; the columns are split at {_spoken(others[0])}" if others else nearest(name, fields)
     shown = ", ".join(fields)[:120]
@@ -191,7 +218,7 @@ def _parse(block: Block, plan: Plan) -> tuple[pa.Table, list[Any]]:
             pa.csv.ParseOptions(
                 delimiter=plan.delimiter[0],
                 quote_char='"' if plan.quoted else False,
-                newlines_in_values=plan.quoted,
+                newlines_in_values=bool(plan.quoted),
                 invalid_row_handler=put_aside,
             ),
             pa.csv.ConvertOptions(

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from recbole_scale.data.coded import Coded
+from recbole_scale.data.time_units import PER_SECOND
 from recbole_scale.errors import UserError
 from recbole_scale.prepare.columns import Interactions
 from recbole_scale.prepare.times import parse_numbers
@@ -18,11 +22,13 @@ DUPLICATES = ("keep", "event", "pair")
 class Filters:
     """What is dropped, in this order. 0 or "keep" switches a filter off.
 
-    ``min_rating``: rows rated lower. ``duplicates``: "event" drops later rows of one (user, item, time), "pair" all
-    but a user's first row with an item. ``user_core``, ``item_core``: users and items with fewer rows, repeated until
-    none is left. ``drop_earliest``, ``drop_latest``: that many rows of every user.
+    ``session_gap``: seconds without a row after which a user's rows begin another session, which takes the user's
+    place. ``min_rating``: rows rated lower. ``duplicates``: "event" drops later rows of one (user, item, time), "pair"
+    all but a user's first row with an item. ``user_core``, ``item_core``: users and items with fewer rows, repeated
+    until none is left. ``drop_earliest``, ``drop_latest``: that many rows of every user.
     """
 
+    session_gap: float = 0.0
     min_rating: float = 0.0
     duplicates: str = "keep"
     user_core: int = 0
@@ -58,6 +64,7 @@ def apply_filters(log: Interactions, filters: Filters) -> tuple[Interactions, di
     steps: list[tuple[str, bool, Callable[[Interactions], Interactions]]] = [
         (f"rated below {filters.min_rating:g}", filters.min_rating > 0, lambda log: drop_low(log, filters.min_rating)),
         ("", True, in_order),
+        ("", filters.session_gap > 0, lambda log: into_sessions(log, filters.session_gap)),
         (
             "the same user, item and time again" if filters.duplicates == "event" else "the same user and item again",
             filters.duplicates != "keep",
@@ -96,6 +103,24 @@ def in_order(log: Interactions) -> Interactions:
             return log
         return log.take(np.argsort(key, kind="stable"))
     return log.take(np.lexsort((log.time, log.user)))
+
+
+def into_sessions(log: Interactions, gap: float) -> Interactions:
+    """Return a log in order whose users are sessions, ``user#1``, ``user#2`` ...: rows up to ``gap`` seconds apart."""
+    if log.unit == "order":
+        raise UserError("--session_gap needs times; the order of the rows has no gaps")
+    late = np.diff(log.time) > gap * PER_SECOND[log.unit]
+    other = log.user[1:] != log.user[:-1]
+    begins = np.concatenate([[True], other | late])
+    starts = np.flatnonzero(begins)
+    owner = log.user[starts]
+    first = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]]))
+    number = np.arange(len(starts)) - np.repeat(first, np.diff(np.append(first, len(starts)))) + 1
+    texts = pc.binary_join_element_wise(
+        log.columns["user"].texts.take(pa.array(owner)), pa.array(number).cast(pa.string()), "#"
+    )
+    codes = (np.cumsum(begins) - 1).astype(np.int32)
+    return Interactions(log.time, log.unit, {**log.columns, "user": Coded(codes, texts)})
 
 
 def drop_duplicates(log: Interactions, with_time: bool) -> Interactions:

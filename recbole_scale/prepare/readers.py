@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recbole_scale.errors import UserError, nearest
-from recbole_scale.prepare.columns import Interactions, LogBuilder, Problems
+from recbole_scale.prepare.columns import WHERE, Interactions, LogBuilder, Problems
 from recbole_scale.prepare.delimited import Layout, read_delimited
 from recbole_scale.prepare.json_lines import read_json_lines
 from recbole_scale.prepare.sequences import read_sequences
@@ -24,6 +24,7 @@ GROUPLENS_SHARE = (
     "research use; redistribution under the same conditions; no commercial use without permission (GroupLens README)"
 )
 AMAZON_TERMS = "no formal licence stated by the publisher; citation is asked for"
+ORDER = "order"  # --time order: no time but the order of the rows
 OWN_LOG = "the user's own log"
 
 
@@ -40,6 +41,16 @@ class Options:
     user_column: bool = True
     time_unit: str = "auto"
     bad_rows: str = "error"
+    quote: bool = True
+    encoding: str | None = None
+    time_format: str | None = None
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def read(self) -> dict[str, str]:
+        """Every column that is read, by role: those of the log, and those that only choose rows."""
+        chosen = {WHERE + name: name for name in self.where}
+        return {**{role: name for role, name in self.columns.items() if (role, name) != ("time", ORDER)}, **chosen}
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class Raw:
     log: Interactions
     files: list[FileRead]
     dropped: dict[str, int]
+    replaced: int = 0  # ids whose double quotes became INSTEAD_OF_QUOTE
 
 
 Reader = Callable[[Path, LogBuilder, Options], None]
@@ -106,14 +118,21 @@ def _amazon(csv_layout: Layout, fields: Mapping[str, str]) -> Reader:
 
 
 def _read_csv(path: Path, builder: LogBuilder, options: Options) -> None:
-    layout = Layout(options.delimiter, names=options.columns, header=options.header, quoted=True)
+    layout = Layout(
+        options.delimiter, names=options.read, header=options.header, quoted=options.quote, encoding=options.encoding
+    )
     read_delimited(path, (), layout, builder)
+
+
+def _read_jsonl(path: Path, builder: LogBuilder, options: Options) -> None:
+    read_json_lines(path, options.read, builder, options.encoding)
 
 
 def _read_inter(path: Path, builder: LogBuilder, options: Options) -> None:
     """An atomic file: tab-separated, header ``field:type``; no quoting, as RecBole's own files have none."""
     names = {**INTER_FIELDS, **options.columns}
-    layout = Layout("\t", names={role: names[role] for role in builder.roles}, typed=True)
+    chosen = {role: name for role, name in options.read.items() if role.startswith(WHERE)}
+    layout = Layout("\t", names={**{role: names[role] for role in builder.roles}, **chosen}, typed=True)
     read_delimited(path, (), layout, builder)
 
 
@@ -122,16 +141,14 @@ def _read_parquet(path: Path, builder: LogBuilder, options: Options) -> None:
     try:
         with pq.ParquetFile(path) as file:
             have = [name for name in file.schema_arrow.names if isinstance(name, str)]
-            for role, name in options.columns.items():
+            for role, name in options.read.items():
                 if have.count(name) != 1:
                     why = "twice" if have.count(name) else "no"
                     raise UserError(f"'{path}' has {why} column '{name}' for --{role}{nearest(name, have)}")
             done = 0
-            for batch in file.iter_batches(batch_size=1 << 20, columns=list(dict.fromkeys(options.columns.values()))):
-                columns = {
-                    role: _as_text(batch.column(name), path, name, role) for role, name in options.columns.items()
-                }
-                builder.add(str(path), columns, partial(_nth_row, done), options.columns)
+            for batch in file.iter_batches(batch_size=1 << 20, columns=list(dict.fromkeys(options.read.values()))):
+                columns = {role: _as_text(batch.column(name), path, name, role) for role, name in options.read.items()}
+                builder.add(str(path), columns, partial(_nth_row, done), options.read)
                 done += len(batch)
             if done != file.metadata.num_rows:
                 raise UserError(f"'{path}' promises {file.metadata.num_rows} rows and holds {done}: it is damaged")
@@ -198,6 +215,7 @@ FORMATS = {
             domains=True,
         ),
         Format("csv", _read_csv, own_columns=True),
+        Format("jsonl", _read_jsonl, own_columns=True),
         Format("parquet", _read_parquet, own_columns=True),
         Format("inter", _read_inter, own_columns=True),
         Format("sequences", _read_sequences, roles=("user", "item", "time")),
@@ -232,12 +250,14 @@ def read_raw(format_name: str, paths: Sequence[str | Path], options: Options | N
         )
     entry = FORMATS[format_name]
     found = check_raw_paths(paths)
-    roles = list(options.columns) if entry.own_columns else list(entry.roles)
+    roles = [r for r in options.columns if r in options.read] if entry.own_columns else list(entry.roles)
     if format_name == "inter":
         roles = list(dict.fromkeys(["user", "item", "time", *_optional_fields(found[0], options)]))
+        roles = [role for role in roles if role != "time" or options.columns.get("time") != ORDER]
     builder = LogBuilder(
-        [*roles, "domain"] if entry.domains else roles, Problems(options.bad_rows == "drop"), options.time_unit
-    )
+        [*roles, "domain"] if entry.domains else roles, Problems(options.bad_rows == "drop"), options.time_unit,
+        options.time_format, options.where,
+    )  # fmt: skip
     files: list[FileRead] = []
     for path in found:
         before = builder.rows_read
@@ -249,4 +269,4 @@ def read_raw(format_name: str, paths: Sequence[str | Path], options: Options | N
         if builder.rows_read == before:
             raise UserError(f"'{path}' holds no rows of format {format_name}")
         files.append(FileRead(str(path), builder.rows_read - before, builder.domain))
-    return Raw(builder.finish(), files, dict(builder.problems.dropped))
+    return Raw(builder.finish(), files, dict(builder.problems.dropped), builder.replaced)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
-import io
 import struct
 import zipfile
 import zlib
@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.prepare.quotes import lines_of_rows, open_at_end
 
 BLOCK_BYTES = 16 << 20
 QUOTE_REACH = (
@@ -43,17 +44,10 @@ class Block:
     data: bytes
     first_line: int
 
-    def line_of(self, row: int, quoted: bool) -> int:
-        """Return the line number of the ``row``-th (from 0) row that is not blank; quoted line ends are followed."""
-        seen, inside, start = -1, False, 0
-        for number, line in enumerate(io.BytesIO(self.data.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))):
-            if not inside and line.strip(b"\r\n"):
-                seen, start = seen + 1, number
-            if quoted and line.count(b'"') % 2:
-                inside = not inside
-            if seen == row:
-                break
-        return self.first_line + start
+    def line_of(self, row: int, quoted: str) -> int:
+        """Line of the ``row``-th (from 0) row that is not blank; ``quoted``: the delimiter of quoted values, or ''."""
+        starts = lines_of_rows(self.data, quoted)
+        return self.first_line + (starts[min(row, len(starts) - 1)] if starts else 0)
 
 
 def check_raw_paths(paths: Sequence[str | Path]) -> list[Path]:
@@ -130,11 +124,16 @@ def open_bytes(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
 
 
 def text_blocks(
-    path: Path, names: Sequence[str] = (), quoted: bool = False, block_bytes: int | None = None
+    path: Path,
+    names: Sequence[str] = (),
+    quoted: str = "",
+    block_bytes: int | None = None,
+    encoding: str | None = None,
 ) -> Iterator[Block]:
     """Yield the file's text as blocks of whole lines, each checked to be UTF-8; a byte order mark is taken off.
 
-    ``quoted`` keeps lines together while a double quote is open. Memory: about two blocks.
+    ``quoted``, the delimiter of a file with quoted values, keeps lines together while one is open. ``encoding``: of
+    the file, where it is not UTF-8; the blocks are UTF-8. Memory: about two blocks.
     Raises UserError for damage, truncation, another encoding, or a quote that is never closed.
     """
     real, member = find_file(path, names)
@@ -142,7 +141,8 @@ def text_blocks(
     line = 1
     try:
         with open_bytes(real, member) as handle:
-            for data in _whole_lines(handle, source, quoted, block_bytes or BLOCK_BYTES):
+            text = handle if encoding is None else Recoded(handle, encoding, source)
+            for data in _whole_lines(text, source, quoted, block_bytes or BLOCK_BYTES):
                 if line == 1:
                     data = _without_mark(data, source)
                 if data:
@@ -162,7 +162,32 @@ def text_blocks(
         raise UserError(f"{source} is damaged near line {line} ({fault}); download it again") from fault
 
 
-def _whole_lines(handle: IO[bytes], source: str, quoted: bool, block_bytes: int) -> Iterator[bytes]:
+class Recoded:
+    """Bytes of a file in another encoding, read as UTF-8."""
+
+    def __init__(self, handle: IO[bytes], encoding: str, source: str) -> None:
+        try:
+            self._decoder = codecs.getincrementaldecoder(encoding)()
+        except LookupError:
+            known = ("latin-1", "cp1252", "gb18030", "shift_jis", "utf-16", "utf-8")
+            raise UserError(f"--encoding {encoding} is not known{nearest(encoding, known)}") from None
+        self._handle, self._encoding, self._source, self._line = handle, encoding, source, 1
+
+    def read(self, size: int) -> bytes:
+        """As a file's ``read``; raises UserError where the bytes are not of the encoding."""
+        while data := self._handle.read(size):
+            try:
+                text = self._decoder.decode(data)
+            except UnicodeDecodeError as fault:
+                line = self._line + data.count(b"\n", 0, fault.start)
+                raise UserError(f"{self._source} line {line}: not {self._encoding} text") from None
+            self._line += text.count("\n")
+            if text:
+                return text.encode()
+        return b""
+
+
+def _whole_lines(handle: Any, source: str, quoted: str, block_bytes: int) -> Iterator[bytes]:
     rest, line = b"", 1
     while piece := handle.read(block_bytes):
         piece = rest + piece
@@ -170,36 +195,39 @@ def _whole_lines(handle: IO[bytes], source: str, quoted: bool, block_bytes: int)
         if end == 0 and len(piece) > 4 * block_bytes:
             raise UserError(f"{source} line {line} is longer than {len(piece) >> 20} MiB: this is no text table")
         if quoted:
-            end = _before_open_quote(piece, end, source, line)
+            end = _before_open_quote(piece, end, source, line, quoted)
         rest = piece[end:]
         if end:
             yield piece[:end]
             line += piece.count(b"\n", 0, end)
-    if quoted and rest.count(b'"') % 2:
-        raise _unclosed(source, line, rest, rest.rfind(b'"'))
+    opened = open_at_end(rest, quoted) if quoted else None
+    if opened is not None:
+        raise _unclosed(source, line, rest, opened)
     if rest:
         yield rest
 
 
-def _before_open_quote(piece: bytes, end: int, source: str, line: int) -> int:
-    """Move ``end`` back to a line start that is outside every quoted value (an even number of quotes before it)."""
-    whole = end
-    while piece.count(b'"', 0, end) % 2:
-        opened = piece.rfind(b'"', 0, end)
-        if whole - opened > QUOTE_REACH:
-            raise _unclosed(source, line, piece, opened)
-        end = piece.rfind(b"\n", 0, opened) + 1
-    return end
+def _before_open_quote(piece: bytes, end: int, source: str, line: int, delimiter: str) -> int:
+    """Move ``end`` back to a line start that is outside every quoted value."""
+    opened = open_at_end(piece[:end], delimiter) if b'"' in piece else None
+    if opened is None:
+        return end
+    if end - opened > QUOTE_REACH:
+        raise _unclosed(source, line, piece, opened)
+    return piece.rfind(b"\n", 0, opened) + 1
 
 
 def _unclosed(source: str, line: int, data: bytes, at: int) -> UserError:
     number = line + data.count(b"\n", 0, at)
-    return UserError(f"{source} line {number}: a double quote is opened and never closed; close it or double it")
+    return UserError(
+        f"{source} line {number}: a double quote is opened and never closed; close it, or say --quote none where "
+        "quotes are ordinary characters"
+    )
 
 
 def _without_mark(data: bytes, source: str) -> bytes:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UserError(f"{source} line 1 starts with a UTF-16 byte order mark: save the file as UTF-8")
+        raise UserError(f"{source} line 1 starts with a UTF-16 byte order mark: say --encoding utf-16")
     return data.removeprefix(BYTE_ORDER_MARK)
 
 
@@ -210,5 +238,6 @@ def _check_utf8(block: Block) -> None:
         line = block.first_line + block.data.count(b"\n", 0, fault.start)
         place = fault.start - block.data.rfind(b"\n", 0, fault.start)
         raise UserError(
-            f"{block.source} line {line}, byte {place} of the line: not UTF-8 text; save the file as UTF-8"
+            f"{block.source} line {line}, byte {place} of the line: not UTF-8 text; say --encoding, "
+            "as latin-1, cp1252 or gb18030"
         ) from None

@@ -38,8 +38,8 @@ class TimeColumn:
     """Collects times batch by batch. ``unit``: auto, s, ms, us or ns, for numbers; ISO text (UTC unless it says
     otherwise) needs none. A column is all numbers or all ISO text: the first batch decides."""
 
-    def __init__(self, unit: str = "auto") -> None:
-        self.unit = unit
+    def __init__(self, unit: str = "auto", form: str | None = None) -> None:
+        self.unit, self.form = unit, form
         self.kind: str | None = None  # "number" or "iso"
         self._parts: list[np.ndarray] = []
         self._micro: list[bool] = []  # is the part in millionths of the file's unit?
@@ -51,6 +51,8 @@ class TimeColumn:
         self._last_micro = False
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
+        if self.form is not None:
+            return self._parse_form(array, self.form, wanted)
         if not pa.types.is_string(array.type):
             self.kind = self.kind or "number"
             values = pc.fill_null(array.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
@@ -79,10 +81,27 @@ class TimeColumn:
             found.setdefault(self._why_bad(array[int(row)].as_py()), []).append(int(row))
         return [(reason, np.bincount(rows, minlength=len(bad)) > 0) for reason, rows in found.items()]
 
+    def _parse_form(self, array: Any, form: str, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch microseconds of texts written as ``form`` says (Python's ``strftime``), UTC where it has no zone."""
+        self.kind, self._last_micro = "iso", True
+        column = array.cast(pa.string()).dictionary_encode()
+        try:
+            texts = pd.Series(column.dictionary.to_pylist(), dtype=object).str.strip()
+            stamps = pd.to_datetime(texts, format=form, utc=True, errors="coerce")
+        except (ValueError, re.error) as fault:
+            raise UserError(f"--time_format '{form}' is no format of times: {fault}") from fault
+        known = stamps.dt.tz_convert(None).to_numpy().astype("datetime64[us]").astype(np.int64)
+        bad = stamps.isna().to_numpy() | (known < 0)
+        codes = pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False)
+        values, faults = np.append(np.where(bad, 0, known), 0)[codes], np.append(bad, True)[codes]
+        return np.where(wanted, values, 0), faults & wanted
+
     def _why_bad(self, value: Any) -> str:
         text = str(value).strip()
         if value is None or not text:
             return "is empty where a time is needed"
+        if self.form is not None and not text.startswith("-"):
+            return f"is not a time of --time_format '{self.form}'"
         if text.lstrip("+-").lower() in ("nan", "inf", "infinity"):
             return "is not a time (it is no finite number)"
         if text.startswith("-"):
