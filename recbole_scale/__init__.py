@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from recbole_scale.laws.loss import fit_joint_law, fit_power_law
     from recbole_scale.runs.records import read_rows
     from recbole_scale.runs.run import run
+    from recbole_scale.serving.recommend import recommend_frame as recommend
 
-__all__ = ["UserError", "__version__", "fit_joint_law", "fit_power_law", "read_rows", "run"]
+__all__ = ["UserError", "__version__", "fit_joint_law", "fit_power_law", "read_rows", "recommend", "run"]
 
 # GNU OpenMP spins for milliseconds at every barrier, so that one busy neighbour slows small steps like ours down 5 to
 # 20 times; a short spin costs nothing on an idle machine. Read when torch is first loaded; a user's choice stands.
@@ -30,6 +31,7 @@ _HOMES = {
     "fit_joint_law": "recbole_scale.laws.loss",
     "fit_power_law": "recbole_scale.laws.loss",
     "read_rows": "recbole_scale.runs.records",
+    "recommend": "recbole_scale.serving.recommend:recommend_frame",
     "run": "recbole_scale.runs.run",
 }
 
@@ -43,6 +45,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'recbole_scale' has no attribute '{name}'")
     try:
-        return getattr(import_module(_HOMES[name]), name)
+        module, _, own_name = _HOMES[name].partition(":")
+        return getattr(import_module(module), own_name or name)
     except ModuleNotFoundError as failure:
         raise without_recbole(failure) or failure from failure

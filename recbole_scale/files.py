@@ -92,6 +92,23 @@ def drop_stale(folder: Path, name: str = "") -> None:
                 os.close(descriptor)
 
 
+def check_writable(key: str, path: str | os.PathLike[str]) -> None:
+    """Refuse a file that could not be written, before what it is to hold has been paid for.
+
+    Raises:
+        UserError: naming the setting, the file and why.
+    """
+    path = Path(path)
+    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(probe, "xb"):
+            pass
+        probe.unlink()
+    except OSError as fault:
+        raise UserError(f"{key} {path} cannot be written ({(fault.strerror or str(fault)).lower()})") from fault
+
+
 @contextmanager
 def whole_files(*paths: Path, what: str = "") -> Iterator[tuple[WholeFile, ...]]:
     """Open temporary files beside ``paths``; all are renamed into place when the block ends well, none otherwise.

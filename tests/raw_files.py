@@ -40,6 +40,8 @@ def lines_of(format_name: str, rows: Sequence[Row]) -> list[str]:
         return ["userId,movieId,rating,timestamp", *(",".join(map(str, row)) for row in rows)]
     if format_name == "amazon-2014":
         return [",".join(map(str, row)) for row in rows]
+    if format_name == "jsonl":
+        return [_review(row, "who", "what", "stars", "when", 1) for row in rows]
     if format_name == "amazon-2018":
         return [_review(row, "reviewerID", "asin", "overall", "unixReviewTime", 1) for row in rows]
     if format_name == "amazon-2023":
@@ -70,6 +72,7 @@ NAMES = {
     "amazon-2018": "Books_5.json.gz",
     "amazon-2023": "Books.csv.gz",
     "csv": "log.csv",
+    "jsonl": "log.jsonl",
     "inter": "log.inter",
     "parquet": "log.parquet",
     "sequences": "log.txt",
@@ -119,7 +122,7 @@ def write_zip(path: Path, member: str, data: bytes) -> Path:
 
 def options_for(format_name: str) -> Options | None:
     """Return the options a format needs."""
-    return OWN if format_name in ("csv", "parquet") else None
+    return OWN if format_name in ("csv", "jsonl", "parquet") else None
 
 
 def rows_of(log: Interactions) -> list[tuple[str, str, float, int]]:

@@ -86,13 +86,16 @@ def test_lines_of_rows_follow_quoted_line_ends():
 
 def test_double_quotes_in_ids_are_replaced_and_told(tmp_path, capsys):
     path = written(tmp_path, "a.csv", 'u,i,t\n1,"12"" Mix",1\n1,7" single,2\n2,7" single,3\n')
-    rows = prepared(tmp_path, "csv", "--raw", path, *COLUMNS)
+    with pytest.raises(UserError, match=r"line 2, column 'i': .* a double quote"):
+        prepared(tmp_path, "csv", "--raw", path, *COLUMNS)
+    capsys.readouterr()
+    rows = prepared(tmp_path, "csv", "--raw", path, *COLUMNS, "--id_quotes", "replace")
     assert [row[1] for row in rows] == ["12″ Mix", "7″ single", "7″ single"]
     assert "2 ids with a double quote" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "x" / "x.json").read_text())["replaced_quotes"] == 2
     path = written(tmp_path, "b.csv", 'u,i,t\n1,a",1\n1,a″,2\n')
     with pytest.raises(UserError, match="hold both double quotes and ″"):
-        prepared(tmp_path, "csv", "--raw", path, *COLUMNS)
+        prepared(tmp_path, "csv", "--raw", path, *COLUMNS, "--id_quotes", "replace")
 
 
 def test_a_headerless_file_with_words_is_split_at_its_tabs(tmp_path):

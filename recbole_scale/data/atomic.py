@@ -119,7 +119,7 @@ def read_coded(
             raise UserError(f"{path}, line 1: there is no column '{name}'{nearest(name, fields)}")
 
     def fault(otherwise: object) -> UserError:
-        return UserError(_first_bad_line(path, fields, columns, separator, required) or f"{path}: {otherwise}")
+        return UserError(first_bad_line(path, fields, columns, separator, required) or f"{path}: {otherwise}")
 
     try:
         table = _read_table(path, fields, columns, separator)
@@ -173,7 +173,7 @@ def _texts(column: Coded) -> np.ndarray:
     return column.texts.to_numpy(zero_copy_only=False)[column.codes]
 
 
-def _first_bad_line(
+def first_bad_line(
     path: str | os.PathLike[str],
     fields: dict[str, str],
     columns: list[str],

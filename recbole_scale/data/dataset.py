@@ -152,6 +152,8 @@ class HistoryDataset(SequentialDataset):
             trains=self._training_users(),
         )
         decide_by_data(self.config, self.histories)
+        self.user_feat = self.item_feat = None  # ids only
+        self.feat_name_list = ["inter_feat"]
         self._aug_presets()
         order = self._user_order()
         self.inter_feat = HistoryRows(self, "all", order)

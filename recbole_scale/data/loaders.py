@@ -103,7 +103,8 @@ class HistoryEvalDataLoader(FullSortEvalDataLoader):
         return part
 
     def __bool__(self) -> bool:
-        return True  # a process without a batch must still join the others' gathering; RecBole asks the loader itself
+        # by the rows of all processes: one without a batch must still join the others' gathering
+        return self.sample_size > 0
 
     def __len__(self) -> int:
         return len(range(self._first * self.step, self.sample_size, self._every * self.step))

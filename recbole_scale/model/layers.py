@@ -142,7 +142,7 @@ class DecoderBlock(nn.Module):
         """Map ``x`` [B, T, D] to [B, T, D]; with ``last`` [B], only those positions: [B, 1, D]."""
         attended = dropout(self.attn(self.ln_attn(x), last), self.dropout, self.training)
         if last is not None:
-            x = x[torch.arange(len(x), device=x.device), last].unsqueeze(1)  # [B, 1, D]
+            x = x[torch.arange(x.shape[0], device=x.device), last].unsqueeze(1)  # [B, 1, D]
         x = x + attended
         return x + dropout(self.ffn(self.ln_ffn(x)), self.dropout, self.training)
 

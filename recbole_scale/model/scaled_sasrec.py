@@ -107,7 +107,9 @@ class ScaledSASRec(SequentialRecommender):
         """Hidden state of each history's last item, [B, D]; the last block is computed for that position only."""
         last = item_seq_len - 1  # [B]
         with self.autocast():
-            x = self.embed(item_seq[:, : int(item_seq_len.max())])
+            if not torch.compiler.is_exporting():  # an exported graph has one width
+                item_seq = item_seq[:, : int(item_seq_len.max())]
+            x = self.embed(item_seq)
             for block in self.blocks[:-1]:
                 x = block(x)
             return self.final_norm(self.blocks[-1](x, last)).squeeze(1)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from recbole.utils import ModelType
+
+from recbole_scale.data.id_tables import id_tables
 from recbole_scale.training.checkpoint import load_checkpoint, random_state, set_random_state
 
 STATE = "going_on"
@@ -19,6 +22,7 @@ def state_of(trainer: Any) -> dict[str, Any]:
     if loader is None:  # a trainer with a loop of its own
         return {}
     generator = getattr(loader, "generator", None)
+    sequential = trainer.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     best = getattr(trainer, "latest_valid_result", None) or trainer.best_valid_result
     return {
         STATE: {
@@ -28,6 +32,7 @@ def state_of(trainer: Any) -> dict[str, Any]:
             "measured": {name: getattr(trainer, name) for name in MEASURED if hasattr(trainer, name)},
         },
         "data": getattr(trainer, "data_id", None),
+        **({"ids": id_tables(loader._dataset, users=True)} if sequential else {}),
     }
 
 

@@ -192,7 +192,7 @@ def _load_feat(self: Any, filepath: str, source: Any) -> Any:
     from recbole_scale.data.dataset import load_interactions, read_kinds
 
     if source != FeatureSource.INTERACTION:
-        return _ORIGINAL["load_feat"](self, filepath, source)
+        return _load_features(self, filepath, source)
     fields = read_kinds(self, filepath)
     wanted, unwanted = self._get_load_and_unload_col(source)
     for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
@@ -208,6 +208,19 @@ def _load_feat(self: Any, filepath: str, source: Any) -> Any:
             raise UserError(f"{filepath}, line 1: TIME_FIELD is a token here; write {self.time_field}:float")
         return _ORIGINAL["load_feat"](self, filepath, source)
     return load_interactions(self, filepath, source, columns)
+
+
+def _load_features(self: Any, filepath: str, source: Any) -> Any:
+    """As RecBole's; a value that is no number is named by file and line."""
+    from recbole_scale.data.atomic import first_bad_line, read_header
+
+    try:
+        return _ORIGINAL["load_feat"](self, filepath, source)
+    except ValueError as failure:
+        separator = self.config["field_separator"]
+        fields = read_header(filepath, separator)
+        told = first_bad_line(filepath, fields, list(fields), separator)
+        raise UserError(told or f"{filepath}: {failure}") from failure
 
 
 def _load_inter_feat(self: Any, token: str, dataset_path: str) -> None:

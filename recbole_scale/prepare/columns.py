@@ -25,8 +25,8 @@ RESERVED_IDS = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
     *("NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"),
 )
-# control characters (tab, line ends) and the byte order mark break the atomic file
-UNSAFE_ID = "[\\x00-\\x1f\\x7f\\x{feff}\\x{85}\\x{2028}\\x{2029}]|^[\\s\\p{Z}]|[\\s\\p{Z}]$"
+# control characters (tab, line ends), the double quote and the byte order mark break the atomic file
+UNSAFE_ID = '[\\x00-\\x1f\\x7f"\\x{feff}\\x{85}\\x{2028}\\x{2029}]|^[\\s\\p{Z}]|[\\s\\p{Z}]$'
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class LogBuilder:
         time_unit: str = "auto",
         time_format: str | None = None,
         where: Mapping[str, Sequence[str]] | None = None,
+        replace_quotes: bool = False,
     ) -> None:
         self.problems = problems
         self.roles = tuple(roles)
@@ -119,7 +120,7 @@ class LogBuilder:
         self.domain = ""  # when set: the domain of every row added from here on
         self.replaced = 0  # ids in which a double quote became INSTEAD_OF_QUOTE, known at the end
         self._quotes: dict[str, set[str]] = {}
-        self._where = where or {}
+        self._where, self._replace_quotes = where or {}, replace_quotes
         self._coders = {role: Coder() for role in roles if role != "time"}
         self._time = TimeColumn(time_unit, time_format)
 
@@ -181,7 +182,7 @@ class LogBuilder:
 
     def _without_quotes(self, role: str, column: pa.DictionaryArray) -> pa.DictionaryArray:
         """A double quote in an id, which RecBole's own reader takes for one around a value, becomes another sign."""
-        if role == "rating":
+        if role == "rating" or not self._replace_quotes:
             return column
         seen = self._quotes.setdefault(role, set())
         seen |= {
@@ -233,7 +234,7 @@ def _bad_ids(column: pa.DictionaryArray) -> list[tuple[str, np.ndarray]]:
         ("is empty or absent", pc.equal(texts, "")),
         ("reads back as missing in RecBole; rename it", pc.is_in(texts, value_set=pa.array(RESERVED_IDS))),
         (
-            "holds a tab, a line end or a space at its edge, which break an atomic file",
+            "holds a tab, a line end, a double quote or a space at its edge, which break an atomic file",
             pc.match_substring_regex(texts, UNSAFE_ID),
         ),
     ]

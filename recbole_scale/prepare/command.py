@@ -174,6 +174,12 @@ def parser() -> CommandParser:
         "--encoding", metavar="NAME", help="of csv and jsonl files: latin-1, cp1252, gb18030 (default: UTF-8)"
     )
     own.add_argument("--time_format", metavar="FORM", help="of times that are text: '%%m/%%d/%%Y %%I:%%M:%%S %%p'")
+    made.add_argument(
+        "--id_quotes",
+        default="refuse",
+        choices=("refuse", "replace"),
+        help=f"double quotes in ids, which break an atomic file: replace writes {INSTEAD_OF_QUOTE} for them",
+    )
     own.add_argument(
         "--where",
         nargs="+",
@@ -241,6 +247,7 @@ def _options(given: argparse.Namespace) -> Options:
         time_unit=given.time_unit,
         bad_rows=given.bad_rows,
         quote=given.quote == "double",
+        id_quotes=given.id_quotes,
         encoding=given.encoding,
         time_format=given.time_format,
         where=_wheres(given.where),

@@ -44,6 +44,7 @@ class Options:
     quote: bool = True
     encoding: str | None = None
     time_format: str | None = None
+    id_quotes: str = "refuse"
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
@@ -256,7 +257,7 @@ def read_raw(format_name: str, paths: Sequence[str | Path], options: Options | N
         roles = [role for role in roles if role != "time" or options.columns.get("time") != ORDER]
     builder = LogBuilder(
         [*roles, "domain"] if entry.domains else roles, Problems(options.bad_rows == "drop"), options.time_unit,
-        options.time_format, options.where,
+        options.time_format, options.where, options.id_quotes == "replace",
     )  # fmt: skip
     files: list[FileRead] = []
     for path in found:

@@ -209,12 +209,12 @@ def _whole_lines(handle: Any, source: str, quoted: str, block_bytes: int) -> Ite
 
 def _before_open_quote(piece: bytes, end: int, source: str, line: int, delimiter: str) -> int:
     """Move ``end`` back to a line start that is outside every quoted value."""
-    opened = open_at_end(piece[:end], delimiter) if b'"' in piece else None
-    if opened is None:
-        return end
-    if end - opened > QUOTE_REACH:
-        raise _unclosed(source, line, piece, opened)
-    return piece.rfind(b"\n", 0, opened) + 1
+    whole = end
+    while b'"' in piece and (opened := open_at_end(piece[:end], delimiter)) is not None:
+        if whole - opened > QUOTE_REACH:
+            raise _unclosed(source, line, piece, opened)
+        end = piece.rfind(b"\n", 0, opened) + 1  # which may lie in a value that began earlier
+    return end
 
 
 def _unclosed(source: str, line: int, data: bytes, at: int) -> UserError:

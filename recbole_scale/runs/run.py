@@ -23,6 +23,7 @@ from recbole_scale.bars import LinesAboveBars
 from recbole_scale.data.cache import files_digest
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
+from recbole_scale.files import check_writable
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.plugin.config import WINDOW_MODELS, ScaleConfig, begin, recboles_refusal
 from recbole_scale.plugin.packages import missing_package_told
@@ -217,9 +218,14 @@ def make_config(
 
 def _check_held_out(config: Any, valid_data: Any, test_data: Any) -> None:
     """Say before the training that nothing could be tested after it, as with users of two items each."""
+    rule, value = next(iter((config["eval_args"]["split"] or {"": None}).items()))
+    given_up = {"valid_only": ("test",), "test_only": ("valid",)}.get(value, ()) if rule == "LS" else ()
+    if isinstance(value, list):  # a share of nothing; two times may lie together
+        given_up = tuple(name for name, share in zip(("train", "valid", "test"), value, strict=False) if not share)
+        given_up += ("valid",) * (len(value) == 2)
     for name, data in (("valid", valid_data), ("test", test_data)):
         rows = getattr(data, "sample_size", None)
-        if rows == 0 and not (name == "valid" and int(config["eval_step"] or 0) <= 0):
+        if rows == 0 and name not in given_up and not (name == "valid" and int(config["eval_step"] or 0) <= 0):
             raise UserError(
                 f"no interaction of '{config['dataset']}' is held out for {name} by eval_args.split "
                 f"{config['eval_args']['split']}: leave-one-out needs users of three interactions, or of four for both"
@@ -254,17 +260,29 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
     _to_file_only(getLogger(), str(config))
     read = create_dataset if loaded is None else loaded.dataset
     digest = data_digest(config)
+    if config["per_user_file"]:
+        check_writable("per_user_file", config["per_user_file"])
+    check_writable("checkpoint_dir", os.path.join(config["checkpoint_dir"], "checkpoint"))
     dataset = recboles_refusal(lambda: read(config))
     if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"]) >= dataset.item_num:
         raise UserError(
             f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
         )
+    _check_features(config, dataset)
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
     train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
     _check_held_out(config, valid_data, test_data)
     fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None
     return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint, digest)
+
+
+def _check_features(config: Any, dataset: Any) -> None:
+    """RecBole looks features up by name while it builds the model."""
+    for name in config["selected_features"] or ():
+        if name not in dataset.field2type:
+            known = ", ".join(dataset.field2type)
+            raise UserError(f"selected_features: '{name}' is not loaded; load_col must name it (loaded are {known})")
 
 
 def data_digest(config: Any) -> str | None:

@@ -28,19 +28,23 @@ def parser() -> CommandParser:
     made.add_argument("--checkpoint_dir", default="saved", metavar="DIR", help="of the runs (default: %(default)s)")
     made.add_argument("--users", default="all", help="all, or a file of histories (default: all)")
     made.add_argument("--topk", type=int, default=50, help="items a user (default: %(default)s)")
-    made.add_argument("--out", required=True, help="file to write: .parquet or .csv (user, item, rank, score)")
+    made.add_argument("--out", help="file to write: .parquet or .csv (user, item, rank, score)")
+    made.add_argument("--items", metavar="FILE", help="raw ids to choose from, one a line: the catalogue of today")
+    made.add_argument("--export", metavar="FILE", help="instead of lists: write the model for serving (torch.export)")
     made.add_argument("--mask_history", action="store_true", help="leave out items that the user has had")
     made.add_argument("--batch_size", type=int, default=512, help="users ranked at once (default: %(default)s)")
     made.add_argument("--data_path", help="folder of the data sets, when it is not the one of the training")
     return made
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Load, rank, write, and say what was done."""
     started = perf_counter()
     arguments = parser().parse_args(argv)
     if bool(arguments.checkpoint) == bool(arguments.runs):
         raise UserError("give either --checkpoint, or --runs")
+    if bool(arguments.out) == bool(arguments.export):
+        raise UserError("give --out for lists of items, or --export for the model itself")
     from recbole_scale.runs.trained import best_of_rows, one_checkpoint
     from recbole_scale.serving.recommend import load_trained, recommend
 
@@ -48,7 +52,12 @@ def main(argv: list[str] | None = None) -> None:
         path = best_of_rows(arguments.runs, arguments.dataset, arguments.checkpoint_dir)
     else:
         path = one_checkpoint([arguments.checkpoint], arguments.checkpoint_dir)
-    trained = load_trained(path, arguments.data_path)
+    trained = load_trained(path, arguments.data_path, with_data=arguments.users == "all" and not arguments.export)
+    if arguments.export:
+        from recbole_scale.serving.export import export_model
+
+        print(export_model(trained, arguments.export))
+        return 0
     loaded = perf_counter() - started
     summary = recommend(
         trained,
@@ -58,6 +67,16 @@ def main(argv: list[str] | None = None) -> None:
         arguments.mask_history,
         arguments.batch_size,
         progress=True,
+        items=_lines(arguments.items) if arguments.items else None,
     )
     seconds = perf_counter() - started
     print(f"{arguments.out}: {summary}; {seconds:.1f} s, {loaded:.1f} s of them loading")
+    return 0 if summary.users else 1
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return [line for line in file.read().splitlines() if line]
+    except (OSError, UnicodeDecodeError) as failure:
+        raise UserError(f"--items {path} cannot be read ({failure})") from failure

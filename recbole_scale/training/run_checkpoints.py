@@ -59,6 +59,7 @@ class RunCheckpoints:
         self.sharded = parallel.is_sharded(loss)
         self.last_file = f"{stem}.last.{'dcp' if self.sharded else 'pth'}"
         self.data_id = ""
+        self.ids: dict[str, Any] = {}  # names of items, for whoever has the checkpoint and not the data
         self.unsaved: list[Any] | None = None  # random states of all processes at a step that no checkpoint has yet
 
     def model_state(self) -> dict[str, Any]:
@@ -66,6 +67,7 @@ class RunCheckpoints:
         return {
             "config": plain_config(self.config),
             "data": self.data_id,
+            "ids": self.ids,
             "state_dict": self.optimization.model.state_dict(),
             "other_parameter": {},
         }

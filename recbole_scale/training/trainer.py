@@ -15,6 +15,7 @@ from torch import Tensor
 from recbole_scale import signals
 from recbole_scale.bars import bar
 from recbole_scale.data.histories import data_fingerprint
+from recbole_scale.data.id_tables import id_tables
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
@@ -185,6 +186,7 @@ class ScaledSASRecTrainer(Trainer):
                 f"the checkpoint {self.last_file} was trained on other data than '{self.config['dataset']}' holds now"
             )
         self.checkpoints.data_id = data_id
+        self.checkpoints.ids = id_tables(train_data._dataset, users=False)
 
     def _switch_if_due(self, epoch: int, saved: bool) -> None:
         """End the first phase if its time has come: go back to the best model and on with SGD.
