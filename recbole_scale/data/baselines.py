@@ -75,6 +75,7 @@ def loader_class(config: Any, phase: str, windows: bool) -> type | None:
 class BaselineDataset(HistoryDataset):
     """Histories whose rows stand in the order in which RecBole's own split would put them."""
 
+    reads_features = True  # as RecBole's own, which leaves out users and items that are in no such file
     left_to_recbole = tuple(key for key in RECBOLE_ONLY if key != "normalize_all")  # times are only sorted by
 
     def _user_order(self) -> np.ndarray:

@@ -44,6 +44,7 @@ class HistoryDataset(SequentialDataset):
     split: Split
     phase: str
     left_to_recbole: tuple[str, ...] = RECBOLE_ONLY
+    reads_features = False  # ids are all there is
     _rows: Any = None
 
     @property
@@ -68,6 +69,9 @@ class HistoryDataset(SequentialDataset):
             super()._from_scratch()
         else:
             self._adopt(load_log(recipe, self._wants_cache(recipe)), recipe)
+
+    def _load_user_or_item_feat(self, *arguments: Any) -> Any:
+        return super()._load_user_or_item_feat(*arguments) if self.reads_features else None
 
     def _wants_cache(self, recipe: Recipe) -> bool:
         """``data_cache``: True, False, or auto, which leaves small files without one, read in a blink as they are."""
@@ -95,7 +99,9 @@ class HistoryDataset(SequentialDataset):
         return Recipe(path, self.uid_field, self.iid_field, self.time_field, self.config["field_separator"], filters)
 
     def _has_features(self) -> bool:
-        """Whether RecBole would read a file of user or item features."""
+        """Whether RecBole would read a file of user or item features, and leave out who is not in it."""
+        if not self.reads_features:
+            return False
         wanted = self.config["load_col"]
         sources = [source for source in ("user", "item") if wanted is None or wanted.get(source)]
         return any(os.path.isfile(os.path.join(self.dataset_path, f"{self.dataset_name}.{s}")) for s in sources)

@@ -219,7 +219,9 @@ def make_config(
 def _check_held_out(config: Any, valid_data: Any, test_data: Any) -> None:
     """Say before the training that nothing could be tested after it, as with users of two items each."""
     rule, value = next(iter((config["eval_args"]["split"] or {"": None}).items()))
-    given_up = {"valid_only": ("test",), "test_only": ("valid",)}.get(value, ()) if rule == "LS" else ()
+    given_up: tuple[str, ...] = (
+        {"valid_only": ("test",), "test_only": ("valid",)}.get(value, ()) if rule == "LS" else ()
+    )
     if isinstance(value, list):  # a share of nothing; two times may lie together
         given_up = tuple(name for name, share in zip(("train", "valid", "test"), value, strict=False) if not share)
         given_up += ("valid",) * (len(value) == 2)
