@@ -8,7 +8,7 @@ import pytest
 from conftest import QUICK, walk_rows, write_inter
 
 from recbole_scale.compare import command as comparison
-from recbole_scale.compare.runs import Budget, Run, finished_rows, per_user_file, plan_runs
+from recbole_scale.compare.runs import Budget, Run, finished_rows, plan_runs
 from recbole_scale.data.histories import split_in_words
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import same_data
@@ -56,11 +56,10 @@ def test_an_interrupted_run_of_a_sweep_is_not_gone_on_with_on_other_data(walk, c
     assert [row["status"] for row in rows_of(walk)] == ["ok"]
 
 
-def test_a_comparison_takes_rows_of_this_data_only(walk):
+def test_a_comparison_takes_rows_of_this_data_only(walk, monkeypatch):
+    monkeypatch.setattr("recbole_scale.compare.runs.read_per_user", lambda path: path)
     runs = plan_runs("walk", ["GRU4Rec", "BPR"], [1], Budget(epochs=1), {})
-    (walk / "out" / "per_user").mkdir(parents=True)
     for run in runs:
-        per_user_file(walk / "out", run.run_id).touch()
         append_row("rows.jsonl", {"run_id": run.run_id, "status": "ok", "data_digest": run.digest, "epochs": 1})
     assert len(finished_rows("rows.jsonl", runs, walk / "out")) == 2
     change(walk)

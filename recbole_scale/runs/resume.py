@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from logging import getLogger
 from typing import Any
 
@@ -9,7 +10,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.plugin.config import checkpoint_config
 from recbole_scale.plugin.going_on import can_go_on
 from recbole_scale.settings import run_id
-from recbole_scale.settings.identity import ENVIRONMENT, before_data
+from recbole_scale.settings.identity import ENVIRONMENT
 from recbole_scale.training.checkpoint import last_checkpoint, load_settings
 
 # settings that say when training ends, or how, and leave what was trained as it is
@@ -61,13 +62,17 @@ def _other_run(state: dict[str, Any], config: Any, path: str) -> str | None:
     if (settings.get("model"), settings.get("dataset")) != (config["model"], config["dataset"]):
         raise UserError(f"{path} is of another model or data set than {config['model']} on {config['dataset']}")
     theirs = checkpoint_config(settings)
-    old, new = ({**one.final_config_dict, **before_data(one), "by_data": None} for one in (theirs, config))
-    changed = [key for key in sorted({*old, *new} - ENVIRONMENT - {*ENDINGS}) if old.get(key) != new.get(key)]
+    # a checkpoint's settings hold what its data had decided, and so do those of a run whose data is read
+    old, new = theirs.final_config_dict, config.final_config_dict
+    differ = [key for key in sorted({*old, *new} - ENVIRONMENT - {"by_data"}) if old.get(key) != new.get(key)]
+    changed = [key for key in differ if key not in ENDINGS]
     if changed:
         told = ", ".join(f"{key} is {old.get(key)!r} there and {new.get(key)!r} here" for key in changed[:4])
         raise UserError(
             f"the checkpoint {path} is of other settings ({told}): its run would have had other numbers; "
             f"only {', '.join(ENDINGS)} may change"
         )
-    before = run_id(theirs)
-    return None if before == run_id(config) else before
+    if not differ:
+        return None
+    named = re.search(r"-([0-9a-f]{10})\.(?:phase1\.)?last\.", path)
+    return named[1] if named else run_id(theirs)
