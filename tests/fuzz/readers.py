@@ -1,0 +1,205 @@
+"""Everything that reads what others wrote, each with small good inputs; what is read of a changed one is returned."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mutants import damaged, odd_line, odd_value
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Reader:
+    """``good``: inputs; ``read(path)`` reads a file made of one; ``same`` says whether what was read is the input's.
+
+    ``same`` is only given where nothing but the written content may be believed.
+    """
+
+    name: str
+    good: list[Any]
+    read: Callable[[Path], Any]
+    write: Callable[[Any, Path], None] = lambda content, path: path.write_bytes(content)
+    change: Callable[[Any, random.Random], Any] = damaged
+    same: Callable[[Any, Any], bool] | None = None
+    weight: int = 10
+    suffixes: list[str] = field(default_factory=lambda: ["input"])
+
+
+def quiet(act: Callable[[], Any]) -> Any:
+    """Without its output."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return act()
+
+
+def rows_readers(folder: Path) -> list[Reader]:
+    """Rows of runs, through the law and the page; rows of challenges, through the page's section."""
+    from study_rows_made import SHAPES, made_row
+
+    from recbole_scale.fit.law_output import as_json, as_text
+    from recbole_scale.fit.rows import Question, as_rows
+    from recbole_scale.fit.study import answer
+    from recbole_scale.report.challenges import challenge_table, labelled, read_challenges
+    from recbole_scale.runs.records import read_rows
+
+    made = [made_row(shape, seed) for shape in SHAPES for seed in (1, 2)]
+    rows = b"".join(json.dumps(row).encode() + b"\n" for row in made)
+    challenges = next((REPOSITORY / "results").rglob("challenges.jsonl")).read_bytes().splitlines(keepends=True)
+    question = Question(x="n_blocks", loss="test_nll", resamples=0)
+
+    def fit(path: Path) -> Any:
+        found = answer(as_rows(read_rows(path)), question)
+        return as_text(found), as_json(found)
+
+    def change(content: bytes, rng: random.Random) -> bytes:
+        return odd_line(content, rng) if rng.random() < 0.6 else damaged(content, rng)
+
+    def score(path: Path) -> Any:
+        rows = labelled(read_challenges(path))
+        names = {row["challenge"] for row in rows}
+        return [challenge_table(name, [row for row in rows if row["challenge"] == name]) for name in names]
+
+    return [
+        Reader("rows, fitted", [rows], fit, change=change, weight=12),
+        Reader("rows of challenges", [b"".join(challenges[:60])], score, change=change, weight=12),
+    ]
+
+
+def per_user_reader(folder: Path) -> Reader:
+    """Ranks of a run's users."""
+    from recbole_scale.runs.measuring import read_per_user
+
+    kept = {"user": np.array(["a", "b", "c"]), "rank": np.array([1, 0, 3], np.int32), "nll": np.ones(3, np.float32)}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **kept)
+
+    def same(found: Any, content: bytes) -> bool:
+        return found is None or all(np.array_equal(found[name], kept[name]) for name in kept)
+
+    return Reader("per-user files", [buffer.getvalue()], read_per_user, same=same)
+
+
+def checkpoint_readers(folder: Path) -> list[Reader]:
+    """Damaged files, and whole files of odd content, resumed by a trainer."""
+    from conftest import QUICK, walk_rows, write_inter
+    from recbole.utils import get_trainer
+
+    from recbole_scale.runs.run import build_model, make_config, prepare, run
+    from recbole_scale.training.checkpoint import load_checkpoint
+
+    write_inter(folder / "dataset" / "walk" / "walk.inter", walk_rows())
+    settings = {**QUICK, "epochs": 1, "n_layers": 1, "state": "error"}
+    last = Path(quiet(lambda: run("ScaledSASRec", "walk", config_dict=settings))["checkpoint"].replace("best", "last"))
+    state = load_checkpoint(last)
+    config = make_config("ScaledSASRec", "walk", None, settings)
+    prepared = prepare(config)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, build_model(prepared))
+
+    def same(found: Any, content: bytes) -> bool:
+        return all(torch.equal(found["state_dict"][name], weight) for name, weight in state["state_dict"].items())
+
+    def change(content: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+        part = rng.choice(["progress", "progress", "random", "optimizer", "config", "state_dict", "data"])
+        return {**content, part: odd_value(content[part], rng)} if rng.random() < 0.9 else odd_value(content, rng)
+
+    def resume(path: Path) -> None:
+        trainer.resume_checkpoint(str(path))
+        trainer._check_data(prepared.train_data)
+
+    return [
+        Reader("checkpoints, damaged", [last.read_bytes()], load_checkpoint, same=same, weight=14),
+        Reader("checkpoints, odd content", [state], resume, lambda content, path: torch.save(content, path), change),
+    ]
+
+
+def data_reader(folder: Path) -> Reader:
+    """Atomic files."""
+    from recbole_scale.data.log import Recipe, read_log
+
+    head = "user_id:token\titem_id:token\ttimestamp:float\n"
+    body = "".join(f"u{row % 7}\ti{row % 5}\t{row * 3}\n" for row in range(40))
+    return Reader(
+        ".inter", [(head + body).encode()], lambda path: read_log(Recipe(path, "user_id", "item_id", "timestamp"))
+    )
+
+
+def settings_readers(folder: Path) -> list[Reader]:
+    """Settings files, ``--key=value`` and params files."""
+    from recbole_scale.runs.run import make_config
+    from recbole_scale.search.space import read_space, space_size
+    from recbole_scale.settings import check_keys, load_settings_file, parse_arguments
+
+    file = b"n_layers: 2\nhidden_size: 64\ntopk: [5, 10]\nmetrics: ['NDCG', 'NLL']\n"
+    file += b"eval_args:\n  split: {LS: valid_and_test}\n"
+    params = b"learning_rate loguniform -8,-4\nn_layers choice [1, 2]\nhidden_dropout_prob uniform 0.0,0.5\n"
+    words = ["--topk=[5,10]", "--n_layers=2", "--learning_rate=0.01", "--metrics=['NDCG']", "--seed=3", "--size=tiny",
+             "--eval_args={mode: full}", "--clip_grad_norm={max_norm: 1.0}", "--dropout_top=0.1"]  # fmt: skip
+
+    def from_file(path: Path) -> Any:
+        settings = load_settings_file(str(path))
+        check_keys(settings, "here")
+        return make_config("ScaledSASRec", "walk", None, settings)
+
+    def from_word(path: Path) -> Any:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        settings = parse_arguments([text])
+        check_keys(settings, "here")
+        return make_config("ScaledSASRec", "walk", None, settings)
+
+    def space(path: Path) -> Any:
+        return space_size(read_space(str(path)))
+
+    return [
+        Reader("settings files", [file], from_file, suffixes=["input.yaml"], weight=6),
+        Reader("--key=value", [word.encode() for word in words], from_word, weight=6),
+        Reader(".hyper files", [params], space, suffixes=["input.hyper"]),
+    ]
+
+
+def prepare_readers(folder: Path) -> list[Reader]:
+    """Raw files in the published formats."""
+    from raw_files import lines_of, options_for
+
+    from recbole_scale.prepare.command import prepare
+
+    readers = []
+    names = {"ml-100k": "u.data", "ml-1m": "ratings.dat", "ml-20m": "ratings.csv", "amazon-2014": "ratings_A.csv",
+             "amazon-2018": "A.json", "amazon-2023": "A.csv", "csv": "log.csv", "inter": "log.inter"}  # fmt: skip
+    from raw_files import ROWS
+
+    for kind, name in names.items():
+
+        def read(path: Path, kind: str = kind) -> Any:
+            out = path.parent / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            try:
+                return quiet(lambda: prepare(kind, [path], out, options_for(kind)))
+            finally:
+                left = [one.name for one in out.glob(".*")] if out.exists() else []
+                assert not left, f"left behind: {left}"
+
+        content = "\n".join(lines_of(kind, ROWS)).encode() + b"\n"
+        readers.append(Reader(f"prepare {kind}", [content], read, suffixes=[name], weight=3))
+    return readers
+
+
+def all_readers(folder: Path) -> list[Reader]:
+    """Every reader; ``folder`` is the working folder."""
+    return [
+        *rows_readers(folder),
+        per_user_reader(folder),
+        *checkpoint_readers(folder),
+        data_reader(folder),
+        *settings_readers(folder),
+        *prepare_readers(folder),
+    ]
