@@ -15,8 +15,22 @@ from recbole_scale.terminal import patient_output
 MEND_RECBOLE = "pip install --no-deps recbole==1.2.1"  # its other requirements are ours
 
 
+LONGEST = 1500  # characters of a message that quotes what somebody wrote
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else repr(letter)[1:-1]
+
+
 class UserError(Exception):
-    """A mistake the user can mend; its message is one sentence and is shown without a traceback."""
+    """A mistake the user can mend; its message is one sentence and is shown without a traceback.
+
+    What it quotes of a file or a command line may hold anything: what is not printable is shown as Python writes it.
+    """
+
+    def __init__(self, sentence: str = "") -> None:
+        shown = sentence if sentence.isprintable() else "".join(_printable(letter) for letter in sentence)
+        super().__init__(shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 300]} ... {shown[-290:]}")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
@@ -71,7 +85,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
         with watched(), patient_output():
             return main() or 0
     except UserError as mistake:
-        sentence, code = f"error: {_short(str(mistake))}", 2
+        sentence, code = f"error: {mistake}", 2
     except ModuleNotFoundError as failure:
         missing = without_recbole(failure)
         if missing is None:
@@ -80,7 +94,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except OSError as fault:
         if fault.errno not in OF_THE_MACHINE:
             raise
-        sentence, code = f"error: {_short(_of_the_machine(fault))}", 2
+        sentence, code = f"error: {_of_the_machine(fault)}", 2
     except Interrupted as stop:
         sentence, code = str(stop), stop.exit_code
     with suppress(OSError):
@@ -98,8 +112,3 @@ OF_THE_MACHINE = (
 def _of_the_machine(fault: OSError) -> str:
     where = f"'{fault.filename}'" if fault.filename is not None else "a file"
     return f"{where} cannot be read or written ({(fault.strerror or str(fault)).lower()})"
-
-
-def _short(sentence: str) -> str:
-    """At most a thousand characters of a message that quotes what somebody wrote."""
-    return sentence if len(sentence) <= 1000 else f"{sentence[:700]} ... {sentence[-250:]}"

@@ -28,6 +28,10 @@ def fit_metrics(final: dict[str, Any], chosen: dict[str, Any]) -> None:
     """Make the defaults fit what the user has ``chosen``: no NLL of sampled candidates, a metric that is there."""
     if final["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         return
+    cutoffs = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
+    whole = isinstance(final["metrics"], list) and isinstance(final["valid_metric"], str)
+    if not whole or not isinstance(final.get("eval_args") or {}, dict) or not all(isinstance(k, int) for k in cutoffs):
+        return  # the checks, which come next, say what is wrong
     mode = (final.get("eval_args") or {}).get("mode", "full")
     full = all(part == "full" for part in (mode.values() if isinstance(mode, dict) else [mode]))
     if not full and "metrics" not in chosen:
@@ -36,7 +40,6 @@ def fit_metrics(final: dict[str, Any], chosen: dict[str, Any]) -> None:
         return
     name, _, k = final["valid_metric"].partition("@")
     measured = {str(metric).lower(): str(metric) for metric in final["metrics"]}
-    cutoffs = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
     if name.lower() not in measured:
         name = measured.get("ndcg", str(final["metrics"][0]))
     if name.upper() != "NLL" and cutoffs and k not in map(str, cutoffs):

@@ -93,7 +93,10 @@ def split_line(line: str, delimiter: str, quoted: bool) -> list[str]:
     """Split one line as the reader will."""
     if not quoted or delimiter == "::":
         return line.split(delimiter)
-    return next(csv.reader([line], delimiter=delimiter), [])
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error as failure:
+        raise UserError(f"a line of {len(line):,} characters, '{line[:40]}...', is no row ({failure})") from failure
 
 
 def plan_columns(line: str, layout: Layout, source: str, lines: Sequence[str] = ()) -> Plan:

@@ -26,6 +26,7 @@ def load_fields(part: Any, state: Mapping[str, Any], names: list[str]) -> None:
     for name in names:
         now, value = getattr(part, name), state[name]
         kinds = (int, float) if isinstance(now, float) else (type(now), type(None))
-        if now is not None and not isinstance(value, kinds):
+        endless = isinstance(value, int) and abs(value) >= 2**63
+        if endless or (now is not None and not isinstance(value, kinds)):
             raise TypeError(f"'{name}' is {value!r}")
         setattr(part, name, value)

@@ -136,7 +136,7 @@ class RunCheckpoints:
             self.data_id, random = str(state["data"]), state["random"]
             if group.rank() < len(random):  # more processes than before: the others keep their fresh seeds
                 set_random_state(random[group.rank()])
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as failure:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as failure:
             raise UserError(
                 f"{path} does not hold what this run goes on from ({failure}): it is damaged, or of another version "
                 "of recbole_scale, or of a run that was told to keep its best models by other metrics"
@@ -145,7 +145,7 @@ class RunCheckpoints:
         try:
             self.optimization.model.load_state_dict(state["state_dict"])
             load_optimizer(optimizer, state["optimizer"])
-        except (RuntimeError, ValueError, LookupError, TypeError) as failure:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as failure:
             raise UserError(f"the checkpoint {path} is of another model than these settings describe") from failure
 
     def save_bests(self, improved: list[Best], bests: Bests, epoch: int, save: Any) -> None:
