@@ -177,3 +177,44 @@ def test_an_old_ray_is_named(monkeypatch, found, says):
     monkeypatch.setattr(compat, "version", version)
     with pytest.raises(UserError, match=says):
         compat.load_ray_tune()
+
+
+def test_a_gpu_that_is_not_there_is_one_warning(folder, caplog, monkeypatch):
+    from document_commands import small_log
+
+    from recbole_scale.plugin import config
+    from recbole_scale.runs.run import make_config
+
+    small_log(Path("dataset/small/small.inter"))
+    monkeypatch.setattr(config, "_gpu_is_there", lambda: False)
+    config._say_once.cache_clear()
+    for _ in range(3):
+        assert make_config("ScaledSASRec", "small", config_dict={"device": "cuda"})["device"].type == "cpu"
+    assert [record.message for record in caplog.records] == [
+        "device is cuda, but there is no GPU that torch can use: this runs on the CPU"
+    ]
+    assert make_config("ScaledSASRec", "small", config_dict={"device": "cpu"})["device"].type == "cpu"
+
+
+def test_names_near_the_packaged_data_and_metrics(folder):
+    from recbole_scale.data.atomic import check_file
+    from recbole_scale.runs.run import make_config
+
+    with pytest.raises(UserError, match="no data set folder dataset/ml100k; did you mean 'ml-100k'"):
+        check_file("dataset/ml100k/ml100k.inter")
+    with pytest.raises(UserError, match=r"no metric named 'NDGC'; did you mean 'ndcg'\? \(known: .*nll.*recall"):
+        make_config("ScaledSASRec", "ml-100k", config_dict={"metrics": ["NDGC"]})
+
+
+def test_prepare_says_what_to_type_next_and_how_bad_rows_are_dropped(folder, capsys):
+    Path("log.csv").write_text("uid,iid,ts\n" + "".join(f"u{i % 7},i{i % 11},{1_700_000_000 + i}\n" for i in range(99)))
+    words = ["prepare", "csv", "--raw", "log.csv", "--user", "uid", "--item", "iid", "--time", "ts", "--out"]
+    assert cli.run_verb([*words, "dataset/mine"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "next     recbole-scale study --dataset mine --hours 1, or run_recbole --dataset mine"
+    assert cli.run_verb([*words, "elsewhere/mine"]) == 0
+    assert "run_recbole --dataset mine --data_path elsewhere" in capsys.readouterr().out
+    with Path("log.csv").open("a") as log:
+        log.write("u1,i1,never\n")
+    with pytest.raises(UserError, match=r"line 101.*\(--bad_rows drop leaves such rows out and counts them\)"):
+        cli.run_verb([*words, "dataset/other"])

@@ -213,6 +213,9 @@ def _fault(value: str, kind: str, required: bool) -> str:
     return f"'{value[:60]}' is not a finite number" if required and not np.isfinite(number) else ""
 
 
+PACKAGED = "ml-100k"  # comes with RecBole
+
+
 def check_file(path: str | os.PathLike[str]) -> None:
     """Refuse a file that is not there, naming the nearest thing that is.
 
@@ -228,5 +231,6 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise UserError(f"there is no file {path}{nearest(path.name, there)}")
     if folder.parent.is_dir():
         there = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
-        raise UserError(f"there is no data set folder {folder}{nearest(folder.name, there)}")
-    raise UserError(f"there is no data set folder {folder}; data_path is {folder.parent}")
+        raise UserError(f"there is no data set folder {folder}{nearest(folder.name, [*there, PACKAGED])}")
+    close = nearest(folder.name, [PACKAGED])
+    raise UserError(f"there is no data set folder {folder}{close or f'; data_path is {folder.parent}'}")

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,10 @@ class ScaleConfig(Config):
         final = self.final_config_dict
         gpu_id = final["gpu_id"]
         final["gpu_id"] = ",".join(map(str, gpu_id)) if isinstance(gpu_id, list | tuple) else str(gpu_id)
-        use_gpu = bool(final["use_gpu"] and final["gpu_id"] != "" and _gpu_is_there())
+        wanted = str(self.external_config_dict.get("device") or "")
+        use_gpu = bool(final["use_gpu"] and final["gpu_id"] != "" and wanted != "cpu" and _gpu_is_there())
+        if wanted.startswith("cuda") and not use_gpu:
+            _say_once(f"device is {wanted}, but there is no GPU that torch can use: this runs on the CPU")
         # keeps RecBole's own distributed hooks out: dummy forward passes, nccl only, metrics weighted wrongly
         final["single_spec"] = True
         self.one_of_several = "local_rank" in final
@@ -178,6 +182,11 @@ class ScaleConfig(Config):
         final["device"] = torch.device("cuda", final["local_rank"]) if use_gpu else torch.device("cpu")
         if final["local_rank"] + final["offset"] != 0:
             final.update(state="error", show_progress=False, log_wandb=False)
+
+
+@cache
+def _say_once(warning: str) -> None:
+    getLogger().warning(warning)
 
 
 def begin(config: Any) -> None:

@@ -66,7 +66,7 @@ class Problems:
     def meet(self, reason: str, rows: int, place: Callable[[], str]) -> None:
         """Count ``rows`` dropped rows, or raise UserError with the place of the first and the reason."""
         if not self.drop:
-            raise UserError(f"{place()}: {reason}")
+            raise UserError(f"{place()}: {reason} (--bad_rows drop leaves such rows out and counts them)")
         self.dropped[reason] += rows
 
 

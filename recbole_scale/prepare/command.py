@@ -133,6 +133,10 @@ def _print_account(card: dict[str, Any], target: Path) -> None:
         print(f"dropped  {rows:>12,} rows: {reason}")
     print(f"kept     {card['statistics']['interactions']:>12,} rows in {target}")
     print(format_table(card["statistics"]))
+    folder = target.parent
+    where = "" if folder.parent == Path("dataset") else f" --data_path {folder.parent}"
+    named = f"--dataset {folder.name}{where}"
+    print(f"next     recbole-scale study {named} --hours 1, or run_recbole {named}")
 
 
 def _print_comparison(differs: list[str], expect: str, log: Interactions, filters: Filters) -> None:
