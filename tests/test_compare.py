@@ -20,7 +20,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.runs import records
 from recbole_scale.runs.run import make_config, prepare
 from recbole_scale.settings import run_id
-from recbole_scale.training.budget import TimeBudget, check_seconds
+from recbole_scale.training.budget import TimeBudget
 
 SMALL = {**QUICK, "embedding_size": 16, "metrics": ["Recall", "NDCG", "NLL"], "valid_metric": "NDCG@10"}
 
@@ -86,17 +86,6 @@ def test_the_schedule_ends_with_the_time(monkeypatch):
     free = TimeBudget(None)
     clock[0] = 1e9
     assert not free.look() and free.total_steps(3, planned=7) == 7
-
-
-@pytest.mark.parametrize("wrong", [0, -1, "10s", True, float("nan")])
-def test_a_budget_is_a_number_of_seconds(wrong):
-    with pytest.raises(UserError, match="must be a number of seconds above 0"):
-        check_seconds(wrong)
-
-
-def test_several_processes_take_no_time_budget():
-    with pytest.raises(UserError, match="for one process"):
-        check_seconds(5, world_size=2)
 
 
 @pytest.mark.parametrize("model", ["ScaledSASRec", "GRU4Rec"])

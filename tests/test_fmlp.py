@@ -94,5 +94,5 @@ def test_losses_are_nats_over_real_items(walk):
 
 
 def test_wrong_settings_are_one_sentence(walk):
-    with pytest.raises(UserError, match=r"hidden_act 'rel' is none of .*; did you mean 'relu'"):
+    with pytest.raises(UserError, match=r"hidden_act is 'rel', but must be one of .*; did you mean 'relu'"):
         network_of(hidden_act="rel")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
 from recbole_scale.model import layers
-from recbole_scale.model.precision import resolve_precision
+from recbole_scale.model.precision import check_compiler, resolve_precision
 from recbole_scale.model.scaled_sasrec import ScaledSASRec, dropout_rates
 from recbole_scale.model.sizes import (
     SIZE_NAMES,
@@ -24,7 +24,7 @@ from recbole_scale.model.sizes import (
     total_parameters,
 )
 from recbole_scale.model.softmax import ChunkedCrossEntropy, item_cross_entropy
-from recbole_scale.settings import load_settings_file, properties_folder
+from recbole_scale.settings import ScaledSASRecSettings, load_settings_file, properties_folder
 
 PAPER_N = {"tiny": 98_304, "small": 786_432, "base": 1_572_864, "medium": 9_437_184, "large": 75_497_472,
            "xlarge": 829_440_000}  # fmt: skip
@@ -210,8 +210,8 @@ def test_residual_projections_start_smaller_and_padding_starts_at_zero():
 
 def test_dropout_falls_linearly_from_bottom_to_top():
     config = make_config(n_layers=5, dropout_bottom=0.4, dropout_top=0.0)
-    assert dropout_rates(config) == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0])
-    assert dropout_rates(config | {"hidden_dropout_prob": 0.25}) == [0.25] * 5
+    assert dropout_rates(ScaledSASRecSettings.read(config)) == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0])
+    assert dropout_rates(ScaledSASRecSettings.read(config | {"hidden_dropout_prob": 0.25})) == [0.25] * 5
     model = make_model(n_layers=5, dropout_bottom=0.4, dropout_top=0.0, attn_dropout_prob=None)
     assert [block.attn.dropout for block in model.blocks] == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0])
     assert model.embedding_dropout == 0.4
@@ -249,7 +249,10 @@ def test_listed_rates_reach_attention_residual_and_embedding_of_every_layer():
     own = make_model(n_layers=3, dropout_rates=rates, attn_dropout_prob=0.2)
     assert [block.attn.dropout for block in own.blocks] == [0.2] * 3
     assert [block.dropout for block in own.blocks] == rates
-    assert dropout_rates(make_config(n_layers=3, dropout_bottom=0.2, dropout_top=0.2)) == [0.2] * 3
+    assert (
+        dropout_rates(ScaledSASRecSettings.read(make_config(n_layers=3, dropout_bottom=0.2, dropout_top=0.2)))
+        == [0.2] * 3
+    )
 
 
 def test_rates_are_those_of_the_masks_drawn(monkeypatch):
@@ -312,10 +315,13 @@ def test_attention_with_dropout_is_softmax_with_a_mask_on_its_weights(monkeypatc
     "rates, says",
     [
         ([0.1], "has 1 rates, but must list one for each of the 2 layers"),
-        (0.1, "is 0.1, but must list"),
-        ([0.1, 1.0], "a rate in dropout_rates is 1.0"),
-        ([0.1, "x"], "a rate in dropout_rates is 'x'"),
-        ([True, 0.1], "a rate in dropout_rates is True"),
+        (0.1, "dropout_rates is 0.1, but must be a list"),
+        (
+            [0.1, 1.0],
+            r"dropout_rates is \[0.1, 1.0\], but must be a list, each entry a number from 0 to 1 \(1 excluded",
+        ),
+        ([0.1, "x"], "dropout_rates is"),
+        ([True, 0.1], "dropout_rates is"),
     ],
 )
 def test_wrong_rates_are_one_sentence(rates, says):
@@ -419,7 +425,7 @@ def test_compiled_blocks_give_the_same_loss_gradients_and_names():
 def test_without_a_compiler_compile_is_one_sentence(monkeypatch):
     monkeypatch.setenv("CXX", "/no/such/compiler")
     with pytest.raises(UserError, match=r"compile: True needs a C\+\+ compiler"):
-        make_model(compile=True)
+        check_compiler(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from test_model import make_model
 from torch.nn import functional as F
 
 from recbole_scale.data.windows import TARGET_LIST
-from recbole_scale.errors import UserError
 from recbole_scale.model.sampled_softmax import (
     SampledSoftmax,
     proposal,
@@ -129,12 +128,6 @@ def test_counts_are_those_of_the_training_part_only():
     items = np.array([1, 2, 3, 2, 2, 4, 1, 1])  # three users of 4, 2 and 2; the last one does not train
     counts = training_counts(items, np.array([0, 4, 6]), np.array([2, 1, 0]), 5)
     assert counts.tolist() == [1, 2, 0, 0, 0]
-
-
-@pytest.mark.parametrize("samples, power, says", [(0, 0, "sce_samples"), (2.5, 0, "sce_samples"), (9, 2, "sce_power")])
-def test_a_wrong_setting_is_one_sentence(samples, power, says):
-    with pytest.raises(UserError, match=says):
-        SampledSoftmax(proposal(np.zeros(9), power), samples)
 
 
 def test_the_model_trains_with_it_and_is_evaluated_exactly():

@@ -42,6 +42,13 @@ def test_a_run_without_settings_has_the_documented_values(walk, model, part):
     assert all(getattr(typed, one.name) == config[one.name] for one in fields(typed) if one.name in expected)
 
 
+def test_names_that_settings_take_are_those_that_the_model_has():
+    from recbole_scale.model.layers import ACTIVATIONS as BUILT
+    from recbole_scale.settings.keys import ACTIVATIONS, SIZES
+
+    assert set(ACTIVATIONS) == set(BUILT) and SIZES == SIZE_NAMES
+
+
 @pytest.mark.parametrize("size", SIZE_NAMES)
 def test_a_size_sets_what_is_documented_for_sizes(size):
     text = (properties_folder() / f"{size}.yaml").read_text("utf-8")
@@ -179,6 +186,10 @@ def test_what_the_plan_takes_trains(walk, key, value):
         ({"item_inter_num_interval": "[5,1]"}, "item_inter_num_interval is"),
         ({"switch_at_epoch": 9, "epochs": 5}, "switch_at_epoch is 9, but must be a whole number from 1 to epochs (5)"),
         ({"dropout_rates": [0.1, 0.1, 0.1]}, "dropout_rates has 3 rates"),
+        ({"train_budget_seconds": "10s"}, "train_budget_seconds is '10s', but must be a number above 0, or empty"),
+        ({"train_budget_seconds": 5, "world_size": 2}, "train_budget_seconds is for one process"),
+        ({"sce_power": 2}, "sce_power is 2, but must be a number from 0 to 1"),
+        ({"spike_factor": 1}, "spike_factor is 1, but must be a number above 1, or empty"),
         ({"valid_metric": "NDCG"}, "write NDCG@5, say"),
         ({"valid_metric": "NLL@5"}, "valid_metric NLL@5 is not measured"),
         ({"metrics": ["NDGC"]}, "no metric named 'NDGC'; did you mean 'ndcg'?"),

@@ -10,7 +10,7 @@ from test_model import PAPER_N, make_config
 from recbole_scale.errors import UserError
 from recbole_scale.model.scaled_sasrec import attention_rates, dropout_rates
 from recbole_scale.model.sizes import SIZE_NAMES, Shape, load_size, parameter_groups
-from recbole_scale.settings import check_keys, load_settings_file, properties_folder
+from recbole_scale.settings import ScaledSASRecSettings, check_keys, load_settings_file, properties_folder
 
 PROPERTIES = properties_folder()
 ALL_FILES = sorted(
@@ -45,10 +45,10 @@ def test_a_size_has_the_papers_shape_and_n(size):
 @pytest.mark.parametrize("size", SIZE_NAMES)
 def test_a_size_has_rates_that_fall_with_depth_and_reach_attention(size):
     config = make_config(attn_dropout_prob=None) | load_size(size)
-    rates = dropout_rates(config)
+    rates = dropout_rates(ScaledSASRecSettings.read(config))
     assert len(rates) == config["n_layers"] and rates == sorted(rates, reverse=True) and 0 < rates[-1] <= rates[0] < 0.5
     plain = size in ("tiny", "small", "base")  # measured without
-    assert attention_rates(config) == ([0.0] * len(rates) if plain else rates)
+    assert attention_rates(ScaledSASRecSettings.read(config)) == ([0.0] * len(rates) if plain else rates)
 
 
 def test_learning_rates_fall_and_batches_grow_with_size():

@@ -17,8 +17,10 @@ from conftest import QUICK, walk_rows, write_inter
 import recbole_scale
 from recbole_scale.errors import UserError
 from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.settings import ScaledSASRecSettings
+from recbole_scale.settings.keys import LEARNERS
 from recbole_scale.training.checkpoint import load_checkpoint
-from recbole_scale.training.optimizers import KERNELS, LEARNERS, build_optimizer
+from recbole_scale.training.optimizers import KERNELS, build_optimizer
 from recbole_scale.training.switching import Switch
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 
@@ -58,7 +60,7 @@ def test_the_three_reasons_to_switch():
 @pytest.mark.parametrize(
     "mistake, says",
     [
-        ({"switch_at_epoch": 0}, "switch_at_epoch is 0, but must be a whole number from 1 to epochs"),
+        ({"switch_at_epoch": 0}, "switch_at_epoch is 0, but must be a whole number from 1, or empty"),
         ({"switch_at_epoch": 10}, "switch_at_epoch is 10"),
         ({"switch_patience": 0}, "switch_patience is 0"),
         ({"sgd_epochs": "all"}, "sgd_epochs is 'all'"),
@@ -68,7 +70,7 @@ def test_the_three_reasons_to_switch():
 )
 def test_mistakes_are_found_before_training(mistake, says):
     with pytest.raises(UserError, match=says):
-        rule(**mistake)
+        ScaledSASRecSettings.read({"epochs": 9, **mistake})
 
 
 def test_the_first_phase_is_the_run_without_the_switch_bit_for_bit(walk):

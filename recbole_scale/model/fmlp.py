@@ -16,8 +16,8 @@ from recbole.model.loss import BPRLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_scale.errors import check_choice
-from recbole_scale.model.layers import ACTIVATIONS, FeedForward
+from recbole_scale.model.layers import FeedForward
+from recbole_scale.settings import FMLPRecSettings
 
 
 class FilterLayer(nn.Module):
@@ -70,18 +70,17 @@ class FMLPRec(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        check_choice("loss_type", config["loss_type"], ["CE", "BPR"])
-        check_choice("hidden_act", config["hidden_act"], ACTIVATIONS)
-        d_model, eps = config["hidden_size"], config["layer_norm_eps"]
-        self.loss_type, self.dropout = config["loss_type"], config["hidden_dropout_prob"]
+        settings = FMLPRecSettings.read(config)
+        d_model, eps = settings.hidden_size, settings.layer_norm_eps
+        self.loss_type, self.dropout = settings.loss_type, settings.hidden_dropout_prob
         self.item_embedding = nn.Embedding(self.n_items, d_model, padding_idx=0)
         self.position_embedding = nn.Embedding(self.max_seq_length, d_model)
         self.norm = nn.LayerNorm(d_model, eps=eps)
         self.blocks = nn.ModuleList(
-            FilterBlock(self.max_seq_length, d_model, config["inner_size"], config["hidden_act"], self.dropout, eps)
-            for _ in range(config["n_layers"])
+            FilterBlock(self.max_seq_length, d_model, settings.inner_size, settings.hidden_act, self.dropout, eps)
+            for _ in range(settings.n_layers)
         )
-        self._init_weights(config["initializer_range"])
+        self._init_weights(settings.initializer_range)
 
     def _init_weights(self, std: float) -> None:
         """Matrices, embeddings and filters normal(0, ``std``); padding row and biases 0; LayerNorm 1 and 0."""

@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-from recbole_scale.errors import UserError, check_choice
-
-PRECISIONS = ("auto", "float32", "bf16", "bf16_weights")
+from recbole_scale.errors import UserError
 
 
 def resolve_precision(setting: Any, device: torch.device, enable_amp: bool = False) -> str:
@@ -23,26 +21,11 @@ def resolve_precision(setting: Any, device: torch.device, enable_amp: bool = Fal
     * ``auto``: ``bf16`` on a GPU that computes in it and where RecBole's ``enable_amp`` asks for it, else ``float32``.
       On a CPU it stays float32, so that a run's numbers do not hang on the CPU's instructions, although one with
       bfloat16 instructions trains the wider sizes faster with ``bf16`` (``benchmarks/switches.py``).
-
-    Raises:
-        UserError: no such precision.
     """
-    check_choice("precision", setting, PRECISIONS)
     if setting != "auto":
         return str(setting)
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if native or enable_amp else "float32"
-
-
-def check_flag(key: str, value: Any) -> bool:
-    """A setting that is on or off.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if not isinstance(value, bool):
-        raise UserError(f"{key} is {value!r}, but must be True or False")
-    return value
 
 
 def check_compiler(device: torch.device) -> None:

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from recbole_scale.errors import UserError
-
 
 def proposal(counts: np.ndarray, power: float) -> np.ndarray:
     """Probability of drawing each item: ``(count + 1) ** power``, normalised; power 0 is uniform.
@@ -32,12 +30,7 @@ def proposal(counts: np.ndarray, power: float) -> np.ndarray:
 
     Returns:
         float64 [V], summing to 1.
-
-    Raises:
-        UserError: a power outside 0..1.
     """
-    if isinstance(power, bool) or not isinstance(power, int | float) or not 0 <= power <= 1:
-        raise UserError(f"sce_power is {power!r}, but must lie in 0..1 (0: uniform, 1: by popularity)")
     weight = (np.asarray(counts, dtype=np.float64) + 1) ** power
     return weight / weight.sum()
 
@@ -70,9 +63,6 @@ class SampledSoftmax(nn.Module):
     Args:
         probability: the proposal q, float64 [V].
         n_samples: k; at V or more every item is taken once, and the loss is the exact one.
-
-    Raises:
-        UserError: k is no whole number of at least 1.
     """
 
     cumulative: Tensor
@@ -80,8 +70,6 @@ class SampledSoftmax(nn.Module):
 
     def __init__(self, probability: np.ndarray, n_samples: int) -> None:
         super().__init__()
-        if isinstance(n_samples, bool) or not isinstance(n_samples, int) or n_samples < 1:
-            raise UserError(f"sce_samples is {n_samples!r}, but must be a whole number of at least 1")
         self.n_samples = n_samples
         # not in the checkpoint: they follow from the data, and a model trained so can go on with the exact loss
         self.register_buffer("cumulative", torch.from_numpy(np.cumsum(probability)), persistent=False)

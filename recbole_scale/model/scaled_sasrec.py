@@ -16,16 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from recbole_scale.data.windows import TARGET_LIST
-from recbole_scale.errors import UserError, check_choice
-from recbole_scale.model.layers import ACTIVATIONS, DecoderBlock, dropout, init_weights, layer_rates
+from recbole_scale.model.layers import DecoderBlock, dropout, init_weights, layer_rates
 from recbole_scale.model.memory import softmax_chunk
-from recbole_scale.model.precision import check_compiler, check_flag, resolve_precision
+from recbole_scale.model.precision import resolve_precision
 from recbole_scale.model.sampled_softmax import SampledSoftmax, proposal, training_counts
 from recbole_scale.model.sizes import Shape
 from recbole_scale.model.softmax import item_cross_entropy
 from recbole_scale.model.width import scale_initial, width_ratio
-
-LOSSES = ("CE", "SCE")
+from recbole_scale.settings import ScaledSASRecSettings
 
 
 class ScaledSASRec(SequentialRecommender):
@@ -39,13 +37,12 @@ class ScaledSASRec(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        settings = ScaledSASRecSettings.read(config)
         self.shape = shape = Shape.from_config(config, self.n_items - 1)
-        check_choice("hidden_act", config["hidden_act"], ACTIVATIONS)
-        check_choice("loss_type", config["loss_type"], LOSSES)
         device = config["device"]
-        self.precision = resolve_precision(config["precision"], device, bool(config["enable_amp"]))
-        self.activation_checkpointing = check_flag("activation_checkpointing", config["activation_checkpointing"])
-        rates = dropout_rates(config)
+        self.precision = resolve_precision(settings.precision, device, bool(config["enable_amp"]))
+        self.activation_checkpointing = settings.activation_checkpointing
+        rates = dropout_rates(settings)
         self.embedding_dropout = rates[0]
         self.item_embedding = nn.Embedding(self.n_items, shape.d_model, padding_idx=0)
         self.position_embedding = nn.Embedding(shape.max_length, shape.d_model)
@@ -54,24 +51,23 @@ class ScaledSASRec(SequentialRecommender):
                 shape.d_model,
                 shape.n_heads,
                 shape.inner_size,
-                activation=config["hidden_act"],
-                eps=config["layer_norm_eps"],
+                activation=settings.hidden_act,
+                eps=settings.layer_norm_eps,
                 dropout=rate,
                 attn_dropout=attn_rate,
             )
-            for rate, attn_rate in zip(rates, attention_rates(config), strict=True)
+            for rate, attn_rate in zip(rates, attention_rates(settings), strict=True)
         )
-        self.final_norm = nn.LayerNorm(shape.d_model, eps=config["layer_norm_eps"])
-        init_weights(self, list(self.blocks), config["initializer_range"])
+        self.final_norm = nn.LayerNorm(shape.d_model, eps=settings.layer_norm_eps)
+        init_weights(self, list(self.blocks), settings.initializer_range)
         self.width_ratio = width_ratio(config)
         scale_initial(self, self.width_ratio)
-        self.sampled = sampled_softmax(config, dataset, shape.n_items) if config["loss_type"] == "SCE" else None
+        self.sampled = sampled_softmax(settings, dataset, shape.n_items) if settings.loss_type == "SCE" else None
         candidates = shape.n_items if self.sampled is None else min(self.sampled.n_samples, shape.n_items)
-        self.softmax_chunk = config["softmax_chunk"] or softmax_chunk(candidates, device)
+        self.softmax_chunk = settings.softmax_chunk or softmax_chunk(candidates, device)
         if self.precision == "bf16_weights":
             self.to(torch.bfloat16)
-        if check_flag("compile", config["compile"]):
-            check_compiler(device)
+        if settings.compile:
             self.compile_blocks()
 
     def compile_blocks(self) -> None:
@@ -159,47 +155,30 @@ class ScaledSASRec(SequentialRecommender):
             return hidden.float() @ self.item_embedding.weight.float().T
 
 
-def dropout_rates(config: Any) -> list[float]:
+def dropout_rates(settings: ScaledSASRecSettings) -> list[float]:
     """Dropout rate of each layer, bottom first; the embedding takes the first.
 
     ``hidden_dropout_prob`` (one for all) wins over ``dropout_rates`` (a list), and that over ``dropout_bottom`` to
     ``dropout_top``.
-
-    Raises:
-        UserError: a rate outside 0..1, or a list of another length than ``n_layers``.
     """
-    for key in ("hidden_dropout_prob", "attn_dropout_prob", "dropout_bottom", "dropout_top"):
-        if config[key] is not None:
-            _check_rate(key, config[key])
-    n_layers, given = config["n_layers"], config["dropout_rates"]
-    if config["hidden_dropout_prob"] is not None:
-        return [float(config["hidden_dropout_prob"])] * n_layers
-    if given is None:
-        return layer_rates(n_layers, float(config["dropout_bottom"]), float(config["dropout_top"]))
-    if not isinstance(given, list | tuple) or len(given) != n_layers:
-        told = f"has {len(given)} rates" if isinstance(given, list | tuple) else f"is {given!r}"
-        raise UserError(f"dropout_rates {told}, but must list one for each of the {n_layers} layers, bottom first")
-    for rate in given:
-        _check_rate("a rate in dropout_rates", rate)
-    return [float(rate) for rate in given]
+    if settings.hidden_dropout_prob is not None:
+        return [settings.hidden_dropout_prob] * settings.n_layers
+    if settings.dropout_rates is not None:
+        return settings.dropout_rates
+    return layer_rates(settings.n_layers, settings.dropout_bottom, settings.dropout_top)
 
 
-def attention_rates(config: Any) -> list[float]:
+def attention_rates(settings: ScaledSASRecSettings) -> list[float]:
     """Dropout rate of each layer's attention weights: ``attn_dropout_prob`` if set, else the layer's own."""
-    rates = dropout_rates(config)
-    return rates if config["attn_dropout_prob"] is None else [float(config["attn_dropout_prob"])] * len(rates)
+    rates = dropout_rates(settings)
+    return rates if settings.attn_dropout_prob is None else [settings.attn_dropout_prob] * len(rates)
 
 
-def _check_rate(name: str, rate: Any) -> None:
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise UserError(f"{name} is {rate!r}, but must lie in 0..1 (1 excluded)")
-
-
-def sampled_softmax(config: Any, dataset: Any, n_items: int) -> SampledSoftmax:
-    """The sampled loss of ``config``, with a proposal from the training part of ``dataset``."""
-    if config["sce_power"]:
+def sampled_softmax(settings: ScaledSASRecSettings, dataset: Any, n_items: int) -> SampledSoftmax:
+    """The sampled loss of ``settings``, with a proposal from the training part of ``dataset``."""
+    if settings.sce_power:
         histories, train_end = dataset.histories, dataset.split.train_counts
         counts = training_counts(histories.items, histories.offsets[:-1], train_end, n_items)
     else:
         counts = np.zeros(n_items, dtype=np.int64)  # uniform, whatever they are
-    return SampledSoftmax(proposal(counts, config["sce_power"]), config["sce_samples"])
+    return SampledSoftmax(proposal(counts, settings.sce_power), settings.sce_samples)

@@ -59,18 +59,8 @@ class Shape:
     @classmethod
     def from_config(cls, config: Any, n_items: int) -> Shape:
         """Read a shape from anything with ``[]`` access to RecBole's key names; ``n_items`` counts real items."""
-        keys = ("n_layers", "hidden_size", "n_heads", "inner_size")
-        n_layers, d_model, n_heads, inner_size = (_positive(config, key) for key in keys)
-        if d_model % n_heads:
-            raise UserError(f"hidden_size {d_model} is not a multiple of n_heads {n_heads}")
-        return cls(n_layers, d_model, n_heads, inner_size, n_items, _positive(config, "MAX_ITEM_LIST_LENGTH"))
-
-
-def _positive(config: Any, key: str) -> int:
-    value = config[key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{key} is {value!r}, but must be a whole number of at least 1")
-    return value
+        n_layers, d_model, n_heads, inner_size = (config[key] for key in SHAPE_KEYS)
+        return cls(n_layers, d_model, n_heads, inner_size, n_items, config["MAX_ITEM_LIST_LENGTH"])
 
 
 def parameter_groups(shape: Shape) -> dict[str, int]:
@@ -119,7 +109,6 @@ class Rung:
 
 def named(name: str) -> Rung:
     """A size of the paper: ``tiny`` to ``xlarge``."""
-    check_choice("size", name, SIZE_NAMES)
     size = load_size(name)
     return Rung(name, 12 * size["n_layers"] * size["hidden_size"] ** 2, {"size": name})
 

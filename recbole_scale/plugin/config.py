@@ -21,6 +21,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.model.precision import check_compiler
 from recbole_scale.model.sizes import load_size
 from recbole_scale.plugin.measures import add_default_metrics, fit_metrics
 from recbole_scale.plugin.processes import check_several
@@ -171,6 +172,8 @@ class ScaleConfig(Config):
         use_gpu = bool(final["use_gpu"] and final["gpu_id"] != "" and wanted != "cpu" and _gpu_is_there())
         if wanted.startswith("cuda") and not use_gpu:
             _say_once(f"device is {wanted}, but there is no GPU that torch can use: this runs on the CPU")
+        if self.model in WINDOW_MODELS and final["compile"]:
+            check_compiler(torch.device("cuda" if use_gpu else "cpu"))
         # keeps RecBole's own distributed hooks out: dummy forward passes, nccl only, metrics weighted wrongly
         final["single_spec"] = True
         self.one_of_several = "local_rank" in final

@@ -21,7 +21,6 @@ from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
 from recbole_scale.text import metric_name
 from recbole_scale.training import group
-from recbole_scale.training.budget import check_seconds
 
 
 class BudgetSpent(Exception):
@@ -128,7 +127,7 @@ def measured_fit(trainer: Any, prepared: Any, **named: Any) -> tuple[Any, Any]:
     Returns:
         best valid score and the metrics of that evaluation, as RecBole's ``fit``.
     """
-    limit = check_seconds(prepared.config["train_budget_seconds"], group.world_size())
+    limit = prepared.config["train_budget_seconds"]
     if hasattr(trainer, "_train_at_once"):
         _time_trees(trainer)
     elif not hasattr(trainer, "seconds_train"):

@@ -20,7 +20,6 @@ from recbole_scale.model.sizes import (
 from recbole_scale.settings import before_data
 from recbole_scale.text import metric_name
 from recbole_scale.training import group, parallel
-from recbole_scale.training.accumulation import check_steps
 
 
 def costs(prepared: Any, network: Any) -> dict[str, Any]:
@@ -125,7 +124,7 @@ def training_setup(config: Any, network: Any, tokens: int, processes: int = 1) -
         attn_dropout=max(attention_rates(config)) > 0,
         precision=network.precision,
         activation_checkpointing=network.activation_checkpointing,
-        accumulation_steps=check_steps(config["accumulation_steps"]),
+        accumulation_steps=config["accumulation_steps"],
         optimizer_states={"adamw": 2, "adam": 2}.get(str(config["learner"]).lower(), 1),
         parallel=parallel.choose_mode(config["parallel"], network, device, processes),
         devices=processes,

@@ -2,7 +2,7 @@
 
 from recbole_scale.settings.checks import check_settings
 from recbole_scale.settings.identity import before_data, run_id
-from recbole_scale.settings.keys import PackageSettings, ScaledSASRecSettings
+from recbole_scale.settings.keys import FMLPRecSettings, PackageSettings, ScaledSASRecSettings
 from recbole_scale.settings.known import check_keys, known_keys
 from recbole_scale.settings.reading import (
     SettingsLoader,
@@ -14,6 +14,7 @@ from recbole_scale.settings.reading import (
 )
 
 __all__ = [
+    "FMLPRecSettings",
     "PackageSettings",
     "ScaledSASRecSettings",
     "SettingsLoader",

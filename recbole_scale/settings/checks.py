@@ -56,8 +56,8 @@ def check_settings(model: str, settings: Mapping[str, Any], given: Iterable[str]
         check_dataset_name(settings["dataset"])
     for check in (
         _check_places,
-        _check_loggers,
-        *((_check_shape, _check_training, _check_split) if model == "ScaledSASRec" else ()),
+        _check_surroundings,
+        *((_check_own, _check_split) if model == "ScaledSASRec" else ()),
     ):
         check(checked)
     return checked
@@ -112,31 +112,16 @@ def _check_places(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{key} is {shown(path)}, but {above} is no folder")
 
 
-def _check_loggers(settings: Mapping[str, Any]) -> None:
+def _check_surroundings(settings: Mapping[str, Any]) -> None:
+    if settings.get("train_budget_seconds") is not None and settings.get("world_size", 1) > 1:
+        raise UserError("train_budget_seconds is for one process; several are limited by epochs")
     if settings.get("log_wandb") and find_spec("wandb") is None:
         raise UserError("log_wandb: True needs wandb; pip install wandb installs it")
 
 
-def _check_shape(settings: Mapping[str, Any]) -> None:
-    layers, width, heads = settings["n_layers"], settings["hidden_size"], settings["n_heads"]
-    if width % heads:
-        raise UserError(f"hidden_size {width} is not a multiple of n_heads {heads}")
-    rates = settings["dropout_rates"]
-    if rates is not None and len(rates) != layers:
-        raise UserError(
-            f"dropout_rates has {len(rates)} rates, but must list one for each of the {layers} layers, bottom first"
-        )
-    stride, length = settings["window_stride"], settings["MAX_ITEM_LIST_LENGTH"]
-    if stride is not None and stride > length:
-        raise UserError(f"window_stride is {stride}, but must lie in 1..{length} (MAX_ITEM_LIST_LENGTH)")
-
-
-def _check_training(settings: Mapping[str, Any]) -> None:
-    at, epochs = settings["switch_at_epoch"], settings["epochs"]
-    if at is not None and at > epochs:
-        raise UserError(f"switch_at_epoch is {at}, but must be a whole number from 1 to epochs ({epochs})")
-    if settings.get("train_budget_seconds") is not None and settings.get("world_size", 1) > 1:
-        raise UserError("train_budget_seconds is for one process; several are limited by epochs")
+def _check_own(settings: Mapping[str, Any]) -> None:
+    """What ScaledSASRec's keys must be together, and with RecBole's."""
+    ScaledSASRecSettings.read(settings)
 
 
 def _check_split(settings: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from recbole_scale.errors import UserError
 from recbole_scale.settings.kinds import (
     FLAG,
     NOT_NEGATIVE,
@@ -273,7 +274,30 @@ class TrainingSettings(Settings):
 
 @dataclass(frozen=True)
 class ScaledSASRecSettings(TrainingSettings, DataSettings, ModelSettings, SizeSettings):
-    """Everything that a run of ScaledSASRec takes beside RecBole's own settings."""
+    """Everything that a run of ScaledSASRec takes beside RecBole's own settings.
+
+    Raises:
+        UserError: values that do not go together.
+    """
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.n_heads:
+            raise UserError(f"hidden_size {self.hidden_size} is not a multiple of n_heads {self.n_heads}")
+        if self.dropout_rates is not None and len(self.dropout_rates) != self.n_layers:
+            raise UserError(
+                f"dropout_rates has {len(self.dropout_rates)} rates, but must list one for each of the "
+                f"{self.n_layers} layers, bottom first"
+            )
+        if self.window_stride is not None and self.window_stride > self.MAX_ITEM_LIST_LENGTH:
+            raise UserError(
+                f"window_stride is {self.window_stride}, but must lie in 1..{self.MAX_ITEM_LIST_LENGTH} "
+                "(MAX_ITEM_LIST_LENGTH)"
+            )
+        if self.switch_at_epoch is not None and self.switch_at_epoch > self.epochs:
+            raise UserError(
+                f"switch_at_epoch is {self.switch_at_epoch}, but must be a whole number from 1 to epochs "
+                f"({self.epochs})"
+            )
 
 
 @dataclass(frozen=True)

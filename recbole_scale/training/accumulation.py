@@ -9,21 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_scale.data.windows import TARGET_LIST
-from recbole_scale.errors import UserError
 from recbole_scale.training import parallel
-
-
-def check_steps(value: Any) -> int:
-    """``accumulation_steps`` as a whole number of at least 1.
-
-    Raises:
-        UserError: anything else.
-    """
-    if value is None:
-        return 1
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"accumulation_steps is {value!r}, but must be a whole number from 1")
-    return value
 
 
 def micro_batches(batch: Any, targets: str, steps: int) -> list[tuple[Any, float]]:

@@ -6,23 +6,7 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-from recbole_scale.errors import UserError
 from recbole_scale.training.part import load_fields
-
-
-def check_seconds(seconds: object, world_size: int = 1) -> float | None:
-    """``train_budget_seconds`` as a number, or None for no limit.
-
-    Raises:
-        UserError: no number above 0, or several processes, whose clocks would not agree on the last step.
-    """
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise UserError(f"train_budget_seconds is {seconds!r}, but must be a number of seconds above 0")
-    if world_size > 1:
-        raise UserError("train_budget_seconds is for one process; several are limited by epochs")
-    return float(seconds)
 
 
 class TimeBudget:

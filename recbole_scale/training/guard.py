@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from recbole_scale.errors import UserError
 from recbole_scale.training.part import load_fields
 
 IN_A_ROW = 3  # steps that are not finite before the run goes back to its last good checkpoint
@@ -40,11 +39,6 @@ class Guard:
     rate_factor: float = 1.0
     recent: list[float] = field(default_factory=list)
     high: bool = False
-
-    def __post_init__(self) -> None:
-        factor = self.spike_factor
-        if factor is not None and not (isinstance(factor, int | float) and factor > 1):
-            raise UserError(f"spike_factor is {factor!r}, but must be a number above 1, or empty")
 
     def see(self, loss: float, norm: float) -> str | None:
         """Take in a step's loss (nats) and gradient norm; returns what to log of it, None for an ordinary step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from recbole_scale.errors import UserError, check_choice
 from recbole_scale.model.width import rate_scales
 
-LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
 KERNELS = ("fused", "foreach")  # torch's names of those that update many tensors at once
 
 
@@ -23,14 +20,7 @@ def build_optimizer(
     """Optimizer by RecBole's name; weight decay acts on weight matrices, not on biases, LayerNorms or embeddings.
 
     One kernel updates many tensors: fused for Adam, AdamW and SGD, foreach for the others. ``momentum`` is SGD's.
-
-    Raises:
-        UserError: an unknown name or a learning rate that is not positive.
     """
-    learner = str(learner).lower()
-    check_choice("learner", learner, LEARNERS)
-    if not isinstance(learning_rate, int | float) or not 0 < learning_rate < math.inf:
-        raise UserError(f"learning_rate is {learning_rate!r}, but must be a number above 0")
     groups = parameter_groups(model, weight_decay, learner in ("adamw", "adam"))
     if learner in ("adamw", "adam"):
         kind = torch.optim.AdamW if learner == "adamw" else torch.optim.Adam
@@ -44,7 +34,6 @@ def build_optimizer(
 
 def _sgd(groups: list[dict[str, Any]], learning_rate: float, momentum: float) -> torch.optim.Optimizer:
     """SGD whose momentum starts as zeros: the same steps as torch's, and a first step may be left out."""
-    check_momentum(momentum)
     fuses = all(_fuses_sgd(p) for group in groups for p in group["params"])
     kernel: dict[str, Any] = {"fused": True} if fuses else {"foreach": True}
     optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, **kernel)
@@ -74,12 +63,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
     kernels = [{name: group[name] for name in ours if name in group} for group in optimizer.param_groups]
     groups = [{**saved, **kernel} for saved, kernel in zip(state["param_groups"], kernels, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": groups})
-
-
-def check_momentum(momentum: Any) -> None:
-    """Refuse a momentum outside 0..1 (1 excluded) with a UserError."""
-    if not isinstance(momentum, int | float) or not 0 <= momentum < 1:
-        raise UserError(f"sgd_momentum is {momentum!r}, but must lie in 0..1 (1 excluded)")
 
 
 def guarded_step(optimizer: torch.optim.Optimizer, good: Tensor, wait: bool) -> None:

@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from recbole_scale.errors import check_choice
 from recbole_scale.training import group
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-MODES = ("auto", "ddp", "fsdp")
 
 
 class BatchLoss(nn.Module):
@@ -45,11 +42,7 @@ def choose_mode(setting: str | None, model: nn.Module, device: torch.device, pro
 
     ``auto`` keeps whole copies (ddp) while weights, gradients and Adam's two moments take at most half of a process's
     memory, which leaves the other half to activations and logits. ``processes``: how many, if not those of this group.
-
-    Raises:
-        UserError: an unknown setting.
     """
-    check_choice("parallel", setting or "auto", MODES)
     processes = processes or group.world_size()
     if processes == 1:
         return "none"

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recbole_scale.errors import UserError
-from recbole_scale.training.optimizers import check_momentum
-
 ADAM = ("adam", "adamw")
 
 
@@ -32,27 +29,12 @@ class Switch:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | Any) -> Switch:
-        """Read the settings; ``switch_at_epoch`` switches ``optimizer_switch`` on.
-
-        Raises:
-            UserError: a number out of its range.
-        """
-        epochs, at_epoch = int(config["epochs"]), config["switch_at_epoch"]
-        on = bool(config["optimizer_switch"]) or at_epoch is not None
-        patience, sgd_epochs = config["switch_patience"], config["sgd_epochs"]
+        """Read the settings; ``switch_at_epoch`` switches ``optimizer_switch`` on."""
+        at_epoch, patience = config["switch_at_epoch"], config["switch_patience"]
         if patience is None:  # where early stopping would end a run without the switch
-            patience = max(1, int(config["stopping_step"]))
-        for name, value, top in (("switch_patience", patience, None), ("sgd_epochs", sgd_epochs, None),
-                                 ("switch_at_epoch", at_epoch, epochs)):  # fmt: skip
-            if on and value is not None and not (isinstance(value, int) and 1 <= value <= (top or value)):
-                raise UserError(
-                    f"{name} is {value!r}, but must be a whole number from 1" + (f" to epochs ({top})" if top else "")
-                )
-        rate = config["sgd_learning_rate"]
-        if on and not (isinstance(rate, int | float) and rate > 0):
-            raise UserError(f"sgd_learning_rate is {rate!r}, but must be a number above 0")
-        check_momentum(config["sgd_momentum"])
-        return cls(on, patience, at_epoch, epochs, sgd_epochs)
+            patience = max(1, config["stopping_step"])
+        on = config["optimizer_switch"] or at_epoch is not None
+        return cls(on, patience, at_epoch, config["epochs"], config["sgd_epochs"])
 
     def reason(
         self, epoch: int, exhausted: bool, waited: int, best_epoch: int, metric: str, end: int | None = None

@@ -20,9 +20,9 @@ from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
 from recbole_scale.training import group, parallel
-from recbole_scale.training.accumulation import accumulate, check_steps, micro_batches
+from recbole_scale.training.accumulation import accumulate, micro_batches
 from recbole_scale.training.best import Best, Bests
-from recbole_scale.training.budget import TimeBudget, check_seconds
+from recbole_scale.training.budget import TimeBudget
 from recbole_scale.training.checkpoint import run_stem
 from recbole_scale.training.epoch_log import report_epoch
 from recbole_scale.training.guard import MAX_ROLLBACKS, Guard
@@ -47,9 +47,9 @@ class ScaledSASRecTrainer(Trainer):
     model: Any
 
     def __init__(self, config: Any, model: Any) -> None:
-        self.accumulation_steps = check_steps(config["accumulation_steps"])
+        self.accumulation_steps = config["accumulation_steps"]
         self.progress, self.guard = Progress(), Guard(config["spike_factor"])
-        self.budget = TimeBudget(check_seconds(config["train_budget_seconds"], group.world_size()))
+        self.budget = TimeBudget(config["train_budget_seconds"])
         self.bests = Bests(config["valid_metric"], config["valid_metric_bigger"], config["metrics"], config["topk"])
         # before the optimizer, which must see the parameters as training changes them: parts of them under fsdp
         self.loss = parallel.data_parallel(model, config["parallel"], bf16=model.precision == "bf16")
