@@ -37,7 +37,7 @@ def trained(walk):
         ({"seed": 7}, "seed is 2020 there and 7 here"),
         ({"train_batch_size": 32}, "train_batch_size is 256 there and 32 here"),
         ({"dropout_bottom": 0.5, "topk": [5]}, "dropout_bottom is"),
-        ({"epochs": 1}, "has trained 2 epochs, but epochs is 1"),
+        ({"epochs": 1}, "has trained 2 epochs, more than the 1 of these settings"),
         (
             {"eval_args": {"split": {"LS": "test_only"}, "order": "TO", "group_by": "user", "mode": "full"}},
             "eval_args is",

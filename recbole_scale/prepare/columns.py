@@ -124,11 +124,13 @@ class LogBuilder:
         self._coders = {role: Coder() for role in roles if role != "time"}
         self._time = TimeColumn(time_unit, time_format)
 
-    def add(self, source: str, batch: Mapping[str, Any], locate: Locate, names: Mapping[str, str]) -> None:
+    def add(
+        self, source: str, batch: Mapping[str, Any], locate: Locate, names: Mapping[str, str], header: bool = True
+    ) -> None:
         """Add one batch: role -> array of texts (pyarrow), or of int64 for time; all of one length.
 
-        ``locate`` tells where a row is, ``names`` what the file calls a column. Raises UserError for a bad row
-        unless bad rows are dropped.
+        ``locate`` tells where a row is, ``names`` what the file calls a column, in its ``header`` or by number. Raises
+        UserError for a bad row unless bad rows are dropped.
         """
         batch, locate = self._chosen(batch, locate)
         rows = len(batch["user"])
@@ -152,7 +154,7 @@ class LogBuilder:
             self.problems.meet(reason, int(bad.sum()), lambda: where.format(locate(first)))
             keep[bad] = False
 
-        repeated = _repeats_header(coded, names)
+        repeated = _repeats_header(coded, names) if header else None
         if repeated is not None:
             check("user", repeated, "the header line is repeated; take it out")
         for role, column in coded.items():

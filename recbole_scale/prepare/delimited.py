@@ -49,6 +49,7 @@ class Plan:
     places: Mapping[str, int]
     labels: Mapping[str, str]
     quoted: str  # the delimiter where values may be quoted, else ''
+    header: bool = True
 
 
 def read_delimited(path: Path, names: Sequence[str], layout: Layout, builder: LogBuilder) -> None:
@@ -118,7 +119,7 @@ def plan_columns(line: str, layout: Layout, source: str, lines: Sequence[str] = 
         fields = [name.split(":")[0] for name in fields]
     place_of = _place_by_name if layout.header else _place_by_number
     places = {role: place_of(role, name, fields, source, delimiter, line) for role, name in layout.names.items()}
-    return Plan(delimiter, len(fields), places, dict(layout.names), quoted)
+    return Plan(delimiter, len(fields), places, dict(layout.names), quoted, layout.header)
 
 
 def _sniff(line: str, layout: Layout, lines: Sequence[str]) -> str:
@@ -197,7 +198,7 @@ def _add_block(block: Block, plan: Plan, builder: LogBuilder) -> None:
         table = table.filter(pa.array(~stray))
     step = 2 if plan.delimiter == "::" else 1
     batch = {role: table.column(f"f{place * step}").combine_chunks() for role, place in plan.places.items()}
-    builder.add(block.source, batch, lambda row: f"line {block.line_of(row, plan.quoted)}", plan.labels)
+    builder.add(block.source, batch, lambda row: f"line {block.line_of(row, plan.quoted)}", plan.labels, plan.header)
 
 
 def _parse(block: Block, plan: Plan) -> tuple[pa.Table, list[Any]]:

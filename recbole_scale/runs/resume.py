@@ -51,8 +51,6 @@ def go_on(trainer: Any, config: Any, fingerprint: str | None, resume: str | None
         )
     other = _other_run(state, config, path)
     trainer.resume_checkpoint(path)
-    if trainer.start_epoch > config["epochs"]:
-        raise UserError(f"{path} has trained {trainer.start_epoch} epochs, but epochs is {config['epochs']}")
     return other
 
 
