@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
+import os
 import reprlib
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from difflib import get_close_matches
@@ -79,27 +83,66 @@ def without_recbole(failure: ModuleNotFoundError) -> UserError | None:
 def exit_code(main: Callable[[], int | None]) -> int:
     """Run ``main`` and return its exit code; a :class:`UserError` prints one sentence and gives 2.
 
-    A signal prints one sentence too and gives the code of a process that a signal has ended.
+    A signal prints one sentence too and gives the code of a process that a signal has ended. Any other exception is a
+    bug: one line says so and where its traceback lies, and the code is 1. With the environment variable
+    ``RECBOLE_SCALE_TRACEBACK`` set, the traceback of every one of them is printed as well.
     """
+
+    def run() -> int:
+        try:
+            return main() or 0
+        except Exception:
+            if os.environ.get("RECBOLE_SCALE_TRACEBACK"):
+                traceback.print_exc()
+            raise
+
     try:
         with watched(), patient_output():
-            return main() or 0
+            return run()
     except UserError as mistake:
         sentence, code = f"error: {mistake}", 2
     except ModuleNotFoundError as failure:
         missing = without_recbole(failure)
-        if missing is None:
-            raise
-        sentence, code = f"error: {missing}", 2
+        sentence, code = (f"error: {missing}", 2) if missing is not None else (_bug(failure), 1)
     except OSError as fault:
-        if fault.errno not in OF_THE_MACHINE:
-            raise
-        sentence, code = f"error: {_of_the_machine(fault)}", 2
+        machine = fault.errno in OF_THE_MACHINE
+        sentence, code = (f"error: {_of_the_machine(fault)}", 2) if machine else (_bug(fault), 1)
     except Interrupted as stop:
         sentence, code = str(stop), stop.exit_code
+    except Exception as failure:
+        sentence, code = (f"error: {OUT_OF_MEMORY}", 2) if out_of_memory(failure) else (_bug(failure), 1)
     with suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)
     return code
+
+
+OUT_OF_MEMORY = (
+    "there is not enough memory; what saves it, cheapest first: activation_checkpointing: True, accumulation_steps: 4, "
+    "a lower eval_batch_size, softmax_chunk: 1024, precision: bf16 on a GPU, parallel: fsdp with --nproc, "
+    "a smaller size"
+)
+
+
+def out_of_memory(failure: BaseException) -> bool:
+    """Whether a failure says that a CPU's or a GPU's memory is full (torch's own classes are known by name)."""
+    words = ("not enough memory", "out of memory", "cannot allocate memory", "unable to allocate")
+    named = isinstance(failure, MemoryError) or type(failure).__name__ == "OutOfMemoryError"
+    return named or (isinstance(failure, RuntimeError) and any(word in str(failure).lower() for word in words))
+
+
+def _bug(failure: BaseException) -> str:
+    """Keep the traceback of a bug in the run's log file, or one of its own, and say where that is."""
+    told = f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}"
+    lines = "".join(traceback.format_exception(failure))
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    try:
+        place = files[-1].baseFilename if files else os.path.abspath(f"log/bug-{time.strftime('%Y%m%d-%H%M%S')}.log")
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "a", encoding="utf-8", errors="replace") as log:
+            log.write(lines)
+    except OSError:
+        return f"{lines}error: this is a bug of recbole-scale ({told}); please report it with the traceback above"
+    return f"error: this is a bug of recbole-scale ({told}); its traceback is in {place}, please report it with that"
 
 
 # faults of disks, folders and limits that no program can mend
