@@ -80,7 +80,7 @@ class Worker:
             for step in range(self.at, self.at + n):
                 step %= len(data)
                 trainer._train_step(data.batch(step), data.count(step))
-                trainer._look(0, step + 1, len(data), ending=False)
+                trainer.losses.look(0, step + 1, len(data), (), ending=False)
                 targets += data.count(step)
         wall, cpu = perf_counter() - wall, process_time() - cpu
         waits = [self._uneven(step % len(data)) for step in range(self.at, self.at + n)]

@@ -104,6 +104,19 @@ def test_the_switch_is_in_the_row_and_sgd_went_on_from_adam(runs):
         assert second["reason"] == "switch_at_epoch 1" and second["best_epoch"] == 2
 
 
+def test_both_best_models_of_two_processes_are_whole_and_of_their_epochs(runs):
+    _, rows, folder = runs
+    for name in ("all", "accumulation"):
+        row = rows[name]
+        for ending, kind in (("best", "nll"), ("best-ranking", "ranking")):
+            state = load_checkpoint(
+                next(p for p in folder.glob(f"saved/{name}/*.{ending}.pth") if "phase1" not in p.name)
+            )
+            assert state["epoch"] == row[f"best_epoch_{kind}"]
+            assert state["state_dict"]["item_embedding.weight"].shape == (row["n_items"] + 1, row["d_model"])
+        assert row["test_metrics"] == row["test_metrics_nll"] and row["test_metrics_ranking"]["ndcg@10"] > 0
+
+
 def test_checkpointed_blocks_draw_their_masks_again(runs):
     """With dropout a block computed again must drop the same numbers, in each process its own."""
     plain, again = (runs[1][name]["evaluations"] for name in ONLY_TWO)

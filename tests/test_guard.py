@@ -152,7 +152,7 @@ def test_looking_at_the_losses_late_gives_the_same_run(walk, poison, monkeypatch
 
         def with_interval(self, *arguments, original=original, look_every=look_every):
             original(self, *arguments)
-            self.look_every = look_every
+            self.losses.look_every = look_every
 
         monkeypatch.setattr(ScaledSASRecTrainer, "__init__", with_interval)
         monkeypatch.setattr(module, "guarded_step", lambda o, good, wait, late=number: guarded_step(o, good, not late))

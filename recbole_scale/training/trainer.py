@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import signal
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -32,9 +30,9 @@ from recbole_scale.training.part import Part
 from recbole_scale.training.progress import Progress
 from recbole_scale.training.run_checkpoints import RunCheckpoints, best_file
 from recbole_scale.training.schedule import decay_start
+from recbole_scale.training.step_losses import StepLosses
+from recbole_scale.training.stopping import Stopping
 from recbole_scale.training.trunk import Trunk
-
-LOOK_EVERY_ON_GPU = 20  # steps between two looks at the losses, each of which waits for the device
 
 
 class ScaledSASRecTrainer(Trainer):
@@ -54,6 +52,7 @@ class ScaledSASRecTrainer(Trainer):
         # before the optimizer, which must see the parameters as training changes them: parts of them under fsdp
         self.loss = parallel.data_parallel(model, config["parallel"], bf16=model.precision == "bf16")
         self.optimization = Optimization(config, model)
+        self.stopping = Stopping(self.bests, self.optimization, self.progress, self.budget)
         super().__init__(config, model)
         parts: dict[str, Part] = {"": self.progress, "guard": self.guard, "budget": self.budget, "bests": self.bests,
                                   "optimization": self.optimization}  # fmt: skip
@@ -63,12 +62,10 @@ class ScaledSASRecTrainer(Trainer):
         self.other_model_file = best_file(stem, self.bests.other, chosen=False) if self.bests.other else None
         self.last_file = self.checkpoints.last_file
         self.resumed_file = ""
-        self.unseen: list[tuple[Tensor, int]] = []  # (loss, gradient norm) and targets of steps not looked at yet
-        self.look_every = 1 if self.device.type == "cpu" else LOOK_EVERY_ON_GPU
+        self.losses = StepLosses(self.guard, self.progress, self.device)
         self.best_weights: dict[str, Tensor] | None = None  # kept here when no checkpoint is written
         self.trunk: Trunk | None = None
         self.branch = -1  # step up to which the trunk is shared
-        self.stop_asked = 0  # the signal that asks this run to end, once all its processes know
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         return self.optimization.optimizer
@@ -234,19 +231,21 @@ class ScaledSASRecTrainer(Trainer):
                 ends = self.budget.look() or step == last
                 branches = self.trunk is not None and self.global_step == self.branch
                 save = branches or (saved and save_step and step % save_step == 0 and not ends)
-                if save or ends or len(self.unseen) >= self.look_every:
-                    trouble = self._look(epoch_idx, step, last, ending=bool(save) or ends)
+                if save or ends or self.losses.due:
+                    trouble = self.losses.look(epoch_idx, step, last, self.model.parameters(), bool(save) or ends)
                     if trouble:
                         step = self._roll_back(f"{trouble} at batch {step - 1} of epoch {epoch_idx}", saved)
                         shown.n = step
-                    elif (save or (self.stop_asked and saved)) and self.guard.in_a_row == 0:  # before any trouble
+                    elif (
+                        save or (self.losses.stop_asked and saved)
+                    ) and self.guard.in_a_row == 0:  # before any trouble
                         self.budget.stop()
                         self._save_last(epoch_idx, step)
                         if branches and self.trunk and not self.optimization.schedule.cut:
                             self.trunk.keep(self.last_file, self.branch, self.checkpoints.stem, self.bests)
-                    if self.stop_asked:
+                    if self.losses.stop_asked:
                         shown.close()
-                        raise signals.Interrupted(self.stop_asked)
+                        raise signals.Interrupted(self.losses.stop_asked)
                 if step % 50 == 0:
                     shown.set_postfix_str(f"nll {progress.mean_loss:.4f}", refresh=False)
             shown.close()
@@ -266,39 +265,10 @@ class ScaledSASRecTrainer(Trainer):
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=bool(self.enable_amp))
         loss = accumulate(self.loss, parts, autocast, self.device)
         norm = clipped_norm(self.model.parameters(), self.clip_grad_norm)
-        # one sum over processes, so that all of them see, and decide, the same
-        asked = loss.new_full((), float(signals.asked() or 0), dtype=torch.float64)
-        measured = group.total(torch.stack([loss.double(), norm.double(), asked])) / group.world_size()  # [3]
-        guarded_step(self.optimizer, measured.isfinite().all(), wait=self.device.type == "cpu")
-        self.unseen.append((measured, n_targets))
+        good = self.losses.add(loss, norm, n_targets)
+        guarded_step(self.optimizer, good, wait=self.device.type == "cpu")
         progress.targets_seen += n_targets
         progress.global_step += 1
-
-    def _look(self, epoch: int, step: int, n_steps: int, ending: bool) -> str | None:
-        """Take in the losses of the steps since the last look, up to ``step``; returns why the run must go back, if so.
-
-        ``ending``: a checkpoint or an evaluation comes next, so the weights are looked at too.
-        """
-        first = step - len(self.unseen)
-        values = torch.stack([measured for measured, _ in self.unseen]).tolist()  # waits for the device
-        counts = [n_targets for _, n_targets in self.unseen]
-        self.unseen = []
-        for number, ((loss, norm, asked), n_targets) in enumerate(zip(values, counts, strict=True), first):
-            if asked:
-                self.stop_asked = signals.asked() or signal.SIGTERM  # this process's signal, or another one's
-            remark = self.guard.see(loss, norm)
-            if remark and group.rank() == 0:
-                at = self.global_step - step + number
-                self.logger.warning(f"epoch {epoch}, batch {number} of {n_steps} (step {at}): {remark}")
-            if self.guard.must_go_back():
-                return f"the training loss was not finite {self.guard.in_a_row} steps in a row"
-            if self.guard.in_a_row == 0:
-                self.progress.add(loss, n_targets)
-        if (ending or self.stop_asked) and not math.isfinite(
-            clipped_norm(self.model.parameters(), None, of_gradients=False).item()
-        ):
-            return "the weights were not finite"
-        return None
 
     def _roll_back(self, trouble: str, saved: bool) -> int:
         """Return to the last good checkpoint with half the learning rate; returns the step to go on from.
@@ -367,32 +337,14 @@ class ScaledSASRecTrainer(Trainer):
 
     def _judge(self, result: dict[str, float], epoch: int, saved: bool) -> list[Best]:
         """Keep the model where it is a best one, and count patience; returns the bests that it is."""
-        self.patience_ends = self.optimization.out_of_patience(self.global_step, self.steps_per_epoch, self.budget)
-        counts = self.patience_ends != "wait"
-        improved = [best for best in self.bests.all if best.see(epoch, result, counts)]
+        improved = self.stopping.judge(epoch, result, self.steps_per_epoch)
         chosen = self.bests.chosen
         if saved and improved:
             save = partial(self._save_checkpoint, epoch, verbose=False)
             self.checkpoints.save_bests(improved, self.bests, epoch, lambda path: save(saved_model_file=path))
         elif chosen in improved and self.optimization.switch.on and not self.second_phase:
             self.best_weights = self.checkpoints.tensors()
-        self.optimization.note_best(chosen)
-        if chosen.waited >= self.optimization.patience:
-            self._lose_patience(epoch)
         return improved
-
-    def _lose_patience(self, epoch: int) -> None:
-        """Nothing was gained for long enough: end the phase, or begin the decay of a wsd schedule."""
-        best = self.bests.chosen
-        if self.patience_ends == "stop":
-            self.progress.stopped = True
-            return
-        length = self.optimization.start_decay(self.global_step, self.steps_per_epoch, epoch + 1)
-        self.logger.info(
-            f"no better {best.metric} for {best.waited} evaluations since epoch {best.epoch}: the learning rate falls "
-            f"from here on, over {length} epoch{'s' * (length != 1)}"
-        )
-        best.waited = 0
 
     @torch.no_grad()
     def evaluate(
