@@ -171,4 +171,5 @@ def test_the_same_run_is_refused_while_another_process_trains_it(folder_of_400):
     third.send_signal(signal.SIGTERM)
     told = third.communicate(timeout=60)[0]
     assert third.returncode == 143 and "--resume auto goes on" in told.splitlines()[-1]
-    assert sorted(path.name.split(".", 1)[1] for path in folder.glob("saved/*")) == ["best-nll.pth", "best.pth", "last.pth"]
+    kept = sorted(path.name.split(".", 1)[1] for path in folder.glob("saved/*"))
+    assert kept == ["best-nll.pth", "best.pth", "last.pth"]
