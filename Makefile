@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # RecBole comes last and alone: its cap on Ray (2.6.3) has no wheel for Python 3.12 and does not run on today's stack.
 RECBOLE := recbole==1.2.1
 
-.PHONY: setup setup-test quickstart test test-fast test-all test-pythons resolve lint clean
+.PHONY: pages setup setup-test quickstart test test-fast test-all test-pythons resolve lint clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,16 @@ resolve: setup-test
 	  $(BIN)/uv pip compile --quiet --no-header --python-version $$version --only-binary :all: --all-extras pyproject.toml \
 	    --output-file .venv/resolved-$$version.txt > /dev/null || exit 1; \
 	done
+
+# The example pages from their committed rows, and pictures of them (these need Chromium).
+pages: setup-test
+	$(BIN)/recbole-scale report --rows results/ml-1m/runs.jsonl --dataset ml-1m --holdout 1.57M --predict 10x,829M \
+	  --others results/ml-1m/baselines/runs.jsonl --challenges results/ml-1m/challenges/challenges.jsonl \
+	  --out results/ml-1m/report.html
+	$(BIN)/recbole-scale report --rows results/synthetic/runs.jsonl --holdout 197K --predict 10x \
+	  --others results/synthetic/others.jsonl --out results/synthetic/report.html
+	$(BIN)/python tests/pictures.py results/ml-1m/report.html docs/images/page-ml-1m
+	$(BIN)/python tests/pictures.py results/synthetic/report.html docs/images/page-synthetic
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -72,14 +72,6 @@ def test_too_little_time_is_told_with_the_time_that_would_do():
         plan_of(0.05)
 
 
-def test_every_size_has_its_rate_from_the_same_tries():
-    plan = replace(plan_of(60), rate=0.02)
-    narrow = plan.sizes[0]
-    for size in plan.sizes:
-        assert plan.rate_of(size.shape) == pytest.approx(0.02 * narrow.width / size.width, rel=0.01)
-    assert planner.base_rate(64) == 0.003 and len(plan.rates) == 3
-
-
 def test_seeds_go_where_they_narrow_the_prediction_most_for_their_time():
     """With equal costs the ends of the ladder bend the law; a dear top is not worth its seeds."""
     plan = plan_of(60)
@@ -192,8 +184,8 @@ def test_a_stopped_study_goes_on_and_more_time_adds_runs(folder, quick, pretend,
     rows = finished_rows(str(study / "runs.jsonl"))
     assert "page: studies/log/page.html" in said and "3 tries" in said and "held out of the fit" in said
     assert len(rows) == 8 and len({row["n_blocks"] for row in rows}) == 4
-    rates = {row["d_model"]: row["settings"]["learning_rate"] for row in rows}
-    assert rates[16] == pytest.approx(rates[8] / 2, rel=0.01)  # the width rule
+    assert {row["settings"]["lr_rule"] for row in rows} == {"width"}  # and one rate for all sizes by it
+    assert len({row["settings"]["learning_rate"] for row in rows}) == 1
     text = re.sub(r"<[^>]*>", "", page)
     for shown in ("Would a bigger model pay on log?", "Popularity", "Repeat last", "--minutes 5 more"):
         assert shown in text
@@ -230,7 +222,7 @@ def test_from_a_csv_to_a_page_by_real_runs(folder, monkeypatch, capsys):
     monkeypatch.setattr(planner, "EPOCHS", (1,))
     monkeypatch.setattr(planner, "_FIRST_SEEDS", 1)
     monkeypatch.setattr(planner, "_MOST_SEEDS", 1)
-    monkeypatch.setattr(planner, "RATES", (1.0, 3.0))
+    monkeypatch.setattr(planner, "RATES", (0.003, 0.009))
     csv_of(folder / "log.csv")
     assert main([*STUDY, "--hours", "0.5", "--sizes", "1x8", "2x8", "1x16", *SMALL]) == 0
     study = folder / "studies" / "log"

@@ -30,6 +30,7 @@ class Command:
     line: str
     gives: str
     minutes: float | None
+    decides: bool = False
 
 
 def next_commands(study: Study, verdict: Verdict, costs: Costs, rows_file: str) -> list[Command]:
@@ -45,7 +46,8 @@ def next_commands(study: Study, verdict: Verdict, costs: Costs, rows_file: str) 
             steps.append((step, 3, False))
             seen.add(step.n)
     further = [_of_step(study, step, runs, decides, costs, rows_file) for step, runs, decides in steps[:_MOST]]
-    return [*longer, *further][:_MOST]
+    first = [step for step in further if step.decides]
+    return [*first, *longer, *(step for step in further if not step.decides)][:_MOST]
 
 
 def _deciding(found: Answer, study: Study, verdict: Verdict) -> tuple[Step, int, bool] | None:
@@ -82,7 +84,7 @@ def _of_step(study: Study, step: Step, runs: int, decides: bool, costs: Costs, r
     what = f"{runs} more runs at {show_count(step.n)}{takes}"
     narrows = f"the band of the loss at ten times the size from ± {step.before:.3f} to ± {step.after:.3f} nats"
     if decides:
-        return Command(line, f"Would decide it: {what}; narrows {narrows}.", minutes)
+        return Command(line, f"Would decide it: {what}; narrows {narrows}.", minutes, True)
     return Command(line, f"{what[0].upper()}{what[1:]}: narrows {narrows}.", minutes)
 
 

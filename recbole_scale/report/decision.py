@@ -17,13 +17,13 @@ from recbole_scale.text import duration, show_count
 
 
 def verdict_section(study: Study, verdict: Verdict, costs: Costs, steps: Sequence[Command]) -> str:
-    """The box that decides, and the two sentences of the study."""
-    first, second = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
+    """The box that decides, and what the sizes have won so far."""
+    first, _ = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
     box = template(
         "verdict.html", dataset=study.choice.dataset, word=verdict.word, reason=f"{_capital(verdict.reason)}.",
         numbers=_numbers(study, verdict), facts=_facts(study, verdict, costs, steps),
     )  # fmt: skip
-    return box + paragraph(f"{first} {second}", "lead")
+    return box + paragraph(first, "lead")
 
 
 def next_section(steps: Sequence[Command]) -> str:
@@ -133,7 +133,8 @@ def _what_decides(verdict: Verdict, steps: Sequence[Command]) -> list[tuple[str,
     if verdict.word != "Not known yet" or not steps:
         return []
     takes = "" if steps[0].minutes is None else f" ({duration(60 * steps[0].minutes)})"
-    return [("What would decide it:", f"{steps[0].line}{takes}")]
+    name = "The command that would decide it:" if steps[0].decides else "The command to run first:"
+    return [(name, f"{steps[0].line}{takes}")]
 
 
 def _value(value: float, hits: bool) -> str:

@@ -86,7 +86,7 @@ def judged(study: Study, context: Context) -> tuple[Verdict, Costs, list[Command
 
 
 def answer_text(study: Study, context: Context | None = None) -> str:
-    """The verdict and the two sentences."""
+    """The verdict, what the sizes have won, and how far it goes by the loss alone."""
     verdict = decide(study, *((context.worth_hits, context.factor) if context else ()))
-    sentences = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
-    return " ".join([f"{verdict.word}: {verdict.reason}.", *sentences])
+    won, by_loss = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
+    return f"{verdict.word}: {verdict.reason}. {won} By the loss alone: {by_loss}"

@@ -13,7 +13,7 @@ from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import by_size, whole_data
 from recbole_scale.laws.rollout import Judgement
 from recbole_scale.report.decision import width_table
-from recbole_scale.report.findings import metric_of
+from recbole_scale.report.findings import headline, metric_of
 from recbole_scale.report.html import bullets, cards, details, figures, paragraph, section, table
 from recbole_scale.report.next_runs import advice
 from recbole_scale.report.report import Study
@@ -35,7 +35,11 @@ def evidence_section(study: Study, verdict: Verdict, drawn: Sequence[Drawn]) -> 
     notes = bullets(found.notes if found is not None else study.choice.notes, "muted")
     if found is None:
         return section("The law and its evidence", figures(law), notes)
-    constants = [_constants("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law)]
+    by_loss = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)[1]
+    constants = [
+        paragraph(f"By the loss alone: {by_loss}"),
+        _constants("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law),
+    ]
     for name, metric_law in found.metric_laws.items():
         if name == study.metric:
             caption = f"{metric_name(name)}: limit / (1 + (x0 / x)^alpha), {metric_law.message}"

@@ -86,7 +86,7 @@ def curves(study: Study, verdict: Verdict, costs: Costs) -> dict[str, Any] | Non
     found = study.deciding
     if found is None:
         return None
-    grid = np.geomspace(study.sizes[0].n / 2, _REACH * verdict.then, _POINTS)
+    grid = np.geomspace(study.sizes[0].n / 1.3, _REACH * verdict.then, _POINTS)
     grid = np.unique([*grid, verdict.now, verdict.then])
     hits, ndcg = (found.metric_laws.get(name or "") for name in (hits_of(study.choice.fitted), "ndcg@10"))
     each = [costs.of(float(n)) for n in grid]
@@ -218,6 +218,9 @@ def _figure(
             panel.scatter(x, y, s=22, marker=marker, label=name, **look)
     count_axis(panel)
     panel.set_xlim(grid[0], grid[-1])
+    seen = np.array([*law.predict(grid), *(v for _, rows, *_ in kinds for row in rows if (v := value(row)) is not None)])
+    span = float(seen.max() - seen.min()) or 1.0  # a band that is wide at an end must not flatten the curve
+    panel.set_ylim(float(seen.min()) - 0.3 * span, float(seen.max()) + 0.3 * span)
     panel.set_xlabel(NAMES["n_blocks"])
     panel.set_ylabel(label)
     draw_levels(panel, levels)

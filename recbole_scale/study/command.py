@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if plan is None:
         if more:
             raise UserError(f"there is no study in {folder.path} to sharpen; leave out 'more' to begin it")
-        plan = _new_plan(dataset, options, settings, loaded, ready, seconds)
+        plan = _new_plan(dataset, options, settings, loaded, ready, Clock(started, seconds))
     elif plan.dataset != dataset:
         raise UserError(f"{folder.path} holds a study of '{plan.dataset}', not '{dataset}'; choose another --out")
     elif more:
@@ -116,19 +116,21 @@ def _new_plan(
     settings: dict[str, Any],
     loaded: LoadedData,
     ready: Prepared,
-    seconds: float,
+    clock: Clock,
 ) -> Plan:
-    """Time the candidates and choose."""
+    """Time the candidates and choose what fits the time that is left then."""
     rungs = candidates(options.sizes)
     if len(rungs) < 3:
         raise UserError(f"--sizes {' '.join(options.sizes)} are {len(rungs)}, but a law needs at least 3")
 
     def enough(epoch: float) -> bool:
-        return not options.sizes and epoch * _EPOCHS_AT_LEAST > seconds * max(options.jobs, 1)
+        return not options.sizes and epoch * _EPOCHS_AT_LEAST > clock.seconds * max(options.jobs, 1)
 
     measured: list[Measured] = measure(dataset, rungs, settings, loaded, enough)
     targets, users = ready.train_data.n_targets, len(ready.test_data.dataset)
-    return make_plan(dataset, measured, targets, users, seconds, settings, options.jobs, bool(options.sizes))
+    return make_plan(
+        dataset, measured, targets, users, max(clock.left, 1.0), settings, options.jobs, bool(options.sizes)
+    )
 
 
 def candidates(sizes: Sequence[str] | None) -> list[Rung]:

@@ -1,8 +1,8 @@
 """A ladder of runs that fits a time: which sizes, for how many epochs, with how many seeds. Arithmetic only.
 
 Sizes span what the data can carry, evenly in log N; epochs go towards convergence; every size gets its learning rate
-from the same tries on the narrowest one, scaled with 1 / width as Adam's rate of hidden matrices is (arXiv 2203.03466);
-what time is left goes to the seeds that narrow the prediction most per second.
+from the same tries on the cheapest one, by the width rule (``lr_rule: width``); what time is left goes to the seeds that
+narrow the prediction most per second.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from recbole_scale.text import duration
 
 SHAPES = ("1x8", "1x16", "2x16", "2x32", "2x64", "4x64", "4x128", "8x128", "12x192", "12x256", "24x512", "48x1200")
 EPOCHS = (30, 20, 14, 10, 7, 5, 3, 2)
-RATES = (1 / 3, 1.0, 3.0)  # tries, times the packaged rate
+RATES = (0.001, 0.003, 0.009)  # tries, for the width that the rule starts from: a third of tiny's rate, it, thrice it
 _CARRIES = 4.0  # parameters that an interaction may carry: a size beyond that only overfits
 _SIZES = (4, 5, 6)
+_SHARES = (1.0, 0.5, 0.25, 0.1)  # of the users that train, where all of them do not fit the time
 _FIRST_SEEDS = 2  # a law without repeated runs cannot tell noise from trend
 _MOST_SEEDS = 6
 _SPAN_ENOUGH = 8.0  # doublings between the smallest and the largest size
@@ -59,7 +60,7 @@ class Plan:
         sizes: the ladder, smallest first.
         epochs: most epochs of every run; a run stops earlier where nothing is gained.
         tuning_epochs: epochs of the tries of the rate on the smallest size.
-        rates: the tries, at the smallest size's width.
+        rates: the tries of ``learning_rate``, on the smallest size.
         runs: (shape, seed), in the order they are run.
         settings: of every run.
         held_out: shape kept from the fit.
@@ -89,12 +90,6 @@ class Plan:
         chosen = self.runs if runs is None else runs
         return sum(by_shape[shape].seconds(self.epochs, self.targets, self.users) for shape, _ in chosen)
 
-    def rate_of(self, shape: str) -> float:
-        """Learning rate of a size: that of the narrowest one, times its width over the size's."""
-        by_shape = {size.shape: size for size in self.sizes}
-        rate = self.rate if self.rate is not None else self.rates[len(self.rates) // 2]
-        return float(f"{rate * self.sizes[0].width / by_shape[shape].width:.3g}")
-
     def as_json(self) -> dict[str, Any]:
         """Plain values, for the file that a stopped study goes on from."""
         return asdict(self)
@@ -110,11 +105,6 @@ class Plan:
 def batch_size(targets: int) -> int:
     """Positions of an optimizer step, a power of two: at least some 40 steps an epoch, at most the packaged 1,024."""
     return int(min(1024, max(64, 2 ** math.floor(math.log2(max(targets / 40, 64))))))
-
-
-def base_rate(width: int) -> float:
-    """The packaged rate of 64 dimensions (0.003), by the width rule; narrow models take no more than 0.01."""
-    return float(f"{min(0.003 * 64 / width, 0.01):.3g}")
 
 
 def make_plan(
@@ -134,31 +124,43 @@ def make_plan(
         targets, users: training targets of an epoch, users ranked.
         seconds: time of this machine for all runs, those at the same time (``at_once``) counted once.
 
+    Where no ladder on all users fits, one on fewer training users is taken (all are tested still); the page says so.
+
     Raises:
         UserError: not even the cheapest ladder fits; says how long that one takes.
     """
     room = _SLACK * seconds * at_once
-    best: tuple[float, Plan] | None = None
+    given = dict(settings or {})
     cheapest = math.inf
-    for sizes, epochs in product(_ladders(measured, targets, fixed), EPOCHS):
-        tuning = max(2, epochs // 3)
-        rates = tuple(float(f"{base_rate(sizes[0].width) * factor:.3g}") for factor in RATES)
-        runs = tuple((size.shape, seed) for seed in range(1, _FIRST_SEEDS + 1) for size in sizes)
-        plan = Plan(dataset, targets, users, sizes, epochs, tuning, rates, runs, dict(settings or {}))
-        cost = plan.tuning_seconds + plan.seconds()
-        cheapest = min(cheapest, cost)
-        if cost <= room and (best is None or _worth(plan) > best[0]):
-            best = _worth(plan), plan
-    if best is None:
+    plan: Plan | None = None
+    for share in (1.0,) if "data_fraction" in given else _SHARES:
+        part = given if share == 1 else {**given, "data_fraction": share}
+        seen = max(1, round(targets * share))
+        plans = [_plan(dataset, sizes, epochs, seen, users, part) for sizes, epochs in
+                 product(_ladders(measured, seen, fixed), EPOCHS)]  # fmt: skip
+        costs = [one.tuning_seconds + one.seconds() for one in plans]
+        cheapest = min(cheapest, *costs)
+        fitting = [one for one, cost in zip(plans, costs, strict=True) if cost <= room]
+        if fitting:
+            plan = max(fitting, key=_worth)
+            break
+    if plan is None:
         need = cheapest / _SLACK / at_once
         raise UserError(
             f"{duration(seconds)} are too few for '{dataset}' on this machine: the smallest ladder takes about "
-            f"{duration(need)}; give it that time, or train on fewer users (--data_fraction=0.2)"
+            f"{duration(need)}"
         )
-    plan = best[1]
     held_out = plan.sizes[-1].shape if len(plan.sizes) > 3 else None
     more = seeds_that_sharpen(plan, _law(targets), room - plan.tuning_seconds - plan.seconds())
     return Plan(**{**vars(plan), "runs": (*plan.runs, *more), "held_out": held_out})
+
+
+def _plan(
+    dataset: str, sizes: tuple[Measured, ...], epochs: int, targets: int, users: int, settings: dict[str, Any]
+) -> Plan:
+    """A ladder with its tries, two seeds of every size."""
+    runs = tuple((size.shape, seed) for seed in range(1, _FIRST_SEEDS + 1) for size in sizes)
+    return Plan(dataset, targets, users, sizes, epochs, max(1, epochs // 3), RATES, runs, dict(settings))
 
 
 def _ladders(measured: Sequence[Measured], targets: int, fixed: bool) -> list[tuple[Measured, ...]]:
@@ -219,8 +221,10 @@ def seeds_that_sharpen(
 
 def plan_text(plan: Plan, at_once: int = 1) -> str:
     """Plan and cost, for the terminal."""
+    share = plan.settings.get("data_fraction", 1.0)
+    part = f" of {share:.0%} of the users" if share != 1 else ""
     lines = [
-        f"study of {plan.dataset}: {plan.targets:,} training targets, {plan.users:,} users ranked",
+        f"study of {plan.dataset}: {plan.targets:,} training targets{part}, {plan.users:,} users ranked",
         f"  rate   {len(plan.rates)} tries ({', '.join(f'{rate:g}' for rate in plan.rates)}) at {plan.sizes[0].shape} "
         f"for {plan.tuning_epochs} epochs, {duration(plan.tuning_seconds)}; other sizes by the width rule",
         f"  {'size':<8} {'N':>10} {'seeds':>5} {'epochs':>6} {'one run':>8}",

@@ -18,7 +18,6 @@ from recbole_scale.sweep.command import sweep
 from recbole_scale.sweep.sweep import Engine, Grid, OnEpoch, Point, finished_rows, plan_sweep
 from recbole_scale.text import duration
 
-_LATE = 1.25  # a run is begun where it ends before so many times the time given
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,14 @@ def ladder_points(plan: Plan, loaded: LoadedData, runs: Sequence[tuple[str, int]
     """Runs of a plan as points of a sweep."""
     found = []
     for shape, seed in runs:
-        settings = {**_settings(plan, plan.epochs), "learning_rate": plan.rate_of(shape)}
+        settings = {**_settings(plan, plan.epochs), "learning_rate": plan.rate}
         found += plan_sweep(Grid(plan.dataset, (rung_of(shape),), (seed,), settings=settings), loaded)
     return found
 
 
 def _settings(plan: Plan, epochs: int) -> dict[str, Any]:
     """Settings of every run of a plan."""
-    return {"epochs": epochs, **plan.settings}
+    return {"epochs": epochs, "lr_rule": "width", **plan.settings}
 
 
 def _run(points: Sequence[Point], rows_file: str, engine: Engine) -> None:
@@ -104,7 +103,7 @@ def _in_time(engine: Engine, cost: dict[str, float], clock: Clock, at_once: int)
         skipped = []
         for point in points:
             slower = max(spent / planned, 0.2) if planned else 1.0
-            if clock.left * _LATE < cost[point.run_id] * slower:
+            if clock.left < cost[point.run_id] * slower:
                 skipped.append(point)
                 continue
             began = time.monotonic()

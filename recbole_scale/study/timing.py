@@ -11,6 +11,8 @@ from recbole_scale.runs.timing import measure_speed
 from recbole_scale.study.planner import Measured
 from recbole_scale.sweep.sweep import quiet
 
+FEWEST = 5  # candidates that are timed whatever they take, so that there is a ladder to plan
+
 
 def measure(
     dataset: str,
@@ -27,9 +29,11 @@ def measure(
         speed = measure_speed(prepared, build_model(prepared))
         if speed is None:
             break
-        width = int(config["hidden_size"])
-        found.append(Measured(rung.name, float(rung.n_blocks), width, speed.per_target, speed.per_user))
+        before = found[-1] if found else Measured("", 0.0, 0, 0.0, 0.0)
+        # a larger size takes no less: on a busy machine a few steps may have been lucky
+        seconds = max(speed.per_target, before.per_target), max(speed.per_user, before.per_user)
+        found.append(Measured(rung.name, float(rung.n_blocks), int(config["hidden_size"]), *seconds))
         targets, users = prepared.train_data.n_targets, len(prepared.valid_data.dataset)
-        if enough(targets * speed.per_target + users * speed.per_user):
+        if len(found) >= FEWEST and enough(targets * seconds[0] + users * seconds[1]):
             break
     return found

@@ -82,17 +82,18 @@ def _carry_out(points: Sequence[Point], dataset: str, options: argparse.Namespac
 
 def sweep(points: Sequence[Point], rows: list[Row], engine: Engine, path: str) -> int:
     """Run ``points``, whose rows ``engine`` adds to ``path``, and print a line each; returns how many failed."""
-    failed = 0
+    failed = ended = 0
     try:
         with Progress(points, rows) as progress:
             for point, row in engine(points, progress):
                 rows.append(row)
+                ended += row["status"] == "ok"
                 failed += row["status"] != "ok"
                 progress.end(point, line(point, row))
     except Interrupted as stop:
         stop.advice = f"finished runs are in {path}, and the same command goes on with the others"
         raise
-    print(f"{len(points) - failed} runs finished, {failed} failed; rows in {path}")
+    print(f"{ended} runs finished, {failed} failed; rows in {path}")
     return failed
 
 
