@@ -50,11 +50,11 @@ resolve: setup-test
 pages: setup-test
 	$(BIN)/recbole-scale report --rows results/ml-1m/runs.jsonl --dataset ml-1m --holdout 1.57M --predict 10x,829M \
 	  --others results/ml-1m/baselines/runs.jsonl --challenges results/ml-1m/challenges/challenges.jsonl \
-	  --out results/ml-1m/report.html
+	  --out docs/pages/ml-1m.html
 	$(BIN)/recbole-scale report --rows results/synthetic/runs.jsonl --holdout 197K --predict 10x \
-	  --others results/synthetic/others.jsonl --out results/synthetic/report.html
-	$(BIN)/python tests/pictures.py results/ml-1m/report.html docs/images/page-ml-1m
-	$(BIN)/python tests/pictures.py results/synthetic/report.html docs/images/page-synthetic
+	  --others results/synthetic/others.jsonl --out docs/pages/synthetic.html
+	$(BIN)/python tests/pictures.py docs/pages/ml-1m.html docs/images/page-ml-1m
+	$(BIN)/python tests/pictures.py docs/pages/synthetic.html docs/images/page-synthetic
 
 lint: setup-test
 	$(BIN)/ruff check .

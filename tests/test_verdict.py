@@ -62,8 +62,8 @@ def test_what_a_doubling_must_win_decides():
 def test_why_nothing_is_known_is_said():
     reason = decide(study_of("nothing learnt", 0)).reason
     assert "no run learnt anything" in reason and "guessing among 3.71K items" in reason
-    counting = {**made_row((2, 64)), "model": "Popularity", "n_blocks": None, "n_layers": None, "test_nll": 4.0}
-    study = make_study([*world("pays", 0), counting], Question(resamples=100))
+    rows = [{**row, "popularity_nll": 4.0} for row in world("pays", 0)]
+    study = make_study(rows, Question(resamples=100))
     assert "than counting items does" in decide(study).reason and not decide(study).learnt
     single = [row for row in world("pays", 0) if row["seed"] == 1][:3]
     verdict = decide(make_study(single, Question(resamples=100)))

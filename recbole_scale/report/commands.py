@@ -54,9 +54,9 @@ def _deciding(found: Answer, study: Study, verdict: Verdict) -> tuple[Step, int,
     """The cheapest runs after which the band would leave out what is asked for; else those that narrow it most."""
     if verdict.gain is None or verdict.gain[1] != verdict.gain[1]:
         return None
-    if verdict.word != "Not known yet":
-        return None
     value, low, high = verdict.gain
+    if verdict.word != "Not known yet" or not low < verdict.worth <= high:
+        return None
     side = (high - value) if verdict.worth > value else (value - low)
     distance = abs(value - verdict.worth)
     tried = [(step, runs) for runs in _TRIES for step in next_runs(found, verdict.then, runs)

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.fit.rows import Row
-from recbole_scale.fit.tables import curve_of, number
+from recbole_scale.fit.tables import curve_of
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
-from recbole_scale.report.findings import metric_of
+from recbole_scale.report.findings import metric_of, reference_losses
 from recbole_scale.report.report import Study
 from recbole_scale.text import show_count
 
@@ -198,13 +198,12 @@ def nothing_learnt(study: Study) -> str:
     """Why the runs have learnt nothing that could grow with size, or an empty text."""
     rows = study.choice.fitted + study.choice.held_out
     best = study.ends.best.loss
-    items = next((float(row["n_items"]) for row in rows if number(row, "n_items")), None)
-    if items and best > math.log(items) - LEARNT:
+    guessing, counted = reference_losses(rows)
+    if guessing is not None and best > guessing - LEARNT:
         return (
-            f"no run learnt anything: the lowest loss, {best:.2f} nats, is that of guessing among {show_count(items)} "
-            f"items ({math.log(items):.2f})"
+            f"no run learnt anything: the lowest loss, {best:.2f} nats, is that of guessing among "
+            f"{show_count(math.exp(guessing))} items ({guessing:.2f})"
         )
-    counted = popularity_loss(study)
     if counted is not None and best > counted:
         return (
             f"no run learnt more than counting items does: the lowest loss is {best:.2f} nats, that of popularity "
@@ -226,12 +225,6 @@ def still_learning(study: Study, now: float) -> str:
         f"at {show_count(now)} the valid loss still fell by {np.median(drops):.3f} nats in the last epoch, so longer "
         "runs may say otherwise"
     )
-
-
-def popularity_loss(study: Study) -> float | None:
-    """Test loss of the popularity baseline, where a row of it is there."""
-    known = [row for row in study.others if row.get("model") == "Popularity" and number(row, study.question.loss)]
-    return min((float(row[study.question.loss]) for row in known), default=None)
 
 
 def _judge(

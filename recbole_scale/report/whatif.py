@@ -28,7 +28,7 @@ from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.report.costs import Costs
-from recbole_scale.report.findings import metric_of
+from recbole_scale.report.findings import metric_of, reference_losses
 from recbole_scale.report.html import template
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict, draws_of, hits_of
@@ -57,9 +57,11 @@ def references(study: Study) -> list[Reference]:
     """Uniform guessing, counting items, and the best other model on the data, as far as rows tell."""
     own = study.choice.fitted + study.choice.held_out
     found = []
-    items = next((float(row["n_items"]) for row in own if number(row, "n_items")), None)
-    if items:
-        found.append(Reference("uniform guessing", math.log(items), min(10.0 / items, 1.0)))
+    guessing, counted_loss = reference_losses(own)
+    if guessing is not None:
+        found.append(Reference("uniform guessing", guessing, min(10.0 * math.exp(-guessing), 1.0)))
+    if counted_loss is not None and not any(row.get("model") == "Popularity" for row in study.others):
+        found.append(Reference("Popularity", counted_loss, None))
     counting = ("Popularity", "Pop", "Repeat last", "RepeatLast")
     trained = [row for row in study.others if row.get("model") not in counting]
     for model in counting:
@@ -218,7 +220,8 @@ def _figure(
             panel.scatter(x, y, s=22, marker=marker, label=name, **look)
     count_axis(panel)
     panel.set_xlim(grid[0], grid[-1])
-    seen = np.array([*law.predict(grid), *(v for _, rows, *_ in kinds for row in rows if (v := value(row)) is not None)])
+    points = [v for _, rows, *_ in kinds for row in rows if (v := value(row)) is not None]
+    seen = np.array([*law.predict(grid), *points])
     span = float(seen.max() - seen.min()) or 1.0  # a band that is wide at an end must not flatten the curve
     panel.set_ylim(float(seen.min()) - 0.3 * span, float(seen.max()) + 0.3 * span)
     panel.set_xlabel(NAMES["n_blocks"])

@@ -1,8 +1,8 @@
 """A ladder of runs that fits a time: which sizes, for how many epochs, with how many seeds. Arithmetic only.
 
 Sizes span what the data can carry, evenly in log N; epochs go towards convergence; every size gets its learning rate
-from the same tries on the cheapest one, by the width rule (``lr_rule: width``); what time is left goes to the seeds that
-narrow the prediction most per second.
+from the same tries on the cheapest one, by the width rule (``lr_rule: width``); what time is left goes to the seeds
+that narrow the prediction most per second.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from recbole_scale.sweep.sweep import Engine, Grid, OnEpoch, Point, finished_row
 from recbole_scale.text import duration
 
 
-
 @dataclass(frozen=True)
 class Clock:
     """The time that a study may take, from ``started`` (of ``time.monotonic``)."""
