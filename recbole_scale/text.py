@@ -15,13 +15,13 @@ def parse_count(text: str) -> float | None:
     return value if 0.0 < value < math.inf else None
 
 
-def show_count(value: float) -> str:
-    """Write a count in three digits, as 98.3K or 829M; beyond 1000T as a power of ten."""
+def show_count(value: float, billion: str = "B") -> str:
+    """Write a count in three digits, as 98.3K or 829M; beyond 1000T as a power of ten. FLOPs have G for a billion."""
     if value >= 1e15:
         return f"{value:.3g}"
     for unit in ("T", "B", "M", "K"):
         if value >= 0.9995 * _UNITS[unit]:
-            return f"{value / _UNITS[unit]:.3g}{unit}"
+            return f"{value / _UNITS[unit]:.3g}{billion if unit == 'B' else unit}"
     return f"{value:.3g}"
 
 

@@ -75,3 +75,24 @@ def test_a_file_says_why_its_dropout_is_what_it_is(size):
 def test_an_unknown_size_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'large'"):
         load_size("larg")
+
+
+def test_everything_counts_one_n_whatever_the_inner_size(walk):
+    """The network's own matrices, its row, a sweep's plan and a challenge's row agree where inner_size is 8 d."""
+    from recbole_scale.challenges import models
+    from recbole_scale.model.sizes import Rung, matrices_of
+    from recbole_scale.runs import plan
+    from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare
+    from recbole_scale.sweep.sweep import Grid, plan_sweep
+
+    wide = {"hidden_size": 32, "inner_size": 256, "n_layers": 2, "topk": [5], "state": "error"}
+    prepared = prepare(make_config("ScaledSASRec", "walk", None, wide))
+    network = build_model(prepared)
+    matrices = sum(p.numel() for name, p in network.blocks.named_parameters() if p.ndim == 2)
+    assert matrices == matrices_of(2, 32, 256) == 2 * (4 * 32**2 + 2 * 32 * 256) != 12 * 2 * 32**2
+    assert plan.costs(prepared, network)["n_blocks"] == matrices
+    opened = models.Checkpoint("x.best.pth", prepared.config, prepared.dataset, "f", "r")
+    assert models.describe(opened, network)["n_blocks"] == matrices
+    (point,) = plan_sweep(Grid("walk", (Rung("2x32", 0, {}),), settings=wide), LoadedData())
+    assert point.n_blocks == matrices
+    assert f"N {matrices / 1000:.3g}K" in plan.describe(prepared, network)

@@ -27,6 +27,7 @@ from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.model.incremental import CachedSteps
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
+from recbole_scale.model.sizes import parameter_groups
 from recbole_scale.plugin.config import begin, recboles_refusal
 from recbole_scale.plugin.config import checkpoint_config as config_of_settings
 from recbole_scale.plugin.register import find_model
@@ -189,7 +190,7 @@ def describe(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
         "fingerprint": checkpoint.fingerprint,
         "model": config["model"],
         "size": plan.size_name(config) if ours else None,
-        "n_blocks": 12 * model.shape.n_layers * model.shape.d_model**2 if ours else None,
+        "n_blocks": parameter_groups(model.shape)["n_blocks"] if ours else None,
         "n_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "seed": config["seed"],
         "run_id": checkpoint.run_id,

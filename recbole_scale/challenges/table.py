@@ -30,7 +30,7 @@ COLUMNS: dict[str, str] = {
     "fingerprint": "hash of users, items and their order after filtering",
     "model": "name of the model",
     "size": "rung of the ladder, null for other models",
-    "n_blocks": "N: weight matrices of the blocks, 12 * layers * d_model^2; null for other models",
+    "n_blocks": "N: weight matrices of the blocks, as in a run's row; null for other models",
     "n_parameters": "all trainable parameters",
     "seed": "random seed of the training",
     "run_id": "run that trained the model",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from recbole_scale.model.sizes import Shape, parameter_groups, total_parameters
 
 if TYPE_CHECKING:
@@ -23,6 +25,22 @@ GPU_LOGITS = (64 * MIB, 2048 * MIB)  # least and most
 # GPU's context lies outside torch's own allocator.
 FRAMEWORK = {"cpu": 80 * MIB, "cuda": 600 * MIB}
 HOLES = {"cpu": 0.38, "cuda": 0.1}
+
+
+def memory_of_a_process(device: torch.device, processes: int) -> int:
+    """Bytes in all: the GPU's memory, or the machine's shared by ``processes``; the same number in each of them."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total) // processes
+
+
+def available_memory(device: torch.device, already: int = 0, processes: int = 1) -> int:
+    """Bytes one of ``processes`` can have now: as above, of a CPU what is free and what it has ``already``."""
+    if device.type == "cuda":
+        return memory_of_a_process(device, processes)
+    return min(int(psutil.virtual_memory().available) // processes + already, memory_of_a_process(device, processes))
 
 
 def softmax_chunk(candidates: int, device: torch.device) -> int:

@@ -63,18 +63,26 @@ class Shape:
         return cls(n_layers, d_model, n_heads, inner_size, n_items, config["MAX_ITEM_LIST_LENGTH"])
 
 
+def matrices_of(n_layers: int, d_model: int, inner_size: int) -> int:
+    """N, the paper's count of a model: the weights of its blocks' matrices, ``n_layers (4 d^2 + 2 d inner_size)``.
+
+    12 * layers * d_model^2 when ``inner_size`` is 4 * d_model (arXiv 2311.11351), as in all its sizes. Nothing else in
+    this package counts N.
+    """
+    return n_layers * (4 * d_model**2 + 2 * d_model * inner_size)
+
+
 def parameter_groups(shape: Shape) -> dict[str, int]:
     """Four counts, always reported apart; the last three sum to the whole model.
 
-    ``n_blocks`` is the paper's N: the weight matrices of the blocks, 12 * layers * d_model^2 when ``inner_size`` is
-    4 * d_model (arXiv 2311.11351). ``n_blocks_exact`` adds biases and LayerNorms, the final one included.
+    ``n_blocks`` is N (:func:`matrices_of`). ``n_blocks_exact`` adds biases and LayerNorms, the final one included.
     """
     d, inner = shape.d_model, shape.inner_size
-    matrices = 4 * d * d + 2 * d * inner
+    n_blocks = matrices_of(shape.n_layers, d, inner)
     vectors = 4 * d + inner + d + 4 * d  # biases of qkv, out, up, down; two LayerNorms
     return {
-        "n_blocks": shape.n_layers * matrices,
-        "n_blocks_exact": shape.n_layers * (matrices + vectors) + 2 * d,
+        "n_blocks": n_blocks,
+        "n_blocks_exact": n_blocks + shape.n_layers * vectors + 2 * d,
         "n_item_embedding": (shape.n_items + 1) * d,
         "n_positions": shape.max_length * d,
     }
@@ -100,7 +108,7 @@ def flops_per_interaction(shape: Shape) -> int:
 
 @dataclass(frozen=True)
 class Rung:
-    """One shape of a ladder: its name, N = 12 * layers * d_model^2, and the settings that make it."""
+    """One shape of a ladder: its name, its N, and the settings that make it."""
 
     name: str
     n_blocks: int
@@ -110,7 +118,7 @@ class Rung:
 def named(name: str) -> Rung:
     """A size of the paper: ``tiny`` to ``xlarge``."""
     size = load_size(name)
-    return Rung(name, 12 * size["n_layers"] * size["hidden_size"] ** 2, {"size": name})
+    return Rung(name, matrices_of(size["n_layers"], size["hidden_size"], size["inner_size"]), {"size": name})
 
 
 def shaped(text: str) -> Rung:
@@ -126,7 +134,7 @@ def shaped(text: str) -> Rung:
     heads = int(found[3]) if found[3] else heads_of(d_model)
     if not heads or d_model % heads:
         raise UserError(f"the shape '{text}' has {d_model} dimensions, which {heads} heads do not divide")
-    n_blocks = 12 * layers * d_model**2
+    n_blocks = matrices_of(layers, d_model, 4 * d_model)
     values = dict(zip(SHAPE_KEYS, (layers, d_model, heads, 4 * d_model), strict=True))
     name = f"{layers}x{d_model}" + (f"x{heads}" if found[3] else "")
     return Rung(name, n_blocks, {"size": nearest_size(n_blocks), **values})
@@ -175,7 +183,7 @@ def equal_shapes(n_blocks: float, layers: Sequence[int] = (1, 2, 3, 4, 6, 8, 12,
     found = []
     for count in layers:
         d_model = 2 * round(math.sqrt(n_blocks / (12 * count)) / 2)
-        if d_model >= 8 and abs(12 * count * d_model**2 / n_blocks - 1) <= EQUAL_N:
+        if d_model >= 8 and abs(matrices_of(count, d_model, 4 * d_model) / n_blocks - 1) <= EQUAL_N:
             found.append(shaped(f"{count}x{d_model}"))
     if len(found) < 2:
         raise UserError(f"fewer than two shapes have {n_blocks:,.0f} parameters within {EQUAL_N:.0%}; try another N")

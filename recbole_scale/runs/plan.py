@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from recbole_scale.model.memory import MIB, Setup, evaluation_peak, memory_plan, ways_to_fit
+from recbole_scale.model.memory import MIB, Setup, available_memory, evaluation_peak, memory_plan, ways_to_fit
 from recbole_scale.model.scaled_sasrec import ScaledSASRec, attention_rates, dropout_rates
 from recbole_scale.model.sizes import (
     flops_per_interaction,
@@ -18,7 +16,7 @@ from recbole_scale.model.sizes import (
     total_parameters,
 )
 from recbole_scale.settings import before_data
-from recbole_scale.text import metric_name
+from recbole_scale.text import metric_name, show_count
 from recbole_scale.training import group, parallel
 
 
@@ -70,7 +68,7 @@ def describe(prepared: Any, network: Any, processes: int | None = None) -> str:
 def _model_lines(config: Any, network: Any, known: dict[str, Any]) -> dict[str, str]:
     shape, rates = network.shape, dropout_rates(config)
     size = f"{known['size'] or 'own shape'}: {shape.n_layers} layers x {shape.d_model}, {shape.n_heads} heads"
-    groups = f"N {_short(known['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
+    groups = f"N {show_count(known['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
     groups += f", items {known['n_item_embedding']:,}, positions {known['n_positions']:,}"
     falling = f"{rates[0]:g} (bottom) to {rates[-1]:g} (top)"
     if config["dropout_rates"] is not None and config["hidden_dropout_prob"] is None:
@@ -109,7 +107,8 @@ def _data_lines(prepared: Any, known: dict[str, Any]) -> dict[str, str]:
 def _cost_lines(prepared: Any, network: Any) -> dict[str, str]:
     loader, shape = prepared.train_data, network.shape
     flops = flops_per_interaction(shape)
-    compute = f"{_short(flops)}FLOP a target, {_short(flops * loader.n_targets)}FLOP an epoch, softmax included"
+    each, epoch = (show_count(count, "G") for count in (flops, flops * loader.n_targets))
+    compute = f"{each}FLOP a target, {epoch}FLOP an epoch, softmax included"
     return {"compute": compute}
 
 
@@ -159,28 +158,8 @@ def _advice(shape: Any, setup: Setup, free: int, place: str) -> str:
     return f"does NOT fit into the {_mib(free)} MiB {place}; turn on, cheapest first: {steps or 'nothing left'}{end}"
 
 
-def available_memory(device: torch.device, already: int = 0, processes: int = 1) -> int:
-    """Bytes one of ``processes`` can have: a GPU's memory, or its share of what is free and what it has ``already``."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        free = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]) * 1024
-    except (OSError, IndexError):  # no Linux
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return free // processes + already
-
-
 def _mib(size: float) -> str:
     return f"{size / MIB:,.0f}"
-
-
-def _short(value: float) -> str:
-    """A count in three digits: 98.3K, 9.44M."""
-    for unit in ("", "K", "M", "G", "T", "P", "E"):
-        if abs(value) < 999.5:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g}Z"
 
 
 def results_table(row: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ COLUMNS: dict[str, str] = {
     "n_layers": "decoder blocks",
     "d_model": "width (RecBole's hidden_size)",
     "n_heads": "attention heads",
-    "n_blocks": "N: weight matrices of the blocks, 12 * layers * d_model^2",
+    "n_blocks": "N: weight matrices of the blocks, layers * (4 d_model^2 + 2 d_model * inner_size)",
     "n_blocks_exact": "N with biases and LayerNorms",
     "n_item_embedding": "parameters of the item embedding, padding row included",
     "n_positions": "parameters of the position embedding",

@@ -19,7 +19,7 @@ from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.errors import UserError
 from recbole_scale.files import Held
 from recbole_scale.fit.rows import Row, as_rows
-from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction
+from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction, parameter_groups
 from recbole_scale.runs import records
 from recbole_scale.runs.row import without_paths
 from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare, train_and_test
@@ -110,7 +110,8 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         if config["lr_schedule"] == "wsd" and len(grid.epochs) > 1:
             settings = trunk_settings(config, min(grid.epochs), count) | settings
             config = make_config("ScaledSASRec", grid.dataset, list(grid.config_files), quiet(settings))
-        flops = flops_per_interaction(Shape.from_config(config, dataset.item_num - 1)) * float(count) * config["epochs"]
+        shape = Shape.from_config(config, dataset.item_num - 1)
+        flops = flops_per_interaction(shape) * float(count) * config["epochs"]
         label = f"{rung.name} seed {seed}" + (f" {fraction:.4g} of users" if fraction != 1 else "")
         label += f" {epochs} epochs" if len(grid.epochs) > 1 else ""
         name = run_id(config)
@@ -124,7 +125,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
             settings,
             grid.config_files,
             name,
-            rung.n_blocks,
+            parameter_groups(shape)["n_blocks"],
             count,
             config["epochs"],
             flops,

@@ -6,7 +6,6 @@ models cut over processes (FSDP2) in :mod:`recbole_scale.training.shards`.
 
 from __future__ import annotations
 
-import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from recbole_scale.model.memory import memory_of_a_process
 from recbole_scale.training import group
 
 if TYPE_CHECKING:
@@ -50,13 +50,6 @@ def choose_mode(setting: str | None, model: nn.Module, device: torch.device, pro
         return str(setting)
     states = 4 * sum(p.numel() * p.element_size() for p in model.parameters())
     return "ddp" if states <= memory_of_a_process(device, processes) / 2 else "fsdp"
-
-
-def memory_of_a_process(device: torch.device, processes: int) -> int:
-    """Bytes: the GPU's memory, or the machine's shared by ``processes``."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // processes
 
 
 def data_parallel(model: Any, setting: str | None = "ddp", bf16: bool = False) -> nn.Module:
