@@ -107,3 +107,37 @@ def test_times_in_two_units_are_refused(walk, model, more):
     write_inter(walk / "dataset" / "walk" / "walk.inter", rows)
     with pytest.raises(UserError, match=r"walk.inter: times are in two units, 15\d+ looks like s and 15\d+ like ms"):
         prepared(model, **more)
+
+
+@pytest.mark.parametrize("name", ["sample", "url", "kg_url"])
+@pytest.mark.parametrize("model", ["ScaledSASRec", "GRU4Rec"])
+def test_a_data_set_may_have_the_name_of_a_file_of_recbole(folder, name, model):
+    write_inter(folder / "dataset" / name / f"{name}.inter", walk_rows())
+    write_inter(folder / "dataset" / "walk" / "walk.inter", walk_rows())
+    assert orders_of(prepared(model, name).dataset) == orders_of(prepared(model).dataset)
+    other, same = (make_config(model, dataset).final_config_dict for dataset in (name, "walk"))
+    assert {k: v for k, v in other.items() if v != same.get(k)}.keys() == {"dataset", "data_path"}
+
+
+@pytest.mark.parametrize(("model", "more"), [("ScaledSASRec", {}), ("SASRec", TABLE)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("user_inter_num_interval", 10),
+        ("item_inter_num_interval", "[5,"),
+        ("user_inter_num_interval", "5-10"),
+        ("user_inter_num_interval", "[9,3]"),
+        ("item_inter_num_interval", "[5,inf);x"),
+        ("val_interval", {"timestamp": "(,5]"}),
+        ("val_interval", {"timestamp": 5}),
+        ("val_interval", "[1,5]"),
+    ],
+)
+def test_a_filter_that_is_no_interval_is_refused_by_its_key(walk, model, more, key, value):
+    with pytest.raises(UserError, match=f"^{key} .*must"):
+        prepared(model, **more, **{key: value})
+
+
+@pytest.mark.parametrize("value", ["[5,inf)", " ( 5 , inf ) ", [5, 30], "[5,6];[7,1e3]", "[-inf,inf]", None])
+def test_intervals_as_users_write_them_are_taken(walk, value):
+    assert prepared(user_inter_num_interval=value).dataset.user_num > 20

@@ -82,7 +82,7 @@ def gather(
 def describe(dataset: str, budget: Budget, reference: str, seeds: int, rows: list[dict[str, Any]], run: Run) -> str:
     """What the table shows, in words; the CPU threads are those that the finished runs had."""
     metric, arguments = run.settings["valid_metric"], {**planning.PROTOCOL["eval_args"], **run.settings["eval_args"]}
-    cut = split_in_words(arguments["split"], arguments["group_by"])
+    cut = split_in_words(None if run.settings.get("benchmark_filename") else arguments["split"], arguments["group_by"])
     mode = arguments["mode"]["test"] if isinstance(arguments["mode"], dict) else arguments["mode"]
     ranking = "full ranking over all items" if mode == "full" else f"ranking among sampled items ({mode})"
     threads = sorted({int(row["threads"]) for row in rows})

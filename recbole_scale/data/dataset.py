@@ -17,6 +17,7 @@ from recbole_scale.data.atomic import PADDING, read_atomic, read_header, with_ki
 from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.data.histories import Histories, Split, share_of_user, split_histories, time_order
 from recbole_scale.data.log import Log, Recipe, load_log
+from recbole_scale.data.ready_made import rows_of
 from recbole_scale.data.recbole_filters import Interval, LogFilters
 from recbole_scale.data.rows import HistoryRows
 from recbole_scale.data.time_units import check_units
@@ -142,9 +143,25 @@ class HistoryDataset(SequentialDataset):
         self.histories, self.times = log.histories, log.times
 
     def build(self) -> list[HistoryDataset]:
-        """Sort by exact time, split each user's history, and return the train, valid and test views."""
+        """Sort by exact time, split each user's history, and return the train, valid and test views.
+
+        Of ready-made splits (``benchmark_filename``) the rows are what the files say.
+        """
         if self.benchmark_filename_list is not None:
-            raise UserError("ScaledSASRec reads one .inter file and splits it itself; benchmark_filename is not taken")
+            self.histories, self.split = rows_of(self)
+        else:
+            self.split = self._split_histories()
+        self.split = replace(self.split, trains=self._training_users())
+        if self.benchmark_filename_list is None:
+            decide_by_data(self.config, self.histories)
+        self.user_feat = self.item_feat = None  # ids only
+        self.feat_name_list = ["inter_feat"]
+        self._aug_presets()
+        order = self._user_order()
+        self.inter_feat = HistoryRows(self, "all", order)
+        return [self._view(phase, order) for phase in ("train", "valid", "test")]
+
+    def _split_histories(self) -> Split:
         arguments = self.config["eval_args"]
         if arguments["order"] != "TO":
             raise UserError("a sequential model needs eval_args.order: TO (time order)")
@@ -153,17 +170,7 @@ class HistoryDataset(SequentialDataset):
             columns = [self._rows[name].to_numpy() for name in (self.uid_field, self.iid_field, self.time_field)]
             self.histories = Histories.from_columns(*columns)
             self.times = columns[2][time_order(columns[0], columns[2])]
-        self.split = replace(
-            split_histories(self.histories, arguments["split"], arguments["group_by"], self.times),
-            trains=self._training_users(),
-        )
-        decide_by_data(self.config, self.histories)
-        self.user_feat = self.item_feat = None  # ids only
-        self.feat_name_list = ["inter_feat"]
-        self._aug_presets()
-        order = self._user_order()
-        self.inter_feat = HistoryRows(self, "all", order)
-        return [self._view(phase, order) for phase in ("train", "valid", "test")]
+        return split_histories(self.histories, arguments["split"], arguments["group_by"], self.times)
 
     def _user_order(self) -> np.ndarray | None:
         """Indices of the users [U] in the order of their rows; None: by id."""

@@ -13,6 +13,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 
 from recbole_scale.data.dataset import HistoryDataset
+from recbole_scale.data.ready_made import RowSplit
 from recbole_scale.data.windows import (
     TARGET_LIST,
     Windows,
@@ -52,9 +53,10 @@ class WindowDataLoader:
         self.epoch = epoch
         histories, split = self._dataset.histories, self._dataset.split
         rng = np.random.default_rng([int(self.config["seed"]), epoch]) if self.shuffle else None
-        self.windows: Windows = cut_windows(
-            histories.offsets[:-1], split.train_counts, self.max_length, self.stride, rng
-        )
+        if isinstance(split, RowSplit):
+            self.windows: Windows = split.windows(histories, self.max_length, rng)
+        else:
+            self.windows = cut_windows(histories.offsets[:-1], split.train_counts, self.max_length, self.stride, rng)
         self.batches = batch_windows(self.windows, self.token_budget, rng)
 
     def __len__(self) -> int:

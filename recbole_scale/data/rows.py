@@ -87,7 +87,7 @@ class HistoryRows:
         """How many rows have each id (0, 1, ...) of the user or item field."""
         if field == self._user:
             counts = np.zeros(int(self._histories.users.max(initial=0)) + 1, dtype=np.int64)
-            counts[self._histories.users] = self._ascending.counts
+            np.add.at(counts, self._histories.users, self._ascending.counts)  # ready-made rows repeat users
             return counts
         return np.bincount(self._histories.items[self._positions[:]])
 

@@ -126,8 +126,8 @@ class ScaleConfig(Config):
             found.setdefault(key, value)
         if model in OWN_MODELS:
             found.update(load_settings_file(str(properties_folder() / "model" / f"{model}.yaml")))
-            if isinstance(given.get("eval_args"), dict):  # what the user leaves out keeps our default, not RecBole's
-                given["eval_args"] = {**found["eval_args"], **given["eval_args"]}
+        if isinstance(given.get("eval_args"), dict):  # what the user leaves out keeps the model's default
+            given["eval_args"] = {**found["eval_args"], **given["eval_args"]}
         if model in WINDOW_MODELS:
             size = given.get("size", found["size"])
             found.update(load_size(documented(model)["size"].kind.check("size", size)))
@@ -237,6 +237,11 @@ def _name_columns(final: dict[str, Any], sequential: bool) -> None:
     """Read the columns that the run needs by the names they have here, in place of RecBole's fixed two."""
     if not sequential and final["load_col"] != {"inter": ["user_id", "item_id"]}:
         return  # a default of the model's kind, with features
+    if sequential and final.get("benchmark_filename"):  # rows of items and a target, without times
+        listed = final["ITEM_ID_FIELD"] + final["LIST_SUFFIX"]
+        final["load_col"] = {"inter": [final["USER_ID_FIELD"], listed, final["ITEM_ID_FIELD"]]}
+        final["alias_of_item_id"] = final["alias_of_item_id"] or [listed]
+        return
     keys = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD") if sequential else ("USER_ID_FIELD", "ITEM_ID_FIELD")
     names = (*(final[key] for key in keys), *(final["val_interval"] or {}))
     final["load_col"] = {"inter": list(dict.fromkeys(name for name in names if name is not None))}

@@ -199,6 +199,12 @@ def _load_feat(self: Any, filepath: str, source: Any) -> Any:
         name = self.config[key]
         if name in (wanted or ()) and name not in fields:
             raise UserError(f"{filepath}, line 1: there is no column '{name}' ({key}){nearest(name, fields)}")
+    listed = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
+    if self.config["benchmark_filename"] and listed in (wanted or ()) and listed not in fields:
+        raise UserError(
+            f"{filepath}, line 1: there is no column '{listed}'; the rows of benchmark_filename are "
+            f"{self.uid_field}:token, {listed}:token_seq, {self.iid_field}:token"
+        )
     columns = [f for f in fields if (wanted is None or f in wanted) and f not in (unwanted or ())]
     if any(fields[name].endswith("_seq") for name in columns):
         if (

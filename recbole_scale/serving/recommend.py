@@ -151,11 +151,13 @@ def _from_data(config: Any, state: dict[str, Any], checkpoint: str) -> Trained:
     dataset = recboles_refusal(lambda: create_dataset(config))
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
     built = recboles_refusal(dataset.build)[0]
-    histories = histories or getattr(built, "histories", None)  # ready-made rows are no histories
+    histories = histories or getattr(built, "histories", None)
     if state.get("data") and histories is not None:
         built.histories = histories
         if data_fingerprint(built) != state["data"]:
             raise UserError(f"{_changed(config, checkpoint)}: its users, items or interactions have changed")
+    if config["benchmark_filename"]:
+        histories = None  # ready-made rows are none
     network = recboles_refusal(lambda: find_model(config["model"])(config, built).to(config["device"]))
     return Trained(config, built, _with_weights(network, state, checkpoint), histories)
 

@@ -128,8 +128,6 @@ def _check_split(settings: Mapping[str, Any]) -> None:
     how = settings["eval_args"]
     if how.get("order", "TO") != "TO":
         raise UserError(f"eval_args.order is {how['order']}, but a sequential model needs TO (time order)")
-    if settings.get("benchmark_filename"):
-        raise UserError("ScaledSASRec reads one .inter file and splits it itself; benchmark_filename is not taken")
     negatives = settings["train_neg_sample_args"]
     if negatives is not None and negatives.get("distribution", "none") not in (None, "none"):
         raise UserError("train_neg_sample_args is for sampled losses; ScaledSASRec takes the softmax over all items")

@@ -46,7 +46,9 @@ LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 
 
 def _interval(value: Any) -> str:
-    """``[5,inf)``, or several with ``;`` between them."""
+    """``[5,inf)``, or several with ``;`` between them; YAML reads ``[5,10]`` as a list of two."""
+    if isinstance(value, list) and len(value) == 2:
+        value = f"[{value[0]},{value[1]}]"
     if not isinstance(value, str) or len(value) > 1000:
         raise Refused
     for part in value.split(";"):
