@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -14,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUICK, walk_rows, write_inter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_scale.training import parallel
-from recbole_scale.training.parallel import interleave
+from recbole_scale.training.parallel import deal, interleave
 
 SETTINGS = ["--dataset=walk", "--hidden_size=32", "--inner_size=128", "--MAX_ITEM_LIST_LENGTH=10", "--epochs=3",
             "--train_batch_size=128", "--show_progress=False", "--topk=[5,10]", "--hidden_dropout_prob=0",
@@ -236,6 +237,18 @@ class Rows(dict):
 
     def __getitem__(self, key):
         return super().__getitem__(key) if isinstance(key, str) else Rows({k: v[key] for k, v in self.items()})
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_rows_are_dealt_largest_first_to_whoever_has_least(counts, world):
+    expected, load = [[] for _ in range(world)], [0] * world
+    room = [math.ceil(len(counts) / world)] * world
+    for row in sorted(range(len(counts)), key=lambda at: -counts[at]):
+        least = min((p for p in range(world) if room[p]), key=load.__getitem__)
+        expected[least].append(row)
+        load[least], room[least] = load[least] + counts[row], room[least] - 1
+    assert deal(counts, world) == [sorted(rows) for rows in expected]
 
 
 def test_interleave_restores_the_order_of_dealt_batches():

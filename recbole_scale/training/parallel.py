@@ -6,6 +6,7 @@ models cut over processes (FSDP2) in :mod:`recbole_scale.training.shards`.
 
 from __future__ import annotations
 
+import heapq
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -148,12 +149,15 @@ def deal(counts: list[int], world: int) -> list[list[int]]:
     ML-1M's windows made the process with more targets take 4.5 % more of them than half.
     """
     dealt: list[list[int]] = [[] for _ in range(world)]
-    load, room = [0] * world, [-(-len(counts) // world)] * world
+    most = -(-len(counts) // world)
+    waiting = [(0, process) for process in range(world)]  # a heap of (targets so far, process)
     for row in sorted(range(len(counts)), key=lambda at: -counts[at]):
-        least = min((p for p in range(world) if room[p]), key=load.__getitem__)
+        load, least = waiting[0]
         dealt[least].append(row)
-        load[least] += counts[row]
-        room[least] -= 1
+        if len(dealt[least]) < most:
+            heapq.heapreplace(waiting, (load + counts[row], least))
+        else:
+            heapq.heappop(waiting)
     return [sorted(rows) for rows in dealt]
 
 
