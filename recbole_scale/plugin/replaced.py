@@ -1,0 +1,51 @@
+"""What is replaced in RecBole 1.2.1, and why. Everything else is a subclass or goes through RecBole's own look-ups.
+
+A name is a method of a class, or a function or name of the modules that import it; a test finds what is replaced when
+RecBole is imported and holds it against this list, and that RecBole still has it.
+"""
+
+from __future__ import annotations
+
+REPLACED: dict[str, str] = {
+    # look-ups by name, which RecBole resolves inside its own package only
+    "get_model": "models outside the package; a missing one names the nearest; SINE's anomaly mode is undone",
+    "get_trainer": "ScaledSASRec's trainer, and those of several processes",
+    "create_dataset": "histories in place of padded rows; a pickle that lies in checkpoint_dir is not opened",
+    "get_dataloader": "loaders over histories",
+    "create_samplers": "what a user had before is noted from the split's earlier parts",
+    "load_split_dataloaders": "a pickle, opened whenever a file of its name lies in checkpoint_dir",
+    "load_data_and_model": "torch 2.6 and later refuse its pickled Config; names of code in a checkpoint are dropped",
+    "run": "recbole.quick_start.run with several processes on today's torch",
+    "Config.__new__": "Config(...) makes our subclass, whoever imported the class first and by whatever name",
+    # reading
+    "Dataset._load_feat": "our fast reader, which names line and column of a fault",
+    "Dataset._load_inter_feat": "a missing or empty file is one sentence",
+    "Dataset._download": "a data set that RecBole does not know is a missing file, not a failed download",
+    "Dataset.build": "eval_args.split TS cuts one time line at exact times for every model",
+    "Dataset.get_preload_weight": "float64 as read, which KSR's layers do not take",
+    "SequentialDataset._change_feat_format": "exact order of times, which RecBole makes float32 first",
+    # evaluation
+    "FullSortEvalDataLoader.collate_fn": "ranking without what a user had before, beside RecBole's own",
+    "Trainer._full_sort_batch_eval": "NLL and second lists from the scores that are ranked, which need not be kept",
+    "Collector": "gathers one number a row for NLL, joined once and not at every batch",
+    "Evaluator": "measures the second lists too",
+    "RepeatableSampler.get_used_ids": "a set per user that a full ranking never asks for",
+    # checkpoints and resuming
+    "Trainer._save_checkpoint": "tensors and plain data in place of a pickle",
+    "Trainer.resume_checkpoint": "reads them safely, and goes on where the run was, bit for bit",
+    "Trainer.fit": "writes what going on needs after every epoch",
+    "PretrainTrainer.save_pretrained_model": "as Trainer._save_checkpoint",
+    "PretrainTrainer.pretrain": "the last epoch is saved where save_step does not divide it",
+    "AbstractRecommender.load_other_parameter": "arrays and sparse matrices come back from plain data",
+    "DecisionTreeTrainer._save_checkpoint": "the booster's own file as bytes in place of a pickle",
+    "DecisionTreeTrainer.fit": "no temporary files are left",
+    "LightGBMTrainer.evaluate": "reads such a checkpoint",
+    "XGBoostTrainer.evaluate": "reads such a checkpoint",
+    # today's packages, and terminals
+    "tune": "quick_start imports Ray for one call that an ordinary run never makes",
+    "np": "HyperTuning knows names of numpy 1",
+    "eval": "HyperTuning evaluates its choices; here they are read as YAML",
+    "ensure_dir": "fails when two processes make one folder",
+    "init": "colorama's would strip colours and wrap the output once more for every run",
+    "tqdm": "bars are still where no terminal is",
+}
