@@ -8,11 +8,6 @@ import inspect
 import sys
 from pathlib import Path
 
-import recbole.data
-import recbole.model.abstract_recommender
-import recbole.quick_start
-import recbole.trainer
-
 from recbole_scale.plugin.replaced import REPLACED
 from recbole_scale.settings.reading import folder_of
 
