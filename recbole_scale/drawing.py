@@ -27,6 +27,8 @@ WIDTH = 4.2  # inches; at this width 9-point text stays readable on a phone
 NAMES = {
     "n_blocks": "parameters without embeddings, N",
     "n_blocks_exact": "parameters without embeddings (exact)",
+    "n_parameters": "all parameters, embeddings included",
+    "flops_total": "training FLOPs, item softmax included",
     "unique_interactions": "training interactions, D",
     "test_nll": "test loss (nats per interaction)",
     "best_valid_nll": "valid loss (nats per interaction)",

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 
 from recbole_scale.errors import UserError, exit_code
-from recbole_scale.fit.command import main
+from recbole_scale.fit.command import main, range_of
+from recbole_scale.fit.joint import joint_rows
+from recbole_scale.fit.law_output import skill_sentence
+from recbole_scale.fit.more import prices
 from recbole_scale.fit.rows import Question, best_settings, choose
 from recbole_scale.fit.study import answer, estimate_flops
+from recbole_scale.laws.loss import fit_power_law
+from recbole_scale.laws.rollout import Judgement, rollout, widening
 from recbole_scale.text import parse_count, show_count
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "fit_power_law.py"
@@ -306,3 +311,71 @@ def test_the_tries_of_equal_settings_do_not_flatter_the_mean():
         spread.append(np.var(losses, ddof=1))
     assert -0.022 < np.mean(chosen) < 0.0  # the best of four means of three: 1.03 * 0.02 / sqrt(3) = 0.012
     assert np.sqrt(np.mean(spread)) == pytest.approx(0.02, rel=0.15)
+
+
+def test_the_joint_law_is_judged_on_held_out_sizes_and_rolled_out(written):
+    joint = written[1]["joint"]
+    assert {one["n"] for one in joint["held_out"]} == {786432.0, 1572864.0}
+    assert all(one["runs"] and one["lower"] < one["upper"] for one in joint["held_out"])
+    assert {one["sizes_fitted"] for one in joint["rollout"]} == {3, 4, 5}
+
+
+def test_the_joint_law_takes_rows_by_data_for_each_parameter():
+    rows = make_rows()
+    kept, held, axis = joint_rows(rows, Question(d_over_n=(1.0, 20.0)))
+    assert axis == "n_blocks" and not held and len(kept) < sum(row["status"] == "ok" for row in rows)
+    assert all(1 <= row["unique_interactions"] / row["n_blocks"] <= 20 for row in kept)
+    with pytest.raises(UserError, match="--d_over_n"):
+        joint_rows(rows, Question(d_over_n=(1e9, 1e10)))
+    assert range_of("1:100") == (1.0, 100.0) and range_of(":5") == (0.0, 5.0)
+    with pytest.raises(UserError, match="LOW:HIGH"):
+        range_of("5")
+
+
+def test_the_price_of_a_per_cent_is_the_time_over_the_gain():
+    def run(n, seconds, ndcg):
+        return {"n_blocks": n, "seconds_train": seconds, "test_metrics": {"ndcg@10": ndcg}, "seconds_evaluate": 3.0,
+                "n_users": 6000}  # fmt: skip
+
+    first, second = prices([run(1e4, 100.0, 0.10), run(1e5, 700.0, 0.12), run(1e6, 5000.0, 0.12)], "ndcg@10", 3.6)
+    assert first.gain == pytest.approx(20.0) and first.seconds == pytest.approx(30.0)
+    assert first.money == pytest.approx(0.03) and first.serving_ms == pytest.approx(0.5)
+    assert second.seconds is None and second.money is None
+
+
+@pytest.mark.parametrize("x", ["n_parameters", "flops_total", "n_blocks_exact"])
+def test_a_law_can_be_in_any_count_of_size(x):
+    rows = [{**row, "n_parameters": row.get("n_blocks", 0) + 50_000} for row in make_rows(fractions=(1.0,))]
+    found = answer(rows, Question(x=x, resamples=80))
+    assert found.law.predict(max(row[x] for row in found.choice.fitted)) > 0
+    assert sorted({row[x] for row in found.choice.fitted})[0] == np.exp(found.law.fit.seen.logs.min()).round()
+
+
+def test_more_is_told_of_the_rows(written):
+    more = written[1]["more"]
+    assert set(more["metric_of_loss"]) and any("repeated data" in note for note in more["notes"])
+
+
+def test_the_skill_of_a_rollout_is_against_no_change_and_a_line():
+    x = np.repeat([1e4, 1e5, 1e6, 1e7], 2)
+    loss = 5 + (1e3 / x) ** 0.5
+    (one,) = rollout(x, loss, resamples=100)
+    assert one.no_change == pytest.approx(5 + 1e-3**0.5) and one.skill(one.no_change) == pytest.approx(1.0, abs=1e-3)
+    line = np.polyfit(np.log(x[:6]), loss[:6], 1)
+    assert one.straight == pytest.approx(np.polyval(line, np.log(1e7)))
+    assert one.tells is True
+    text = skill_sentence([one])
+    assert "the law 0.0000" in text and f"{abs(one.straight - one.observed):.4f}" in text
+
+
+def test_a_rollout_that_missed_widens_the_bands():
+    def missed(error):
+        return Judgement(
+            3, 1.0, 2.0, 5.0 + error, 5.0 + error - 0.196, 5.0 + error + 0.196, 5.0, 1, 0.0, True, 5.1, 5.0
+        )
+
+    assert widening([]) == 1.0 and widening([missed(0.05)] * 4) == 1.0
+    assert widening([missed(0.3)] * 4) == pytest.approx(np.sqrt((4 * 9 + 4) / 8))
+    law = fit_power_law([1e4, 1e5, 1e6] * 3, [6.0, 5.5, 5.3] * 2 + [6.01, 5.49, 5.31], resamples=100)
+    (low, high), (lower, upper) = law.interval(1e7), law.widened(2.0).interval(1e7)
+    assert np.log(upper / lower) == pytest.approx(2 * np.log(high / low))

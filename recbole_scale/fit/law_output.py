@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_scale.files import write_text
+from recbole_scale.fit.joint import Joint, JointJudgement
 from recbole_scale.fit.study import Answer, run_label
 from recbole_scale.laws.budget import ComputeOptimal
-from recbole_scale.laws.loss import JointLaw
+from recbole_scale.laws.isoflop import Optimum
 from recbole_scale.laws.rollout import Judgement
 from recbole_scale.text import show_count
 
@@ -52,7 +53,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "held_out_fitted_too": _whole_json(answer.whole),
         "notes": answer.notes,
     }
-    return dict(_finite(content))
+    return dict(finite(content))
 
 
 def _whole_json(whole: Answer | None) -> dict[str, Any] | None:
@@ -62,10 +63,19 @@ def _whole_json(whole: Answer | None) -> dict[str, Any] | None:
     return {**_law_json(whole.law), "predictions": [asdict(prediction) for prediction in whole.predictions]}
 
 
-def joint_json(law: JointLaw, optimum: ComputeOptimal | None) -> dict[str, Any]:
-    """A joint law and the best use of some budgets as plain JSON values."""
-    budgets = [] if optimum is None else _budget_rows(optimum)
-    return dict(_finite({"law": "L(n, d) = E + (n0 / n)^alpha + (d0 / d)^beta", **_law_json(law), "budgets": budgets}))
+def joint_json(joint: Joint) -> dict[str, Any]:
+    """A joint law, how it did on what it had not seen, and the best use of some budgets as plain JSON values."""
+    content = {
+        "law": "L(n, d) = E + (n0 / n)^alpha + (d0 / d)^beta",
+        **_law_json(joint.law),
+        "lack_of_fit_p": joint.law.lack_of_fit,
+        "budgets": [] if joint.optimum is None else _budget_rows(joint.optimum),
+        "held_out": [{**asdict(one), "covered": one.covered} for one in joint.held_out],
+        "rollout": [{**asdict(one), "covered": one.covered} for one in joint.rolled_out],
+        "best_sizes_at_equal_flops": [asdict(one) for one in joint.measured],
+        "notes": joint.notes,
+    }
+    return dict(finite(content))
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
@@ -125,7 +135,7 @@ def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
     for prediction in answer.predictions:
         lines += ["", f"at {x} = {show_count(prediction.x)}, one run (value, 95 % band){fitted}:"]
         named = {answer.question.loss: prediction.loss, **prediction.metrics}
-        lines += _table(
+        lines += aligned(
             [[name, _value(v), f"[{_value(low)}, {_value(high)}]"] for name, (v, low, high) in named.items()]
         )
         cost = "unknown: the rows lack FLOPs" if prediction.flops is None else f"about {prediction.flops:.2g} FLOPs"
@@ -133,8 +143,9 @@ def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
     return lines
 
 
-def joint_text(law: JointLaw, optimum: ComputeOptimal | None) -> str:
+def joint_text(joint: Joint) -> str:
     """A joint law and the best use of some budgets as a table."""
+    law, optimum = joint.law, joint.optimum
     lines = [*_sentence("L = E + (n0 / n)^alpha + (d0 / d)^beta, " + law.message), *_constants_table(law)]
     if optimum is not None:
         lines += ["", f"best use of a budget, with every interaction seen {optimum.epochs:.3g} times"]
@@ -151,8 +162,35 @@ def joint_text(law: JointLaw, optimum: ComputeOptimal | None) -> str:
             ]
             for row in _budget_rows(optimum)
         ]
-        lines += _table([head, *body])
+        lines += aligned([head, *body])
+    for title, judged in (("held out", joint.held_out), ("rollout over sizes", joint.rolled_out)):
+        if judged:
+            lines += ["", f"joint law, {title} (95 % band of the mean of as many runs)", *_joint_judgements(judged)]
+    if joint.measured:
+        lines += ["", "best size at equal FLOPs, read off finished runs (a parabola in log n, 95 % band)"]
+        lines += aligned([["FLOPs", "sizes", "n", "95 % band"], *(_optimum_row(one) for one in joint.measured)])
+    lines += [line for note in joint.notes for line in _sentence(f"note: {note}")]
     return "\n".join(lines)
+
+
+def _optimum_row(one: Optimum) -> list[str]:
+    if not math.isfinite(one.n):
+        return [f"{one.flops:.2g}", str(one.sizes), "no valley between them", ""]
+    band = _counts((one.lower, one.upper)) if math.isfinite(one.lower) else "none"
+    return [f"{one.flops:.2g}", str(one.sizes), show_count(one.n), band]
+
+
+def _joint_judgements(judged: Sequence[JointJudgement]) -> list[str]:
+    head = ["fitted", "n", "d", "runs", "predicted", "95 % band", "measured", "no change", "in band"]
+    body = [
+        [
+            str(one.sizes_fitted), show_count(one.n), show_count(one.d), str(one.runs), _value(one.predicted),
+            f"[{_value(one.lower)}, {_value(one.upper)}]", _value(one.observed), _value(one.no_change),
+            {None: "-", True: "yes", False: "no"}[one.covered],
+        ]
+        for one in judged
+    ]  # fmt: skip
+    return aligned([head, *body])
 
 
 def judgement_json(judgement: Judgement) -> dict[str, Any]:
@@ -192,12 +230,12 @@ def _budget_rows(optimum: ComputeOptimal) -> list[dict[str, Any]]:
     return rows
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """``value`` with null for every number that JSON cannot hold."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -209,7 +247,7 @@ def _constants_table(law: Any) -> list[str]:
     for name, value in law.constants().items():
         show = show_count if name in ("x0", "n0", "d0") else _value
         rows.append([name, show(value), "[" + ", ".join(map(show, bands[name])) + "]"])
-    return _table(rows)
+    return aligned(rows)
 
 
 def _judgement_table(judgements: Sequence[Judgement]) -> list[str]:
@@ -228,7 +266,7 @@ def _judgement_table(judgements: Sequence[Judgement]) -> list[str]:
         ]
         for judgement in judgements
     ]
-    return _table([head, *body])
+    return aligned([head, *body])
 
 
 def _counts(band: Iterable[float]) -> str:
@@ -243,7 +281,7 @@ def _sentence(text: str) -> list[str]:
     return textwrap.wrap(text, 120, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines of aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

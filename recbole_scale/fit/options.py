@@ -6,7 +6,7 @@ from typing import Any
 
 from recbole_scale.arguments import CommandParser
 
-X_COLUMNS = ("n_blocks", "n_blocks_exact", "unique_interactions")
+X_COLUMNS = ("n_blocks", "n_blocks_exact", "n_parameters", "flops_total", "unique_interactions")
 LOSSES = ("test_nll", "best_valid_nll")
 _EXAMPLES = """  recbole-scale fit --rows results/runs.jsonl --dataset ml-1m --model ScaledSASRec \\
       --x n_blocks --holdout large,xlarge --predict 829M --out results/ml-1m
@@ -30,6 +30,8 @@ def parser() -> CommandParser:
     add("--predict", default="", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
     add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
     add("--joint", action="store_true", help="also fit the joint law in size and data, and split budgets by it")
+    add("--d_over_n", default=":", metavar="LOW:HIGH", help="interactions for each parameter that the joint law takes")
+    add("--price_per_hour", type=float, metavar="P", help="price of an hour of this machine, to cost a gain in money")
     add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
     add("--out", default="results", metavar="DIR", help="folder for law.json and figures (default: %(default)s)")

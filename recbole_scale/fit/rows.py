@@ -38,6 +38,7 @@ class Question:
     where: Mapping[str, str] = field(default_factory=dict)
     resamples: int = 1000
     seed: int = 0
+    d_over_n: tuple[float, float] = (0.0, math.inf)  # interactions for each parameter that a joint law takes
 
 
 @dataclass(frozen=True)

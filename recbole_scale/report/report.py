@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from recbole_scale.drawing import Drawn
 from recbole_scale.errors import UserError
-from recbole_scale.fit.command import fit_both_axes
 from recbole_scale.fit.figures import law_figures
+from recbole_scale.fit.joint import fit_both_axes
 from recbole_scale.fit.rows import (
     SAME_SIZE,
     Choice,

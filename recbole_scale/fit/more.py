@@ -1,0 +1,138 @@
+"""More that the rows tell: metrics as a function of the loss, a second form of them, repeated data, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from recbole_scale.errors import UserError
+from recbole_scale.fit.rows import Choice, Question, Row
+from recbole_scale.fit.study import Answer, run_label
+from recbole_scale.fit.tables import by_size, number, planned_epochs
+from recbole_scale.laws.fitting import Array
+from recbole_scale.laws.metric_of_loss import MetricOfLoss, fit_metric_of_loss
+from recbole_scale.laws.performance import PerformanceLaw, fit_performance_law
+from recbole_scale.laws.repeated import RepeatedLaw, fit_repeated_law
+
+METRICS = ("ndcg@10", "hit@10", "recall@10")
+_NOISE = 0.002  # a gain of the metric, relative, below which a price per per cent means nothing
+
+
+@dataclass(frozen=True)
+class Price:
+    """What the step from one size to the next costs for every per cent that it wins."""
+
+    low: float
+    high: float
+    gain: float  # per cent of the metric
+    seconds: float | None  # of training, more than at the smaller size, for each per cent; None where nothing is won
+    money: float | None  # the same, at a price per hour
+    serving_ms: float | None  # to rank all items for one user at the larger size, measured over the test users
+
+
+@dataclass(frozen=True)
+class More:
+    """What was found, and why the rest was not."""
+
+    of_loss: dict[str, MetricOfLoss]
+    performance: dict[str, tuple[PerformanceLaw, float]]  # with the root mean square residual of the saturating law
+    repeated: RepeatedLaw | None
+    prices: list[Price]
+    metric: str | None
+    notes: list[str]
+
+
+def more_of(rows: Sequence[Row], found: Answer, price_per_hour: float | None = None) -> More:
+    """Everything of this module for the question of ``found``."""
+    question, notes = found.question, list[str]()
+    choice = found.choice
+    pool = _pool(rows, question, choice)
+    own = choice.fitted + choice.held_out
+    names = [name for name in METRICS if all(name in (row.get("test_metrics") or {}) for row in own)]
+    of_loss = {name: law for name in names if (law := _of_loss(pool, name, question, notes)) is not None}
+    performance = {}
+    for name in names:
+        if question.x == "unique_interactions" or name not in found.metric_laws:
+            continue
+        x, value = (np.array(column) for column in _metric(choice.fitted, question.x, name))
+        try:
+            second = fit_performance_law(x, value)
+        except UserError as refusal:
+            notes.append(f"no second form for {name}: {refusal}")
+            continue
+        rest: Array = value - found.metric_laws[name].predict(x)
+        performance[name] = second, float(np.sqrt((rest**2).mean()))
+    metric = names[0] if names else None
+    return More(of_loss, performance, _repeated(rows, question, choice, notes), prices(own, metric, price_per_hour),
+                metric, notes)  # fmt: skip
+
+
+def prices(rows: Sequence[Row], metric: str | None, price_per_hour: float | None) -> list[Price]:
+    """The price of every step of the ladder in ``metric``; empty without times or the metric."""
+    sizes = []
+    for n, group in by_size(rows, "seconds_train").items():
+        values = [row["test_metrics"][metric] for row in group if metric in (row.get("test_metrics") or {})]
+        if values:
+            served = [1000 * row["seconds_evaluate"] / row["n_users"] for row in group
+                      if number(row, "seconds_evaluate") and row.get("n_users")]  # fmt: skip
+            spent = float(np.mean([row["seconds_train"] for row in group]))
+            sizes.append((n, float(np.mean(values)), spent, float(np.mean(served)) if served else None))
+    found = []
+    for (low, before, less, _), (high, after, more, serving) in pairwise(sizes):
+        gain = 100.0 * (after / before - 1.0) if before > 0 else 0.0
+        seconds = (more - less) / gain if gain > 100 * _NOISE else None
+        money = None if price_per_hour is None or seconds is None or seconds <= 0 else seconds / 3600 * price_per_hour
+        found.append(Price(low, high, gain, seconds, money, serving))
+    return found
+
+
+def _pool(rows: Sequence[Row], question: Question, choice: Choice) -> list[Row]:
+    """Finished runs of the model on the data set: any size, amount of data and number of epochs."""
+    return [
+        row for row in rows
+        if row.get("status") == "ok" and row.get("dataset") == choice.dataset and str(row.get("model")) == choice.model
+        and number(row, question.loss) and row.get("split") == choice.fitted[0].get("split")
+    ]  # fmt: skip
+
+
+def _of_loss(pool: Sequence[Row], name: str, question: Question, notes: list[str]) -> MetricOfLoss | None:
+    loss, value = _metric(pool, question.loss, name)
+    kept = [row for row in pool if name in (row.get("test_metrics") or {})]
+    try:
+        return fit_metric_of_loss(loss, value, [run_label(row)[0] for row in kept], resamples=question.resamples or 100)
+    except UserError as refusal:
+        notes.append(f"no curve of {name} over the loss: {refusal}")
+        return None
+
+
+def _metric(rows: Sequence[Row], x: str, name: str) -> tuple[list[float], list[float]]:
+    kept = [row for row in rows if name in (row.get("test_metrics") or {})]
+    return [float(row[x]) for row in kept], [float(row["test_metrics"][name]) for row in kept]
+
+
+def _repeated(rows: Sequence[Row], question: Question, choice: Choice, notes: list[str]) -> RepeatedLaw | None:
+    """The law of repeated data, from every schedule that was run; a note where the rows do not tell."""
+    shapes = {(row.get("n_layers"), row.get("d_model")) for row in choice.fitted + choice.held_out}
+    kept = [
+        row for row in _pool(rows, question, choice)
+        if (row.get("n_layers"), row.get("d_model")) in shapes
+        and number(row, "n_blocks") and number(row, "unique_interactions") and planned_epochs(row) > 0
+    ]  # fmt: skip
+    if len({planned_epochs(row) for row in kept}) < 3:
+        notes.append("no law of repeated data: it needs finished schedules of 3 or more different numbers of epochs")
+        return None
+    try:
+        return fit_repeated_law(
+            [row["n_blocks"] for row in kept],
+            [row["unique_interactions"] for row in kept],
+            [planned_epochs(row) for row in kept],
+            [row[question.loss] for row in kept],
+            [(*run_label(row), row["unique_interactions"], planned_epochs(row)) for row in kept],
+            seed=question.seed,
+        )
+    except UserError as refusal:
+        notes.append(f"no law of repeated data: {refusal}")
+        return None
