@@ -254,10 +254,13 @@ def test_a_law_against_its_last_step_is_not_settled():
     sizes = [SizeMean(n, 2, loss, 0.001, None, None) for n, loss in ((1e4, 6.0), (1e5, 5.5), (4e5, 5.4))]
     law = fit_power_law([1e4, 1e5, 4e5] * 3, [6.0, 5.5, 5.499] * 3, resamples=100)
     step = last_step(sizes, 0.001, law)
-    assert step.gain == pytest.approx(0.05) and step.error == pytest.approx(0.0005)
+    spread = np.median(law.fit.errors.noise.of_runs(np.array([[0.625], [1.0]])), axis=0) * [5.5, 5.4]
+    assert step.gain == pytest.approx(0.05)
+    assert step.error == pytest.approx(np.sqrt((spread**2 / 2).sum()) / 2, rel=1e-3)  # the larger one is less noisy
+    assert last_step(sizes, None, replace(law, fit=replace(law.fit, errors=None))).gain == step.gain
     assert step.by_law == pytest.approx(float(law.predict(1e5) - law.predict(4e5)) / 2)
     said = _apart(step, 2e5, "", "a doubling lowers the loss by less than 0.01 nats", False)
-    assert "not settled" in said and "100K to 400K, still won 0.050 ± 0.001 nats a doubling" in said
+    assert "not settled" in said and "100K to 400K, still won 0.050 ± " in said
 
 
 def test_a_law_that_is_not_identified_says_the_range_against_now():

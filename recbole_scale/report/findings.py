@@ -128,7 +128,14 @@ def last_step(sizes: Sequence[SizeMean], noise: float | None, law: PowerLaw) -> 
         return None
     low, high = sizes[-2:]
     doublings = float(np.log2(high.n / low.n))
-    error = float("nan") if noise is None else noise * float(np.sqrt(1 / low.runs + 1 / high.runs)) / doublings
+    errors = law.fit.errors
+    if errors is None or noise is None:
+        apart = noise or float("nan")
+        spread = np.array([apart, apart])
+    else:  # noise differs by size
+        places = law.fit.seen.places(np.log([[low.n], [high.n]]))
+        spread = np.median(errors.noise.of_runs(places), axis=0) * np.array([low.loss, high.loss])
+    error = float(np.sqrt((spread**2 / np.array([low.runs, high.runs])).sum())) / doublings
     by_law = float(law.predict(low.n) - law.predict(high.n)) / doublings
     return LastStep(low.n, high.n, (low.loss - high.loss) / doublings, error, by_law)
 
