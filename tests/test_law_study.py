@@ -250,7 +250,7 @@ def test_counts_are_written_and_words_are_no_counts():
         (["--holdout", "xlarge"], "--holdout xlarge matches no row; there are a (4.8K)"),
         (["--holdout", "a,b,c,d,e"], "at least 3 different sizes, but x holds only 786432, 1.57286e+06"),
         (["--holdout", "a,b,c,d,e,786K,large"], "leaves no run to fit a law to"),
-        (["--predict", "huge"], "--predict huge is neither a count such as 829M nor one size"),
+        (["--predict", "huge"], "--predict huge is neither a count such as 829M"),
         (["--where", "sise=a"], "--where names the column 'sise', which no row has; did you mean 'size'?"),
         (["--where", "size"], "--where size is not of the form COLUMN=VALUE"),
         (["--resamples", "5"], "at least 80 resamples"),

@@ -63,5 +63,5 @@ def _add_kinds(group: Any) -> None:
     add("--domain_field", "domain", "multi_domain: column of the domain in the .inter file")
     add("--noise", KINDS, "robustness: kinds of noise")
     add("--ratios", RATIOS, "robustness: shares of the history", type=float)
-    add("--seeds", 3, "robustness: draws of each kind and ratio", type=int)
+    add("--seeds", 10, "robustness: draws of each kind and ratio", type=int)
     add("--feeds", ("greedy", "truth"), "trajectory: greedy, sampled, truth")

@@ -23,7 +23,7 @@ def make_cases(
     counts: np.ndarray,
     kinds: tuple[str, ...] = KINDS,
     ratios: tuple[float, ...] = RATIOS,
-    seeds: int = 3,
+    seeds: int = 10,
     history_length: int = 50,
 ) -> NoisyCases:
     """The clean cases at level 0 (setting "clean"), then every kind at every ratio and seed.
