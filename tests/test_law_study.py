@@ -317,7 +317,7 @@ def test_the_joint_law_is_judged_on_held_out_sizes_and_rolled_out(written):
     joint = written[1]["joint"]
     assert {one["n"] for one in joint["held_out"]} == {786432.0, 1572864.0}
     assert all(one["runs"] and one["lower"] < one["upper"] for one in joint["held_out"])
-    assert {one["sizes_fitted"] for one in joint["rollout"]} == {3, 4, 5}
+    assert {one["sizes_fitted"] for one in joint["rollout"]} == {3, 4, 5, 6}
 
 
 def test_the_joint_law_takes_rows_by_data_for_each_parameter():
@@ -378,4 +378,4 @@ def test_a_rollout_that_missed_widens_the_bands():
     assert widening([missed(0.3)] * 4) == pytest.approx(np.sqrt((4 * 9 + 4) / 8))
     law = fit_power_law([1e4, 1e5, 1e6] * 3, [6.0, 5.5, 5.3] * 2 + [6.01, 5.49, 5.31], resamples=100)
     (low, high), (lower, upper) = law.interval(1e7), law.widened(2.0).interval(1e7)
-    assert np.log(upper / lower) == pytest.approx(2 * np.log(high / low))
+    assert np.log(upper / lower) == pytest.approx(2 * np.log(high / low), rel=0.02)
