@@ -159,7 +159,8 @@ def _run_one(local_rank: int, call: dict[str, Any], members: dict[str, Any]) -> 
     with group.first_failure_speaks(), ends_by_signal(child):
         result = run(**call)
     if not call["dry_run"] and group.rank() == 0:
-        print(f"checkpoint  {result['checkpoint']}\nrow         {result['results_file']}, run_id {result['run_id']}")
+        print(f"checkpoint  {result['checkpoint'] or 'none'}")
+        print(f"row         {result['results_file'] or 'none (results_file is empty)'}, run_id {result['run_id']}")
     group.leave()
 
 

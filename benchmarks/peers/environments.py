@@ -20,7 +20,11 @@ PEERS_FOLDER = Path(__file__).resolve().parent
 ENVIRONMENTS_FOLDER = PEERS_FOLDER.parent / ".envs"
 
 # Packages that go in after the requirements and without their own: see the head of each requirements file.
-WITHOUT_DEPENDENCIES: dict[str, list[str]] = {"recbole": ["recbole==1.2.1"], "replay": []}
+WITHOUT_DEPENDENCIES: dict[str, list[str]] = {
+    "recbole": ["recbole==1.2.1"],
+    "recbole-stock": ["recbole==1.2.1"],
+    "replay": [],
+}
 
 STAMP_NAME = "requirements.sha256"  # written last, so a broken installation is never taken for a complete one
 

@@ -80,14 +80,25 @@ class BaselineDataset(HistoryDataset):
 
     def _user_order(self) -> np.ndarray:
         """RecBole sorts all rows by float32 time and then gathers users: the order of each user's first row [U]."""
+        times = self._rounded_times()
+        second = np.minimum(self.histories.offsets[:-1] + 1, len(times) - 1)
+        first_row = times[second]
+        first_row[self.histories.lengths < 2] = np.inf  # users without rows
+        return np.argsort(first_row, kind="stable")
+
+    def _rounded_times(self) -> np.ndarray:
+        """Times as RecBole's table has them, float32 [R]."""
         times = self.times
         if self.config["normalize_all"]:
             low, high = times.min(initial=np.inf), times.max(initial=-np.inf)
             times = (times - low) / (high - low) if high > low else np.ones_like(times)
-        second = np.minimum(self.histories.offsets[:-1] + 1, len(times) - 1)
-        first_row = times[second].astype(np.float32)
-        first_row[self.histories.lengths < 2] = np.inf  # users without rows
-        return np.argsort(first_row, kind="stable")
+        return times.astype(np.float32)
+
+    def row_of_flops(self) -> Any:
+        """The second row of RecBole's table, the one on which it counts a model's FLOPs."""
+        targets = self.split.targets(self.histories, "all")
+        order = np.argsort(self._rounded_times()[targets], kind="stable")
+        return self.inter_feat.at(targets[order[1:2]])
 
 
 class RowDataLoader(TrainDataLoader):
@@ -109,8 +120,9 @@ class RowDataLoader(TrainDataLoader):
         self.transform = construct_transform(config)
         self.is_sequential = True
         rows: Any = range(self.sample_size)
+        mixed = shuffle and self.sample_size > 0  # torch's sampler refuses to mix nothing
         torch.utils.data.DataLoader.__init__(
-            self, rows, batch_size=self.step, collate_fn=self.collate_fn, shuffle=shuffle, generator=self.generator
+            self, rows, batch_size=self.step, collate_fn=self.collate_fn, shuffle=mixed, generator=self.generator
         )
 
     def __iter__(self) -> Iterator[Any]:

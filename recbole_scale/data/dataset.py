@@ -194,10 +194,18 @@ class HistoryDataset(SequentialDataset):
                 f"data set '{self.dataset_name}' has no time column: TIME_FIELD is '{self.time_field}', the columns "
                 f"read are {', '.join(self.inter_feat)}{nearest(str(self.time_field), self.inter_feat)}"
             )
+        if self.inter_feat[self.time_field].dtype == object:
+            raise UserError(
+                f"histories are sorted by '{self.time_field}', which discretization makes pairs; leave it out there"
+            )
 
     def _aug_presets(self) -> None:
         list_field = self.iid_field + self.config["LIST_SUFFIX"]
         self.set_field_property(list_field, FeatureType.TOKEN_SEQ, FeatureSource.INTERACTION, self.max_item_list_len)
+        setattr(self, f"{self.iid_field}_list_field", list_field)
+        times = self.time_field + self.config["LIST_SUFFIX"]
+        self.set_field_property(times, FeatureType.FLOAT_SEQ, FeatureSource.INTERACTION, self.max_item_list_len)
+        setattr(self, f"{self.time_field}_list_field", times)
         self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
     def _view(self, phase: str, order: np.ndarray | None) -> HistoryDataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_scale.data.histories import Histories, Split, ragged_ranges
-from recbole_scale.errors import UserError
 
 
 class SplitDataset(Protocol):
@@ -28,7 +28,10 @@ class HistoryRows:
     """RecBole's interaction table (user, target, items before it, their number), made when it is indexed.
 
     The rows of ``phase`` of a split data set, one user after the other: by id, or as ``order`` (indices [U]) says.
+    Whatever else is asked of it (``interaction``, ``numpy()``, ``shuffle()``, a list column) makes the whole table.
     """
+
+    _table: Any = None  # RecBole's, once somebody has asked for what only that has
 
     def __init__(self, dataset: SplitDataset, phase: str, order: np.ndarray | None = None) -> None:
         self._histories = dataset.histories
@@ -39,9 +42,35 @@ class HistoryRows:
         self._user, self._item = dataset.uid_field, dataset.iid_field
         self._list = dataset.iid_field + dataset.config["LIST_SUFFIX"]
         self._length = dataset.item_list_length_field
+        self._time, self._times = dataset.config["TIME_FIELD"], getattr(dataset, "times", None)
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._positions) if self._table is None else len(self._table)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __getattr__(self, name: str) -> Any:
+        """What rows on demand do not have, the table has."""
+        if name.startswith("_") or name not in [*dir(Interaction), "interaction", "length"]:
+            raise AttributeError(f"rows have no attribute '{name}'")
+        return getattr(self.table(), name)
+
+    def table(self) -> Any:
+        """RecBole's interaction table, all rows written out, times with them: O(rows x length)."""
+        if self._table is None:
+            positions = self._positions[:]
+            table = self.at(positions)
+            if self._times is not None:
+                start = positions - table[self._length].numpy()
+                column = np.arange(self._max_length)
+                index = np.minimum(start[:, None] + column, max(len(self._times) - 1, 0))
+                before = np.where(column < table[self._length].numpy()[:, None], self._times[index], 0)
+                table.update(Interaction({self._time: torch.from_numpy(self._times[positions].astype(np.float32))}))
+                lists = torch.from_numpy(before.astype(np.float32))
+                table.update(Interaction({self._time + self._list.removeprefix(self._item): lists}))
+            self._table = table
+        return self._table
 
     def __contains__(self, field: str) -> bool:
         return field in self.columns
@@ -49,20 +78,28 @@ class HistoryRows:
     @property
     def columns(self) -> list[str]:
         """Names of the fields of a row."""
+        if self._table is not None:
+            return list(self._table.columns)
         return [self._user, self._item, self._list, self._length]
 
     def sort(self, by: Any, ascending: bool = True) -> None:
         """RecBole's sampled evaluation sorts rows by user; a user's rows are in the order of time from the start."""
-        if by != self._user or not ascending:
-            raise UserError(f"rows are kept in the order of users and time, and cannot be sorted by {by}")
+        if by != self._user or not ascending or self._table is not None:
+            self.table().sort(by=by, ascending=ascending)
+            return
         self._positions, self._order = self._ascending, None
 
     def __getitem__(self, index: Any) -> Any:
+        if self._table is not None:
+            return self._table[index]
         if isinstance(index, str):
             return self._column(index)
         if isinstance(index, torch.Tensor):
             index = index.numpy()
-        positions = np.atleast_1d(self._positions[index])
+        return self.at(np.atleast_1d(self._positions[index]))
+
+    def at(self, positions: np.ndarray) -> Any:
+        """Rows of the targets at some positions of the histories, [n]."""
         rows, length = self._histories.inputs_before(positions, self._max_length)
         return Interaction(
             {
@@ -75,7 +112,7 @@ class HistoryRows:
 
     def _column(self, field: str) -> torch.Tensor:
         if field not in (self._user, self._item):
-            raise KeyError(field)
+            return self.table()[field]
         if field == self._user:
             users = self._histories.users if self._order is None else self._histories.users[self._order]
             values = np.repeat(users, self._positions.counts)

@@ -259,7 +259,8 @@ def _sort_exactly_first(self: Any) -> None:
     from recbole_scale.data.histories import time_order
 
     frame = self.inter_feat
-    if self.config["benchmark_filename"] is None and self.time_field in frame and self.uid_field in frame:
+    whole = self.time_field in frame and self.uid_field in frame and frame[self.time_field].dtype != object
+    if self.config["benchmark_filename"] is None and whole:  # discretised times are pairs
         order = time_order(frame[self.uid_field].to_numpy(), frame[self.time_field].to_numpy())
         self.inter_feat = frame.iloc[order].reset_index(drop=True)
     _ORIGINAL["change_feat_format"](self)

@@ -208,7 +208,7 @@ def measured_test(trainer: Any, prepared: Any, per_user_file: str | None, **name
     seconds = perf_counter() - started
     if per_user_file:
         trainer.evaluator.evaluate = evaluate
-        if group.rank() == 0:  # every process has all rows
+        if group.rank() == 0 and kept:  # every process has all rows
             save_per_user(per_user_file, prepared, kept[-1])
     return result, seconds
 

@@ -15,7 +15,9 @@ from logging import getLogger
 from time import perf_counter
 from typing import Any
 
+import torch
 from recbole.data import create_dataset, data_preparation
+from recbole.data.transform import construct_transform
 from recbole.utils import EvaluatorType, get_environment, get_trainer, init_logger, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
@@ -125,6 +127,7 @@ def train_and_test(
     network = build_model(prepared)
     logger = getLogger()
     logger.info("\n" + plan.describe(prepared, network))
+    draw_as_recbole_does(prepared)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
     if not hasattr(trainer, "last_file"):  # RecBole's trainers name a checkpoint by its date alone
         name = f"{config['model']}-{config['dataset']}-{run_id(config)}.best.pth"
@@ -170,7 +173,11 @@ def _carried_out(
         **({"callback_fn": callback_fn} if callback_fn else {}),  # RecBole's tree trainers take none
     )
     test_result, seconds = measured_test(
-        trainer, prepared, config["per_user_file"], load_best_model=saved, show_progress=config["show_progress"]
+        trainer,
+        prepared,
+        config["per_user_file"],
+        load_best_model=saved and config["epochs"] > 0,  # without an epoch the untrained model is tested
+        show_progress=config["show_progress"],
     )
     filtered = trainer.evaluator.filtered
     both = measured_bests(trainer, prepared, test_result, saved, show_progress=config["show_progress"])
@@ -216,7 +223,7 @@ def make_config(
     return ScaleConfig(model, dataset, paths, config_dict, command_line=False)
 
 
-def _check_held_out(config: Any, valid_data: Any, test_data: Any) -> None:
+def _check_held_out(config: Any, train_data: Any, valid_data: Any, test_data: Any) -> None:
     """Say before the training that nothing could be tested after it, as with users of two items each."""
     rule, value = next(iter((config["eval_args"]["split"] or {"": None}).items()))
     given_up: tuple[str, ...] = (
@@ -225,12 +232,15 @@ def _check_held_out(config: Any, valid_data: Any, test_data: Any) -> None:
     if isinstance(value, list):  # a share of nothing; two times may lie together
         given_up = tuple(name for name, share in zip(("train", "valid", "test"), value, strict=False) if not share)
         given_up += ("valid",) * (len(value) == 2)
+    split = config["eval_args"]["split"]
+    if getattr(train_data, "sample_size", None) == 0:
+        raise UserError(f"no interaction of '{config['dataset']}' is left to train on by eval_args.split {split}")
     for name, data in (("valid", valid_data), ("test", test_data)):
         rows = getattr(data, "sample_size", None)
         if rows == 0 and name not in given_up and not (name == "valid" and int(config["eval_step"] or 0) <= 0):
             raise UserError(
-                f"no interaction of '{config['dataset']}' is held out for {name} by eval_args.split "
-                f"{config['eval_args']['split']}: leave-one-out needs users of three interactions, or of four for both"
+                f"no interaction of '{config['dataset']}' is held out for {name} by eval_args.split {split}: "
+                "leave-one-out needs users of three interactions, or of four for both"
             )
 
 
@@ -272,9 +282,14 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
         )
     _check_features(config, dataset)
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
-    train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))
+    try:
+        train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))
+    except ValueError as failure:
+        if "num_samples" not in str(failure):  # torch's sampler, about no rows
+            raise
+        raise UserError(f"no interaction of '{config['dataset']}' is left to train on") from failure
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
-    _check_held_out(config, valid_data, test_data)
+    _check_held_out(config, train_data, valid_data, test_data)
     fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None
     return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint, digest)
 
@@ -341,6 +356,8 @@ def histories_of(dataset: Any) -> Histories | None:
     frame, fields = dataset.inter_feat, (dataset.uid_field, dataset.iid_field, dataset.time_field)
     if dataset.benchmark_filename_list is not None or any(field not in frame for field in fields):
         return None
+    if frame[dataset.time_field].dtype == object:  # discretised
+        return None
     return Histories.from_columns(*(frame[field].to_numpy() for field in fields))
 
 
@@ -352,6 +369,17 @@ def build_model(prepared: Prepared) -> Any:
     init_seed(config["seed"] + own_stream, config["reproducibility"])
     build = find_model(config["model"])
     return recboles_refusal(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
+
+
+def draw_as_recbole_does(prepared: Prepared) -> None:
+    """RecBole counts FLOPs on one row before it trains, and a transform such as BERT4Rec's draws its masks for it.
+
+    With the same draws the masks of training are stock RecBole's.
+    """
+    config, dataset = prepared.config, prepared.dataset
+    if config["transform"] and config["model"] not in WINDOW_MODELS and len(dataset) > 1:
+        own = getattr(dataset, "row_of_flops", None)
+        construct_transform(config)(dataset, own() if own else dataset[torch.tensor([1])])
 
 
 def _to_file_only(logger: logging.Logger, text: str) -> None:

@@ -35,7 +35,7 @@ SIZES = ("tiny", "small", "base", "medium", "large", "xlarge")
 ACTIVATIONS = ("gelu", "relu", "swish", "tanh", "sigmoid")
 LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
 SCHEDULES = ("cosine", "constant", "wsd")
-EPOCHS = whole(1, 1_000_000)
+EPOCHS = whole(0, 1_000_000)
 NORM_CLIPPING = optional(
     fields("{max_norm: 1.0}", needs=("max_norm",), max_norm=POSITIVE, norm_type=number(0, low_too=False))
 )
