@@ -267,3 +267,20 @@ def test_order_of_rows_in_every_format(tmp_path):
     for form in ("parquet", "jsonl", "inter"):
         call = (form, "--raw", str(tmp_path / f"a.{form}"), "--user", "u", "--item", "i", "--time", "order")
         assert [row[:2] for row in prepared(tmp_path, *call)] == [("1", "b"), ("1", "a"), ("2", "c")], form
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "note"),
+    [
+        ((0, 1_500_000_000), "auto", "earliest time lies before 1990"),
+        ((1_500_000_000, 9_000_000_000), "auto", "latest time lies more than a year ahead"),
+        ((1_500_000_000, 1_500_000_001), "auto", None),
+        ((1, 2), "auto", None),
+        ((1_500_000_000_000, 1_500_000_000_001), "s", "latest time lies more than a year ahead"),
+    ],
+)
+def test_times_that_can_hardly_be_are_noted(tmp_path, capsys, times, unit, note):
+    path = written(tmp_path, "a.csv", "u,i,t\n" + "".join(f"1,i{n},{time}\n" for n, time in enumerate(times)))
+    prepared(tmp_path, "csv", "--raw", path, *COLUMNS, "--time_unit", unit)
+    out = capsys.readouterr().out
+    assert (note in out) if note else "note: the" not in out

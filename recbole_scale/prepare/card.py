@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -111,7 +112,22 @@ def format_table(stats: Mapping[str, Any]) -> str:
             f"note: {stats['users_under_three']:,} users have fewer than 3 interactions, {stats['users_with_one']:,} "
             "of them a single one: leave-one-out cannot train, validate and test on them; --user_core 3 drops them"
         )
+    if implausible := _implausible(stats):
+        lines.append(implausible)
     return "\n".join(lines)
+
+
+def _implausible(stats: Mapping[str, Any]) -> str:
+    """A word on times that a log of users can hardly have: before 1990 beside later ones, or in the future."""
+    first, last, unit = stats["time_first"], stats["time_last"], stats["time_unit"]
+    if unit == "order" or last < YEAR * PER_SECOND[unit]:
+        return ""
+    late = last / PER_SECOND[unit] > time.time() + YEAR
+    early = first / PER_SECOND[unit] < 20 * YEAR
+    if not late and not early:
+        return ""
+    what = "lies more than a year ahead" if late else "lies before 1990 (is a missing time written as 0?)"
+    return f"note: the {'latest' if late else 'earliest'} time {what}; is {unit} the unit? --time_unit tells another"
 
 
 def _time_range(stats: Mapping[str, Any]) -> str:

@@ -108,7 +108,7 @@ class TimeColumn:
             return "is a negative time; times count from 1970 and up"
         if self.kind == "iso":
             return "is not a time like the others, which are ISO text (2020-01-31T12:00:00)"
-        return "is not a time: give epoch seconds, milliseconds or ISO text"
+        return "is not a time: give epoch seconds, milliseconds or ISO text, or say --time_format"
 
     def append(self, values: np.ndarray, source: str) -> None:
         """Add one parsed batch of ``source`` (values as :meth:`parse` returned them, bad rows taken out)."""
