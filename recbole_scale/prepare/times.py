@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
@@ -198,7 +198,10 @@ def _exact_millionths(text: str) -> int | None:
     """Return a number's millionths as an integer, or None when it is negative, too large, too fine or no number."""
     if not NUMBER_PATTERN.match(text):
         return None
-    value = Decimal(text)
+    try:
+        value = Decimal(text)
+    except InvalidOperation:  # an exponent that no number has
+        return None
     exponent = value.as_tuple().exponent
     # the bounds keep Fraction small: '1e999999999' would fill the memory
     if value < 0 or value.adjusted() > 14 or not isinstance(exponent, int) or exponent < -60:

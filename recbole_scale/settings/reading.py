@@ -19,6 +19,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from recbole_scale.errors import UserError, nearest, shown
 
 LONGEST_FILE, LONGEST_VALUE = 1_000_000, 100_000  # letters
+MOST_BRACKETS = 2000  # YAML's scanner takes time with the square of those that are open
 MOST_NODES = 100_000  # of a document whose aliases are written out
 
 
@@ -95,6 +96,8 @@ SettingsLoader.add_implicit_resolver(
 
 def load_yaml(text: str) -> Any:
     """One YAML document; every fault is a ``yaml.YAMLError``, with the problem and where it is known the place."""
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise ConstructorError(None, None, "too many brackets", None)
     return yaml.load(text, Loader=SettingsLoader)  # a safe loader: it makes plain data only
 
 

@@ -56,3 +56,5 @@ class Progress:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         load_fields(self, state, list(vars(self)))
+        if min(self.epoch, self.step) < 0:
+            raise ValueError(f"'epoch' is {self.epoch}, 'step' {self.step}")

@@ -1,0 +1,150 @@
+"""A full disk, a folder not to be written, a terminal that fails: one sentence, nothing half written, no work lost."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from recbole_scale import files
+from recbole_scale.compare.command import write_tables
+from recbole_scale.drawing import write_figure
+from recbole_scale.errors import UserError, exit_code
+from recbole_scale.files import drop_stale, whole_files, write_text
+from recbole_scale.fit.law_output import write_json as write_law
+from recbole_scale.runs.measuring import read_per_user
+from recbole_scale.runs.run import _NoMoreLog
+from recbole_scale.search.folder import Trial, write_json
+from recbole_scale.training.checkpoint import copy_checkpoint, save_checkpoint
+
+
+def figure(folder: Path) -> None:
+    drawn = Figure()
+    drawn.subplots().plot([1, 2])
+    write_figure(drawn, folder, "figure")
+
+
+WRITERS = {
+    "law": lambda folder: write_law({"E": 1.0}, folder / "law.json"),
+    "figure": figure,
+    "tables": lambda folder: write_tables(folder, "title", ["model", "seeds", "nll"], [["a", "1", "2.0"]]),
+    "search": lambda folder: write_json(folder / "search.json", {"a": 1}),
+    "trial": lambda folder: Trial(folder, 1).begin({"n_layers": 1}),
+    "text": lambda folder: write_text(folder / "best.yaml", "a: 1\n", "the best trial"),
+    "checkpoint": lambda folder: save_checkpoint({"state_dict": {}}, folder / "a.last.pth"),
+    "copy": lambda folder: copy_checkpoint(__file__, str(folder / "copy.pth")),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS])
+def test_every_whole_file_is_one_sentence_and_nothing_is_left(tmp_path, monkeypatch, name, fault):
+    def fails(descriptor: int) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(files.os, "fsync", fails)
+    with pytest.raises(UserError, match=os.strerror(fault).lower()) as told:
+        WRITERS[name](tmp_path)
+    assert str(tmp_path) in str(told.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    monkeypatch.undo()
+    WRITERS[name](tmp_path)
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_that_is_a_file_is_one_sentence(tmp_path, name):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(UserError, match=r"not a directory|file exists"):
+        WRITERS[name](tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_only_what_dead_writers_left_is_removed(tmp_path):
+    for name in (".a.txt.123.tmp", ".a.txt.123-1.tmp", ".a.txt.tmp", ".b.txt.123.tmp", "a.txt.123.tmp"):
+        (tmp_path / name).write_text("")
+    with whole_files(tmp_path / "a.txt") as (file,):
+        file.write(b"new")
+        drop_stale(tmp_path, "a.txt")  # another writer comes
+        assert file.temporary.exists()
+    assert sorted(os.listdir(tmp_path)) == [".a.txt.tmp", ".b.txt.123.tmp", "a.txt", "a.txt.123.tmp"]
+    with whole_files(tmp_path / ("x" * 250)) as (file,):  # a name as long as the file system takes
+        file.write(b"")
+
+
+PRINTS = """
+import sys
+from recbole_scale.errors import exit_code
+def main():
+    for line in range(20000):
+        print("a line of output", line, "\\u00b1")
+        print("and of errors", file=sys.stderr)
+    open(sys.argv[1], "w").write("the work is done")
+sys.exit(exit_code(main))
+"""
+
+
+def printed(tmp_path: Path, redirect: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code and output of a shell line around :data:`PRINTS`, and what its work left."""
+    (tmp_path / "prints.py").write_text(PRINTS)
+    line = f"{sys.executable} prints.py done.txt {redirect}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    return done.returncode, done.stdout + done.stderr, (tmp_path / "done.txt").read_text()
+
+
+def test_a_reader_that_has_enough_loses_no_work(tmp_path):
+    code, told, work = printed(tmp_path, "2>&1 | head -1; exit ${PIPESTATUS[0]}")
+    assert (code, work) == (0, "the work is done")
+    assert told.count("\n") == 1 and "Traceback" not in told and "Exception ignored" not in told
+
+
+def test_a_full_disk_behind_the_output_is_told_after_the_work(tmp_path):
+    code, told, work = printed(tmp_path, "> /dev/full")
+    assert (code, work) == (2, "the work is done")
+    assert told.splitlines()[-1] == "error: 'standard output' cannot be read or written (no space left on device)"
+    assert printed(tmp_path, "> /dev/full 2>&1")[::2] == (2, "the work is done")
+
+
+def test_a_terminal_that_knows_few_letters_shows_question_marks(tmp_path):
+    code, told, work = printed(tmp_path, "", PYTHONIOENCODING="ascii")
+    assert (code, work) == (0, "the work is done") and "a line of output 7 ?" in told
+
+
+def test_what_the_machine_refuses_is_one_sentence_and_a_fault_of_ours_keeps_its_traceback(tmp_path, capsys):
+    assert exit_code(lambda: os.mkdir(tmp_path / ("x" * 300))) == 2
+    assert "cannot be read or written (file name too long)" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):
+        exit_code(lambda: os.mkdir(tmp_path / "none" / "x"))
+
+
+def test_a_log_that_cannot_be_written_is_told_once(capsys):
+    handler = logging.StreamHandler(open("/dev/full", "w"))  # noqa: SIM115
+    handler.handleError = _NoMoreLog()
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord({"msg": "x" * 100_000}))
+    err = capsys.readouterr().err
+    assert err.count("the log cannot be written any more") == 1 and "Traceback" not in err
+
+
+def test_per_user_files_are_read_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "u.npz"
+    good = {"user": np.array(["a", "b"]), "rank": np.array([1, 0], np.int32), "nll": np.ones(2, np.float32)}
+    assert read_per_user(path) is None
+    for change in ({"rank": np.ones(3, np.int32)}, {"user": np.ones(2)}, {"nll": np.array([[1.0, 2.0]])}):
+        np.savez(path, **{**good, **change})
+        assert read_per_user(path) is None
+    np.savez(path, user=good["user"], rank=good["rank"])
+    assert read_per_user(path) is None
+    np.savez(path, **{**good, "user": np.array([{}, 1], dtype=object)})  # a pickle, which is not opened
+    assert read_per_user(path) is None
+    np.savez(path, **good)
+    assert np.array_equal(read_per_user(path)["rank"], good["rank"])
