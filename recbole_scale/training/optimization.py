@@ -114,7 +114,7 @@ class Optimization:
             raise UserError(f"learner is {now}, but the checkpoint was trained with {before}")
         other = len(state["phases"]) != len(self.phases)
         load_fields(self, state, ["phases", "first_step", "ends"])
-        if not all(isinstance(end, int) for end in self.ends):
+        if not isinstance(self.ends, int | None):
             raise TypeError(f"'ends' is {self.ends!r}")
         if other:
             self._build()
