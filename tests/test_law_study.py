@@ -379,3 +379,8 @@ def test_a_rollout_that_missed_widens_the_bands():
     law = fit_power_law([1e4, 1e5, 1e6] * 3, [6.0, 5.5, 5.3] * 2 + [6.01, 5.49, 5.31], resamples=100)
     (low, high), (lower, upper) = law.interval(1e7), law.widened(2.0).interval(1e7)
     assert np.log(upper / lower) == pytest.approx(2 * np.log(high / low), rel=0.02)
+
+
+def test_e_is_said_to_hold_on_these_users():
+    rows = [{**row, "test_nll_se": 0.02} for row in make_rows(fractions=(1.0,))]
+    assert any("± 0.039 nats" in note for note in answer(rows, Question(resamples=80)).notes)

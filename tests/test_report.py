@@ -384,6 +384,18 @@ def made(tmp_path_factory):
     return out
 
 
+def test_converged_is_a_run_of_twice_the_epochs_and_no_small_last_drop():
+    sizes = [SizeMean(98304.0, 1, 5.5, 0.0, None, None)]
+    short, long = made_row((2, 64), epochs=8), made_row((2, 64), epochs=16)
+    short["best_valid_nll"], long["best_valid_nll"] = 5.40, 5.37
+    (said,) = report_next.convergence([short, long], sizes)
+    assert said == "At 98.3K, 16 epochs give +0.030 nats over 8: 8 are not enough."
+    long["best_valid_nll"] = 5.399
+    assert report_next.convergence([short, long], sizes)[0].endswith("8 are enough.")
+    (said,) = report_next.convergence([short], sizes)
+    assert said.startswith("Whether 8 epochs are enough is not known")
+
+
 def test_the_page_is_whole_and_holds_its_parts(made):
     page = Page(made.read_text())
     assert not page.open

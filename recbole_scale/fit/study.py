@@ -80,6 +80,7 @@ def _answer(choice: Choice, question: Question, asked: Sequence[float], wider: f
         law = law.widened(wider)
         notes.append(f"bands of the loss are {wider:.2g} times as wide as resampling makes them: sizes held out in the "
                      "rollout missed theirs by that much")  # fmt: skip
+    notes += _of_other_users(choice, question)
     options: dict[str, Any] = {"resamples": question.resamples, "seed": question.seed}
     held_out = _judge(law, *(_columns(rows, question) for rows in (choice.held_out, choice.fitted)))
     metric_laws = _metric_laws(choice, question, groups, options, notes)
@@ -217,6 +218,19 @@ def _metric_laws(
         except UserError as refusal:
             notes.append(f"no law for {name}: {refusal}")
     return laws
+
+
+def _of_other_users(choice: Choice, question: Question) -> list[str]:
+    """How far another sample of as many users would move E: all runs are tested on the same ones."""
+    largest = max(float(row[question.x]) for row in choice.fitted)
+    errors = [row.get("test_nll_se") for row in choice.fitted if row[question.x] == largest]
+    known = [float(error) for error in errors if isinstance(error, int | float)]
+    if question.loss != "test_nll" or not known:
+        return []
+    return [
+        f"E and its band hold on these test users; another sample of as many would move it by about "
+        f"± {1.96 * float(np.mean(known)):.3f} nats (95 %, from the spread over users at the largest size fitted)"
+    ]
 
 
 def _refuse_below_measured(law: MetricLaw, x: list[float], value: list[float]) -> None:

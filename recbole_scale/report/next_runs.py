@@ -15,7 +15,7 @@ import numpy as np
 
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import MISFIT, Answer, estimate_flops
-from recbole_scale.fit.tables import curve_of, distinct, number, whole_data
+from recbole_scale.fit.tables import curve_of, distinct, number, planned_epochs, whole_data
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.report.findings import Ends, SizeMean
 from recbole_scale.text import show_count
@@ -102,6 +102,7 @@ def advice(sizes: Sequence[SizeMean], ends: Ends, ladder: Sequence[Row], found: 
             f"At {', '.join(map(show_count, falling))} the valid loss still fell in the last epoch by over "
             f"{_FALLING:g} nats: longer runs may lower it, and a law fitted to it may be too pessimistic there."
         )
+    said += convergence(whole_data(ladder), sizes)
     over = [size for size in sizes if size.overfits_after is not None]
     if over:
         said.append(
@@ -113,6 +114,31 @@ def advice(sizes: Sequence[SizeMean], ends: Ends, ladder: Sequence[Row], found: 
     if found is not None and found.law.lack_of_fit < MISFIT:
         said.append("Sizes miss the law by more than seed noise: tune each size alike before adding seeds.")
     return said
+
+
+def convergence(rows: Sequence[Row], sizes: Sequence[SizeMean]) -> list[str]:
+    """Whether the schedules were long enough: a run of E epochs against one of 2 E, each with its own schedule.
+
+    A small drop in the last epoch tells nothing, for the learning rate ends near 0 however long the schedule is.
+    """
+    found = []
+    for size in sizes:
+        losses: dict[float, list[float]] = {}
+        for row in rows:
+            if row.get("n_blocks") == size.n and number(row, "best_valid_nll") and planned_epochs(row) > 0:
+                losses.setdefault(planned_epochs(row), []).append(float(row["best_valid_nll"]))
+        pairs = [epochs for epochs in losses if 2 * epochs in losses]
+        if pairs:
+            most = max(pairs)
+            won = float(np.mean(losses[most]) - np.mean(losses[2 * most]))
+            verdict = f"{most:g} are not enough" if won > _FALLING else f"{most:g} are enough"
+            found.append(f"At {show_count(size.n)}, {2 * most:g} epochs give {won:+.3f} nats over {most:g}: {verdict}.")
+    if found or not rows:
+        return found
+    longest = int(max(map(planned_epochs, rows)))
+    if not longest:
+        return []
+    return [f"Whether {longest} epochs are enough is not known: no size was trained for twice as many as well."]
 
 
 def _still_falling(rows: Sequence[Row], n: float) -> bool:
