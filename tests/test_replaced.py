@@ -6,6 +6,7 @@ import ast
 import builtins
 import inspect
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from recbole_scale.plugin.replaced import REPLACED
@@ -19,6 +20,8 @@ def is_ours(value) -> bool:
 
 def replaced_now() -> set[str]:
     """Names in RecBole's loaded modules and classes that hold something of ours."""
+    for name in ("data", "model.abstract_recommender", "quick_start", "trainer"):
+        import_module(f"recbole.{name}")
     found = set()
     for name, module in list(sys.modules.items()):
         if name != "recbole" and not name.startswith("recbole."):
