@@ -100,7 +100,7 @@ def rows_of(shape: str, seed: int, lad: bool, config: Any, trained: tuple[Any, A
 
     from recbole_scale.model.sizes import parameter_groups
     from recbole_scale.runs import records
-    from recbole_scale.runs.row import without_paths
+    from recbole_scale.runs.records import without_paths
     from recbole_scale.settings import run_id
 
     network, trainer, test = trained

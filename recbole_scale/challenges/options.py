@@ -34,7 +34,13 @@ def parser() -> CommandParser:
     )
     add: Any = made.add_argument
     add("--checkpoints", nargs="+", metavar="FILE", help="checkpoints of one data set: files, globs or ids of runs")
-    add("--runs", metavar="FILE", help="instead: rows of runs, whose checkpoints are in --checkpoint_dir")
+    add(
+        "--rows",
+        "--runs",
+        dest="runs",
+        metavar="FILE",
+        help="instead: rows of runs, whose checkpoints are in --checkpoint_dir",
+    )
     add("--checkpoint_dir", default="saved", metavar="DIR", help="(default: %(default)s)")
     add("--dataset", metavar="D", help="the data set; with --checkpoints, the one they must be of")
     add("--data_path", metavar="DIR", help="folder of data sets, where it is not the one of the training")

@@ -32,7 +32,10 @@ def parser() -> CommandParser:
     made.add_argument("--patience", type=int, default=10, help="without a budget: evaluations without a gain")
     made.add_argument("--reference", help="model that the others are tested against (default: the first)")
     made.add_argument("--samples", type=int, default=10_000, help="resamples of the users (default: %(default)s)")
-    made.add_argument("--results_file", default="results/runs.jsonl", help="rows of the runs (default: %(default)s)")
+    made.add_argument(
+        "--rows", "--results_file", dest="results_file", default="results/runs.jsonl", metavar="FILE",
+        help="rows of the runs (default: %(default)s)",
+    )  # fmt: skip
     made.add_argument("--data_path", help="folder of the data sets (default: dataset)")
     made.add_argument("--out", type=Path, help="folder of the tables (default: results/compare-DATASET)")
     return made

@@ -206,18 +206,9 @@ def _run_alone(arguments: list[str], log: Path, environment: dict[str, str]) -> 
 
 
 def _failed_row(dataset: str, run: Run, error: str, started: str) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "status": "failed",
-        "error": error,
-        "dataset": dataset,
+    return records.failed(run.run_id, error, dataset, run.model, run.settings) | {
         "data_digest": run.digest,
         "split": run.settings["eval_args"]["split"],
-        "model": run.model,
         "size": run.settings.get("size"),
-        "seed": run.settings["seed"],
-        "versions": records.versions(),
-        "commit": records.commit(),
         "started": started,
-        "settings": run.settings,
     }

@@ -123,6 +123,31 @@ KINDS_OF_COLUMNS = {
 }
 
 
+RunRow = dict[str, Any]  # one run's values by the names in COLUMNS; a column it lacks is null
+
+
+def failed(run_id: str, error: str, dataset: str, model: str, settings: Mapping[str, Any]) -> RunRow:
+    """The row of a run that failed or was lost; ``error`` is one sentence."""
+    return {
+        "run_id": run_id,
+        "status": "failed",
+        "error": error,
+        "dataset": dataset,
+        "model": model,
+        "seed": settings.get("seed"),
+        "data_fraction": settings.get("data_fraction"),
+        "settings": without_paths(settings),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user set, less what only this machine knows."""
+    paths = ("data_path", "checkpoint_dir", "results_file", "per_user_file")
+    return {key: value for key, value in settings.items() if key not in paths}
+
+
 def append_row(path: str | os.PathLike[str], row: Mapping[str, Any], trained: bool = True) -> bool:
     """Add the row of a run to a results file, unless it is there; see :func:`recbole_scale.runs.row_file.append_lines`.
 

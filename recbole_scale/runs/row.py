@@ -66,15 +66,9 @@ def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any], b
         "processes": group.world_size(),
         "versions": records.versions(),
         "commit": records.commit(),
-        "settings": without_paths(config.external_config_dict),
+        "settings": records.without_paths(config.external_config_dict),
         "by_data": {key: config[key] for key in before_data(config)},
     }
-
-
-def without_paths(settings: dict[str, Any]) -> dict[str, Any]:
-    """What the user set, less what only this machine knows."""
-    paths = ("data_path", "checkpoint_dir", "results_file", "per_user_file")
-    return {key: value for key, value in settings.items() if key not in paths}
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -21,7 +21,6 @@ from recbole_scale.files import Held
 from recbole_scale.fit.rows import Row, as_rows
 from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction, parameter_groups
 from recbole_scale.runs import records
-from recbole_scale.runs.row import without_paths
 from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare, train_and_test
 from recbole_scale.runs.timing import measure_speed
 from recbole_scale.settings import run_id
@@ -237,19 +236,10 @@ def failed_row(point: Point, failure: BaseException | str) -> Row:
     """The row of a run that failed, or was lost."""
     sentence = " ".join(str(failure).split())[:500] or type(failure).__name__
     expected = isinstance(failure, UserError | str)
-    return {
-        "run_id": point.run_id,
-        "status": "failed",
-        "error": sentence if expected else f"{type(failure).__name__}: {sentence}",
-        "dataset": point.dataset,
-        "model": "ScaledSASRec",
+    error = sentence if expected else f"{type(failure).__name__}: {sentence}"
+    return records.failed(point.run_id, error, point.dataset, "ScaledSASRec", point.settings) | {
         "n_blocks": point.n_blocks,
-        "seed": point.settings.get("seed"),
-        "data_fraction": point.settings.get("data_fraction"),
         "data_digest": point.digest,
-        "settings": without_paths(point.settings),
-        "versions": records.versions(),
-        "commit": records.commit(),
     }
 
 
