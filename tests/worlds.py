@@ -30,7 +30,7 @@ def world(name: str, seed: int) -> list[dict]:
     if name == "pays":
         return _rows(rng, LADDER, hits_that_pay, lambda n: 5.0 + (900.0 / n) ** 0.25, 0.003)
     if name == "does not":
-        return _rows(rng, LADDER, hits_that_do_not, lambda n: 5.6 + (900.0 / n) ** 1.2, 0.003)
+        return _rows(rng, LADDER, hits_that_do_not, lambda n: 5.6 + (900.0 / n) ** 1.2, 0.003, spread=0.008)
     if name == "nothing learnt":
         return _rows(rng, LADDER, lambda n: 10 / ITEMS, lambda n: math.log(ITEMS), 0.0005, spread=0.3)
     assert name == "cannot be known"

@@ -21,7 +21,7 @@ def verdict_section(study: Study, verdict: Verdict, costs: Costs, steps: Sequenc
     first, _ = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
     box = template(
         "verdict.html", dataset=study.choice.dataset, word=verdict.word, reason=f"{_capital(verdict.reason)}.",
-        numbers=_numbers(study, verdict), facts=_facts(study, verdict, costs, steps),
+        numbers=_numbers(study, verdict), facts=_facts(study, verdict, costs), command=_what_decides(verdict, steps),
     )  # fmt: skip
     return box + paragraph(first, "lead")
 
@@ -88,12 +88,8 @@ def _numbers(study: Study, verdict: Verdict) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def _facts(study: Study, verdict: Verdict, costs: Costs, steps: Sequence[Command]) -> list[tuple[str, str]]:
-    return [
-        ("What it costs:", _costs(costs, verdict)),
-        ("How sure:", _how_sure(study, verdict)),
-        *_what_decides(verdict, steps),
-    ]
+def _facts(study: Study, verdict: Verdict, costs: Costs) -> list[tuple[str, str]]:
+    return [("What it costs:", _costs(costs, verdict)), ("How sure:", _how_sure(study, verdict))]
 
 
 def _costs(costs: Costs, verdict: Verdict) -> str:
@@ -129,12 +125,13 @@ def _how_sure(study: Study, verdict: Verdict) -> str:
     return "; ".join(said) + "."
 
 
-def _what_decides(verdict: Verdict, steps: Sequence[Command]) -> list[tuple[str, str]]:
+def _what_decides(verdict: Verdict, steps: Sequence[Command]) -> dict[str, str] | None:
+    """The command that would decide an open verdict, or the one to begin with; None where it is decided."""
     if verdict.word != "Not known yet" or not steps:
-        return []
-    takes = "" if steps[0].minutes is None else f" ({duration(60 * steps[0].minutes)})"
+        return None
+    takes = "" if steps[0].minutes is None else f" about {duration(60 * steps[0].minutes)}"
     name = "The command that would decide it:" if steps[0].decides else "The command to run first:"
-    return [(name, f"{steps[0].line}{takes}")]
+    return {"name": name, "takes": takes, "line": steps[0].line}
 
 
 def _value(value: float, hits: bool) -> str:
