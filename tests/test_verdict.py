@@ -136,3 +136,12 @@ def test_runs_stopped_while_they_learn_do_not_say_no():
     assert verdict.word == "Not known yet" and "still fell by 0.200 nats in the last epoch" in verdict.reason
     first = next_commands(study, verdict, Costs(study.choice.fitted), "runs.jsonl")[0]
     assert "--shapes 8x128" in first.line and "--epochs 24" in first.line and "learn to its end" in first.gives
+
+
+def test_no_command_asks_for_a_size_that_has_no_shape():
+    """A quarter of 768 parameters is no model: one layer of 8 has 768."""
+    rows = [made_row(shape, seed, rng=np.random.default_rng(seed), noise=0.002)
+            for shape in ((1, 8), (1, 16), (2, 32), (2, 64)) for seed in (1, 2)]  # fmt: skip
+    study = make_study(rows, Question(resamples=100))
+    steps = next_commands(study, decide(study), Costs(study.choice.fitted), "runs.jsonl")
+    assert steps and not any("--shapes 1x8 --seeds 1 " in step.line for step in steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import number, planned_epochs
-from recbole_scale.model.sizes import scaled_shape
+from recbole_scale.model.sizes import scaled_shape, shaped
 from recbole_scale.report.costs import Costs
 from recbole_scale.report.next_runs import Step, next_runs
 from recbole_scale.report.report import Study
@@ -21,6 +22,7 @@ _PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "d
           "show_progress", "state", "dataset", "model", "checkpoint_dir", "results_file", "per_user_file"}  # fmt: skip
 _TRIES = (2, 4, 8)  # runs to add at one size
 _MOST = 4
+_NEAR = math.log(1.4)  # a shape stands for a size within this factor: no shape is smaller than one layer of 8
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ def _deciding(found: Answer, study: Study, verdict: Verdict) -> tuple[Step, int,
 
 
 def _reachable(study: Study, n: float) -> bool:
-    """Not beyond a size that was already worse than a smaller one."""
-    return not study.ends.over_the_top or n <= study.ends.best.n
+    """Whether a shape of this size exists, and is not beyond one that was already worse than a smaller one."""
+    near = abs(math.log(shaped(shape_name(study, n)).n_blocks / n)) < _NEAR
+    return near and (not study.ends.over_the_top or n <= study.ends.best.n)
 
 
 def _of_step(study: Study, step: Step, runs: int, decides: bool, costs: Costs, rows_file: str) -> Command:
