@@ -171,7 +171,7 @@ def test_chunks_follow_the_cache_on_a_cpu_and_free_memory_on_a_gpu(monkeypatch):
 def test_the_dry_run_says_what_fits_and_what_to_turn(walk, monkeypatch):
     import recbole_scale
 
-    settings = {"show_progress": False, "topk": [5], "size": "small"}
+    settings = {"show_progress": False, "topk": [5], "size": "small", "train_batch_size": 2048}
     told = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings, dry_run=True)["plan"]
     assert "on each device at the peak of a step (weights" in told and "fits into the" in told
     assert "precision  float32" in told
@@ -207,7 +207,7 @@ def test_under_fsdp_each_process_ranks_with_the_whole_model():
 
 def test_a_dry_run_for_many_processes_plans_for_each_of_them_in_one(walk, monkeypatch, capsys):
     def plan(*more: str) -> dict[str, int]:
-        arguments = ["--dataset=walk", "--topk=[5]", "--size=medium", "--dry_run", *more]
+        arguments = ["--dataset=walk", "--topk=[5]", "--size=medium", "--train_batch_size=4096", "--dry_run", *more]
         code, out, err = call(monkeypatch, capsys, *arguments)
         assert code == 0, err
         line = next(line for line in (out + err).splitlines() if line.startswith("  memory"))
