@@ -439,7 +439,8 @@ def test_without_a_compiler_compile_is_one_sentence(monkeypatch):
 def test_the_papers_negative_results_run_from_config_alone(walk, shape):
     import recbole_scale
 
-    settings = {"topk": [5], "show_progress": False, "epochs": 1, "train_batch_size": 4096, "MAX_ITEM_LIST_LENGTH": 5}
+    settings = {"topk": [5], "show_progress": False, "epochs": 1, "train_batch_size": 4096, "MAX_ITEM_LIST_LENGTH": 5,
+                "dropout_bottom": 0.1, "dropout_top": 0.1}  # fmt: skip
     told = recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, **shape}, dry_run=True)["plan"]
     expected = ("2 layers x 1200, 24 heads", "N 34.6M") if "hidden_size" in shape else ("24 layers x 512", "N 75.5M")
     assert all(text in told for text in expected)
