@@ -193,7 +193,7 @@ def test_budgets_are_read():
 def test_a_comparison_runs_fails_resumes_and_is_written(walk, capsys):
     call = ["--dataset", "walk", "--models", "GRU4Rec", "ScaledSASRec:tiny", "SASRec", "--epochs", "1", "--topk=[5,10]",
             "--samples", "200", "--ScaledSASRec.hidden_size=16", "--ScaledSASRec.inner_size=32",
-            "--SASRec.learning_rate=-1", "--out", "out", "--jobs", "2"]  # fmt: skip
+            "--SASRec.n_heads=3", "--out", "out", "--jobs", "2"]  # fmt: skip
     assert command.main(call) == 1
     text = capsys.readouterr().out
     assert f"1 epochs each on {threads_of(2)} CPU thread" in text
@@ -202,12 +202,12 @@ def test_a_comparison_runs_fails_resumes_and_is_written(walk, capsys):
     rows = rows.reset_index(drop=True)
     assert rows["status"].tolist() == ["ok", "ok", "failed"]
     assert rows["threads"][:2].tolist() == [threads_of(2)] * 2
-    assert "Invalid learning rate" in rows["error"][2] and "failed: ValueError: Invalid learning rate" in text
+    assert "RecBole refuses this: The hidden size (64)" in rows["error"][2] and "failed: RecBole refuses" in text
     assert rows["peak_memory_mb"][0] > 100 and rows["data_fingerprint"][0] == rows["data_fingerprint"][1]
     for name in ("table.txt", "table.md", "table.tex"):
         assert f"{rows['test_metrics'][1]['ndcg@10']:.4f}" in (walk / "out" / name).read_text()
     before = (walk / "results" / "runs.jsonl").read_text()
-    assert command.main([part for part in call if part != "SASRec" and "learning_rate" not in part]) == 0
+    assert command.main([part for part in call if part != "SASRec" and "n_heads" not in part]) == 0
     assert (walk / "results" / "runs.jsonl").read_text() == before  # nothing was run again
     assert "failed" not in (walk / "out" / "table.txt").read_text()
 
