@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif more:
         plan = _sharpened(plan, _study(options, folder, plan), options.factor, seconds)
     else:
-        print(f"going on with the plan in {folder.plan_file}")
+        print(f"going on with the plan in {folder.plan_file}: its sizes and settings hold (remove it to plan anew)")
     print(plan_text(plan, options.jobs))
     if options.dry_run:
         return 0
