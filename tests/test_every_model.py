@@ -25,9 +25,9 @@ EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for
 
 
 def expected_kind(model):
-    if model in ("GRU4RecCPR", "RepeatNet", "SASRecCPR"):
+    if model in ("GRU4RecCPR", "Markov", "RepeatNet", "SASRecCPR"):
         return "probabilities"
-    pairs = ("DIEN", "DIN", "FPMC", "S3Rec", "TransRec")  # a sigmoid a pair, BPR, and pre-training
+    pairs = ("DIEN", "DIN", "FPMC", "RepeatLast", "S3Rec", "TransRec")  # a sigmoid a pair, BPR, pre-training, nothing
     softmax = ("MacridVAE", "MultiDAE", "MultiVAE", "RaCT", "RecVAE")
     sequential = find_model(model).type == ModelType.SEQUENTIAL
     return "likelihood" if model in softmax or (sequential and model not in pairs) else "scores"

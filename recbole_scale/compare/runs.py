@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from recbole.utils import ModelType
+
 from recbole_scale.bars import bar, say
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.model.sizes import SIZE_NAMES
@@ -121,11 +123,19 @@ def plan_runs(
             own: dict[str, Any] = {}
             for owner in (model, name):
                 own |= {k.rpartition(".")[2]: v for k, v in settings.items() if k.rpartition(".")[0] == owner}
-            chosen = {**PROTOCOL, **budget.settings(), **size, **shared, **own, "seed": seed}
+            # general models, Pop and ItemKNN among them, are split by time too, which RecBole has them not read
+            times = {} if find_model(model).type == ModelType.SEQUENTIAL else {"load_col": _with_times(shared | own)}
+            chosen = {**PROTOCOL, **budget.settings(), **size, **times, **shared, **own, "seed": seed}
             config = make_config(model, dataset, config_dict=dict(chosen))
             digest = digest or data_digest(config)
             runs.append(Run(name, model, chosen, run_id(config), digest))
     return runs
+
+
+def _with_times(settings: dict[str, Any]) -> dict[str, list[str]]:
+    """``load_col`` of users, items and times, by their names in ``settings``."""
+    names = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp"}
+    return {"inter": [settings.get(key, name) for key, name in names.items()]}
 
 
 def finished_rows(results_file: str, runs: Iterable[Run], out: Path) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,9 @@ from recbole_scale.runs.measuring import read_per_user
 
 METRICS = {"NDCG@10": (ndcg_at, 10), "HR@10": (hit_at, 10)}  # tested for significance
 COLUMNS = {"NDCG@10": "ndcg@10", "HR@10": "recall@10", "NDCG@50": "ndcg@50", "HR@50": "recall@50", "NLL": "nll"}
+FILTERED = ("NDCG@10", "HR@10")  # shown a second time, without what each user had
 LEVEL = 0.05
+NLL_MARKS = {"scores": "of scores", "probabilities": "-log p"}  # what an NLL is that is no softmax-trained likelihood
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Line:
     metrics: dict[str, tuple[float, float]]  # mean and standard deviation over seeds (nan for one seed)
     cost: dict[str, float]
     differences: dict[str, tuple[Difference, float]]  # by metric: against the reference, and Holm's p
+    nll_kind: str | None = None
 
 
 def summarise(
@@ -72,10 +75,27 @@ def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences:
     metrics = {}
     for label, key in COLUMNS.items():
         values = np.array([_number(row["test_metrics"].get(key)) for row in rows])
-        metrics[label] = (float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan)
+        metrics[label] = _spread(values)
+    for label in FILTERED:
+        found = [_filtered(row).get(COLUMNS[label]) for row in rows]
+        metrics[f"{label} filtered"] = _spread(np.array([_number(value) for value in found]))
     cost = {key: float(np.mean([_number(row[key]) for row in rows])) for key in _COST[:-1]}
     cost["peak_memory_mb"] = max(_number(row["peak_memory_mb"]) for row in rows)
-    return Line(name, len(rows), None, int(rows[0]["n_parameters"]), metrics, cost, differences)
+    return Line(
+        name, len(rows), None, int(rows[0]["n_parameters"]), metrics, cost, differences, rows[0].get("nll_kind")
+    )
+
+
+def _spread(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation over seeds (nan for one seed)."""
+    return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
+
+
+def _filtered(row: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without what each user had: those of the second lists, or the only ones where the history is masked."""
+    masked = row["settings"].get("mask_history") is True
+    found: dict[str, Any] = row["test_metrics"] if masked else row.get("test_metrics_filtered") or {}
+    return found
 
 
 _COST = ("epochs", "interactions_seen", "seconds_train", "seconds_evaluate", "peak_memory_mb")
@@ -109,10 +129,11 @@ def _ranks_by_user(users: dict[str, list[Path]]) -> dict[str, np.ndarray]:
 
 def cells(lines: Sequence[Line], reference: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text. A star: different from the reference at 5 % after Holm's correction."""
-    header = ["model", "seeds", "parameters", *COLUMNS]
+    shown = [*COLUMNS, *(f"{label} filtered" for label in FILTERED)]
+    header = ["model", "seeds", "parameters", *shown]
     header += [f"{m} - {reference} [95 %], p" for m in METRICS]
     header += ["epochs", "targets seen", "train s", "rank s", "peak MB"]
-    best = {m: _best(lines, m) for m in COLUMNS}
+    best = {m: _best(lines, m) for m in shown}
     body = []
     for line in lines:
         if line.failed is not None:
@@ -120,8 +141,10 @@ def cells(lines: Sequence[Line], reference: str) -> tuple[list[str], list[list[s
             continue
         row = [line.name, str(line.seeds), f"{line.parameters:,}"]
         for metric, (mean, deviation) in line.metrics.items():
-            shown = f"{mean:.4f}" + (f" ± {deviation:.4f}" if not math.isnan(deviation) else "")
-            row.append(f"{shown} <" if line.name == best[metric] else shown)
+            text = f"{mean:.4f}" + (f" ± {deviation:.4f}" if not math.isnan(deviation) else "")
+            if metric == "NLL" and line.nll_kind in NLL_MARKS:
+                text += f" ({NLL_MARKS[line.nll_kind]})"
+            row.append(f"{text} <" if line.name == best[metric] else text)
         row += [_difference(line.differences.get(m)) for m in METRICS]
         cost = line.cost
         row += [f"{cost['epochs']:.4g}", _count(cost["interactions_seen"]), f"{cost['seconds_train']:.4g}"]
@@ -133,6 +156,9 @@ def cells(lines: Sequence[Line], reference: str) -> tuple[list[str], list[list[s
 def _best(lines: Sequence[Line], metric: str) -> str | None:
     known = [(line.metrics[metric][0], line.name) for line in lines if line.metrics]
     known = [pair for pair in known if not math.isnan(pair[0])]
+    if metric == "NLL":  # what was never trained as a likelihood is not the best of them
+        none = {line.name for line in lines if line.nll_kind == "scores"}
+        known = [pair for pair in known if pair[1] not in none]
     return (min if metric == "NLL" else max)(known)[1] if known else None
 
 

@@ -21,8 +21,8 @@ from recbole_scale.data.loaders import HistoryEvalDataLoader, WindowDataLoader
 # models that read a row's user, target, items before it and their number, and nothing else of the data set
 ID_ONLY = (
     "BERT4Rec", "CORE", "Caser", "FMLPRec", "FOSSIL", "FPMC", "GCSAN", "GRU4Rec", "GRU4RecCPR", "HGN", "HRM",
-    "LightSANs", "NARM", "NPE", "NextItNet", "RepeatNet", "SASRec", "SASRecCPR", "SHAN", "SINE", "SRGNN", "STAMP",
-    "TransRec",
+    "LightSANs", "Markov", "NARM", "NPE", "NextItNet", "RepeatLast", "RepeatNet", "SASRec",
+    "SASRecCPR", "SHAN", "SINE", "SRGNN", "STAMP", "TransRec",
 )  # fmt: skip
 
 # settings that ask for RecBole's own table

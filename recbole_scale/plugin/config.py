@@ -33,7 +33,12 @@ from recbole_scale.settings.unsafe import refuse_unsafe, without_unsafe
 from recbole_scale.training import group
 from recbole_scale.training.best import ranking_metric
 
-OWN_MODELS = {"ScaledSASRec": "recbole_scale.model.scaled_sasrec", "FMLPRec": "recbole_scale.model.fmlp"}
+COUNTING_MODELS = ("RepeatLast", "Markov")  # fitted as they are built; one pass, whatever epochs says
+OWN_MODELS = {
+    "ScaledSASRec": "recbole_scale.model.scaled_sasrec",
+    "FMLPRec": "recbole_scale.model.fmlp",
+    **dict.fromkeys(COUNTING_MODELS, "recbole_scale.model.counting"),
+}
 WINDOW_MODELS = ("ScaledSASRec",)  # trained on windows by our own trainer, with a size; the others RecBole's way
 NO_DATA_SETS = ("sample", "url", "kg_url")  # RecBole's files of these names hold something else
 
@@ -178,7 +183,7 @@ class ScaleConfig(Config):
         final["single_spec"] = True
         self.one_of_several = "local_rank" in final
         if (self.one_of_several or (final.get("world_size") or 1) > 1) and self.model not in WINDOW_MODELS:
-            check_several(self.model, final["MODEL_TYPE"])
+            check_several(self.model, ModelType.TRADITIONAL if self.model in COUNTING_MODELS else final["MODEL_TYPE"])
         if not self.one_of_several:
             final.update(local_rank=0, device=torch.device("cuda" if use_gpu else "cpu"))
             return

@@ -17,7 +17,14 @@ from recbole.evaluator import register as metric_register
 from recbole.utils import FeatureSource, ModelType, ensure_dir
 
 from recbole_scale.errors import UserError, nearest
-from recbole_scale.plugin.config import OWN_MODELS, WINDOW_MODELS, ScaleConfig, begin, check_item_embedding
+from recbole_scale.plugin.config import (
+    COUNTING_MODELS,
+    OWN_MODELS,
+    WINDOW_MODELS,
+    ScaleConfig,
+    begin,
+    check_item_embedding,
+)
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.processes import one_of_several
 
@@ -63,6 +70,10 @@ def find_trainer(model_type: Any, model_name: str) -> Any:
         from recbole_scale.training.trainer import ScaledSASRecTrainer
 
         return ScaledSASRecTrainer
+    if model_name in COUNTING_MODELS:
+        from recbole.trainer import TraditionalTrainer
+
+        return TraditionalTrainer
     return one_of_several(_ORIGINAL["get_trainer"](model_type, model_name))
 
 
