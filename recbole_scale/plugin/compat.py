@@ -10,6 +10,7 @@ import os
 import sys
 import types
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -126,10 +127,13 @@ def _import_quick_start_without_ray() -> None:
 
 
 def _no_sets_for_samplers_that_repeat() -> None:
-    """RecBole 1.2.1 makes an empty set for each user of its ``RepeatableSampler``, which never looks at them."""
+    """RecBole 1.2.1 makes an empty set for each user of its ``RepeatableSampler``; one for all of them is enough.
+
+    General models that may repeat items ask for it, a user at a time.
+    """
     from recbole.sampler import RepeatableSampler
 
-    RepeatableSampler.get_used_ids = lambda self: np.empty(0, dtype=object)
+    RepeatableSampler.get_used_ids = lambda self: defaultdict(frozenset)
 
 
 def _plain_checkpoints() -> None:
