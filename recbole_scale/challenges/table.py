@@ -12,7 +12,7 @@ from recbole_scale.text import show_count
 
 COLUMNS: dict[str, str] = {
     "challenge": "long_tail, cold_start, multi_domain, robustness, trajectory",
-    "setting": "set of cases: last, short, mix, diff, clean, delete, greedy, truth, ...",
+    "setting": "set of cases: last, all, short, mix, diff, clean, delete, greedy, truth, ...",
     "level": "strength of the setting: history length, noise ratio, step; null where it has none, as a window as a set",
     "group": "all, or a group of the cases: G1..G4, to <domain>, <n> domains",
     "metric": "hr@k, ndcg@k, mrr, nll (nats), coverage@10, recall@window",
@@ -77,8 +77,8 @@ def reference(key: Key, cells: dict[Key, Estimate]) -> Key | None:
         level = 1
     elif key.challenge == "multi_domain":
         setting = "mix"
-    elif key.challenge == "cold_start" and setting == "last":
-        level = max(k.level for k in cells if k.challenge == "cold_start" and k.setting == "last" and k.level)
+    elif key.challenge == "cold_start" and setting in ("last", "all"):
+        level = max(k.level for k in cells if k.challenge == "cold_start" and k.setting == setting and k.level)
     elif key.challenge == "long_tail" and group != "all":
         group = "G1"
     found = Key(key.challenge, setting, level, group, key.metric)

@@ -15,11 +15,12 @@ from recbole_scale.errors import UserError
 
 
 def make_cases(base: Cases, lengths: tuple[int, ...] = LENGTHS) -> list[Cases]:
-    """Sets "last" (the same long enough histories, cut to each length) and "short" (whole histories by length).
+    """Sets "last" (the same long enough histories, cut to each length), "all" and "short" (whole histories by length).
 
     "last" at every length holds the cases whose history has at least ``max(lengths)`` items, so that the curve over
     lengths compares like with like. "short" at length L holds the cases whose whole history is no longer than L and
-    longer than the next smaller length: other users at every length.
+    longer than the next smaller length: other users at every length. "all" holds every user at every length, with the
+    last min(length, L) items: what "last" says of long histories alone, said of the users there are.
 
     Args:
         base: cases of the data set's own split.
@@ -37,6 +38,7 @@ def make_cases(base: Cases, lengths: tuple[int, ...] = LENGTHS) -> list[Cases]:
         )
     long = replace(base.take(enough), dropped={f"history shorter than {longest}": int((~enough).sum())})
     sets = [long.last(length).named("cold_start", "last", length) for length in lengths]
+    sets += [base.last(length).named("cold_start", "all", length) for length in lengths]
     bins = np.searchsorted(lengths, base.lengths)  # number of lengths that are too short to hold the history
     for number, length in enumerate(lengths):
         here = bins == number
