@@ -121,12 +121,12 @@ def test_the_table_has_a_block_for_each_challenge_and_what_is_asked_of_it():
     assert [block.split("\n")[0] for block in blocks] == [
         "long_tail, equal_interactions, NDCG@10 (gain over ScaledSASRec 6.14K)",
         "cold_start, NDCG@10 (gain over ScaledSASRec 6.14K)",
-        "cold_start, coverage@10 (gain over ScaledSASRec 6.14K)",
+        "cold_start, Coverage@10 (gain over ScaledSASRec 6.14K)",
         "multi_domain, NDCG@10 (gain over ScaledSASRec 6.14K)",
         "robustness, NDCG@10 (change from the clean history)",
         "trajectory, NDCG@10 (change from step 1)",
         "trajectory, the window as a set, NDCG@10 (gain over ScaledSASRec 6.14K)",
-        "trajectory, the window as a set, recall@window (gain over ScaledSASRec 6.14K)",
+        "trajectory, the window as a set, Recall@window (gain over ScaledSASRec 6.14K)",
     ]
     head, first, *_ = blocks[0].split("\n")[1:]
     assert head.split() == ["group", "cases", *" ".join(MODELS).split()]

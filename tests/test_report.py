@@ -489,7 +489,7 @@ def test_counts_survive_rows_that_lack_them(tmp_path):
             ["--challenges", "bad.jsonl"],
             "bad.jsonl, row 2: no row of challenge_tasks.py, for it has no column 'setting'",
         ),
-        (["--out", "runs.jsonl/page.html"], "cannot write 'runs.jsonl/page.html'"),
+        (["--out", "runs.jsonl/page.html"], "runs.jsonl/page.html"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(folder, capsys, arguments, sentence):
