@@ -108,7 +108,8 @@ TAKEN = {
          "seq_separator"), ("banana",)),
     **dict.fromkeys(("RATING_FIELD", "per_user_file", "results_file"), ("banana", "None")),
     **dict.fromkeys(
-        ("eval_step", "loss_decimal_place", "metric_decimal_place", "save_step", "seed", "warmup_steps", "worker"),
+        ("epochs", "eval_step", "loss_decimal_place", "metric_decimal_place", "save_step", "seed", "warmup_steps",
+         "worker"),
         ("0",)),
     **dict.fromkeys(("dropout_bottom", "dropout_top", "lr_min_ratio", "sce_power", "sgd_momentum"), RATES),
     **dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob"), ("0", "None", "1e-3")),
@@ -173,7 +174,7 @@ def test_what_the_plan_takes_trains(walk, key, value):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"epochs": 0}, "epochs is 0, but must be a whole number from 1"),
+        ({"epochs": -1}, "epochs is -1, but must be a whole number from 0"),
         ({"seed": "abc"}, "seed is 'abc', but must be a whole number from 0"),
         ({"clip_grad_norm": 5}, "clip_grad_norm is 5, but must be a mapping such as {max_norm: 1.0}"),
         ({"clip_grad_norm": {"norm_type": 2}}, "clip_grad_norm is {'norm_type': 2}, but must be"),
@@ -193,7 +194,7 @@ def test_what_the_plan_takes_trains(walk, key, value):
         ({"valid_metric": "NDCG"}, "write NDCG@5, say"),
         ({"valid_metric": "NLL@5"}, "valid_metric NLL@5 is not measured"),
         ({"metrics": ["NDGC"]}, "no metric named 'NDGC'; did you mean 'ndcg'?"),
-        ({"eval_args": {"mode": "uni5"}}, "NLL needs the full ranking"),
+        ({"eval_args": {"mode": "uni5"}, "metrics": ["NLL"], "valid_metric": "NLL"}, "NLL needs the full ranking"),
         ({"eval_args": {"mode": "uni0"}}, "mode must be"),
         ({"eval_args": {"splits": {}}}, "did you mean 'split'?"),
         ({"train_neg_sample_args": {"distribution": "uniform"}}, "softmax over all items"),

@@ -265,7 +265,9 @@ class TrainingSettings(Settings):
     )
     sgd_lr_schedule: str = key(choice(*SCHEDULES), "constant", "As lr_schedule, after the switch; no warmup.")
     sgd_epochs: int = key(
-        EPOCHS, 10, "Most epochs after the switch, counted apart from epochs; stopping_step ends them early."
+        whole(1, 1_000_000),
+        10,
+        "Most epochs after the switch, counted apart from epochs; stopping_step ends them early.",
     )
     save_step: int = key(
         whole(0), 0, "Also write last.pth every so many steps inside an epoch; 0: at each epoch's end."
