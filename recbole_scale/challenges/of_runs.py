@@ -16,6 +16,8 @@ from recbole_scale.training.checkpoint import load_checkpoint
 
 # checkpoints of our own trainer say in their name which run they are of
 NAMED = re.compile(r"-([0-9a-f]{10})\.best\.pth$")
+# states that are not the chosen model of a run: the last one, the best by the other metric, those of a trunk
+NOT_CHOSEN = re.compile(r"\.last\.pth$|\.best-(nll|ranking)\.pth$|-trunk-[0-9a-f]{10}-")
 
 
 def checkpoints_of_runs(rows: str, dataset: str, folder: str) -> list[str]:
@@ -67,7 +69,7 @@ def files_of(ids: Sequence[str], folder: str) -> dict[str, str]:
         named = NAMED.search(path.name)
         if named and named[1] in ids:
             found[named[1]] = str(path)
-        elif not named and not path.name.endswith(".last.pth"):
+        elif not named and not NOT_CHOSEN.search(path.name):
             others.append(path)
     for path in others:  # newest first
         if not set(ids) - found.keys():
