@@ -98,17 +98,17 @@ TAKEN = {
     **dict.fromkeys(
         ("additional_feat_suffix", "alias_of_entity_id", "alias_of_item_id", "alias_of_relation_id",
          "alias_of_user_id", "benchmark_filename", "clip_grad_norm", "dataloaders_save_path", "dataset_save_path",
-         "discretization", "dropout_rates", "entity_kg_num_interval", "item_inter_num_interval", "load_col",
-         "normalize_field", "preload_weight", "relation_kg_num_interval", "rm_dup_inter", "softmax_chunk",
+         "discretization", "dropout_rates", "load_col",
+         "normalize_field", "preload_weight", "rm_dup_inter", "softmax_chunk",
          "switch_at_epoch", "switch_patience", "threshold", "train_neg_sample_args", "transform", "unload_col",
-         "unused_col", "user_inter_num_interval", "val_interval", "window_stride"), ("None",)),
+         "unused_col", "val_interval", "window_stride"), ("None",)),
     **dict.fromkeys(
         ("ENTITY_ID_FIELD", "HEAD_ENTITY_ID_FIELD", "ITEM_LIST_LENGTH_FIELD", "LABEL_FIELD", "LIST_SUFFIX",
          "NEG_PREFIX", "POSITION_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "checkpoint_dir",
          "seq_separator"), ("banana",)),
     **dict.fromkeys(("RATING_FIELD", "per_user_file", "results_file"), ("banana", "None")),
     **dict.fromkeys(
-        ("epochs", "eval_step", "loss_decimal_place", "metric_decimal_place", "save_step", "seed", "warmup_steps",
+        ("epochs", "eval_step", "loss_decimal_place", "metric_decimal_place", "save_step", "seed",
          "worker"),
         ("0",)),
     **dict.fromkeys(("dropout_bottom", "dropout_top", "lr_min_ratio", "sce_power", "sgd_momentum"), RATES),
@@ -116,6 +116,12 @@ TAKEN = {
     **dict.fromkeys(("learning_rate", "sgd_learning_rate", "initializer_range"), ("1e-3", "2.5")),
     **dict.fromkeys(("weight_decay", "sgd_weight_decay"), ("0", "1e-3", "2.5")),
     "decay_share": ("1e-3",),
+    **dict.fromkeys(("entity_kg_num_interval", "relation_kg_num_interval"), ("[1, 2]", "None")),  # YAML reads an interval as a list
+    "item_inter_num_interval": ("None",),
+    "user_inter_num_interval": ("None",),
+    "lr_rule": ("None",),
+    "share_trunk": ("True",),
+    "warmup_steps": ("0", "None"),
     "gpu_id": ("0", "[1, 2]"),
     "layer_norm_eps": ("1e-3",),
     "seq_len": ("{a: 1}", "None"),  # a column that is not there has no length to cut
@@ -130,6 +136,9 @@ NOT_THERE = {
     "threshold": "Field [a]",
     "additional_feat_suffix": "walk.banana]",
     "eval_args": "'a': 1",
+    "data_path": "banana",
+    "item_inter_num_interval": "the data is empty",
+    "user_inter_num_interval": "the data is empty",
 }
 PLANNED = LoadedData()
 
