@@ -116,7 +116,7 @@ TAKEN = {
     **dict.fromkeys(("learning_rate", "sgd_learning_rate", "initializer_range"), ("1e-3", "2.5")),
     **dict.fromkeys(("weight_decay", "sgd_weight_decay"), ("0", "1e-3", "2.5")),
     "decay_share": ("1e-3",),
-    **dict.fromkeys(("entity_kg_num_interval", "relation_kg_num_interval"), ("[1, 2]", "None")),  # YAML reads an interval as a list
+    **dict.fromkeys(("entity_kg_num_interval", "relation_kg_num_interval"), ("[1, 2]", "None")),
     "item_inter_num_interval": ("None",),
     "user_inter_num_interval": ("None",),
     "lr_rule": ("None",),
