@@ -30,7 +30,11 @@ def fit_metrics(final: dict[str, Any], chosen: dict[str, Any]) -> None:
         return
     cutoffs = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
     whole = isinstance(final["metrics"], list) and isinstance(final["valid_metric"], str)
-    if not whole or not isinstance(final.get("eval_args") or {}, dict) or not all(isinstance(k, int) for k in cutoffs):
+    if (
+        not whole
+        or not isinstance(final.get("eval_args") or {}, dict)
+        or not all(isinstance(k, int) and 0 < k < 10**9 for k in cutoffs)
+    ):
         return  # the checks, which come next, say what is wrong
     mode = (final.get("eval_args") or {}).get("mode", "full")
     full = all(part == "full" for part in (mode.values() if isinstance(mode, dict) else [mode]))

@@ -15,7 +15,7 @@ from recbole_scale.model.sizes import (
     parameter_groups,
     total_parameters,
 )
-from recbole_scale.settings import before_data
+from recbole_scale.settings import ScaledSASRecSettings, before_data
 from recbole_scale.text import metric_name, show_count
 from recbole_scale.training import group, parallel
 
@@ -66,7 +66,7 @@ def describe(prepared: Any, network: Any, processes: int | None = None) -> str:
 
 
 def _model_lines(config: Any, network: Any, known: dict[str, Any]) -> dict[str, str]:
-    shape, rates = network.shape, dropout_rates(config)
+    shape, rates = network.shape, dropout_rates(ScaledSASRecSettings.read(config))
     size = f"{known['size'] or 'own shape'}: {shape.n_layers} layers x {shape.d_model}, {shape.n_heads} heads"
     groups = f"N {show_count(known['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
     groups += f", items {known['n_item_embedding']:,}, positions {known['n_positions']:,}"
@@ -114,16 +114,16 @@ def _cost_lines(prepared: Any, network: Any) -> dict[str, str]:
 
 def training_setup(config: Any, network: Any, tokens: int, processes: int = 1) -> Setup:
     """What the memory of a run depends on besides the model's shape; ``tokens`` are those of an optimizer step."""
-    device = config["device"]
+    device, settings = config["device"], ScaledSASRecSettings.read(config)
     return Setup(
         tokens=tokens,
         candidates=network.shape.n_items if network.sampled is None else network.sampled.n_samples,
         chunk=network.softmax_chunk,
-        dropout=max(dropout_rates(config)) > 0,
-        attn_dropout=max(attention_rates(config)) > 0,
+        dropout=max(dropout_rates(settings)) > 0,
+        attn_dropout=max(attention_rates(settings)) > 0,
         precision=network.precision,
         activation_checkpointing=network.activation_checkpointing,
-        accumulation_steps=config["accumulation_steps"],
+        accumulation_steps=settings.accumulation_steps,
         optimizer_states={"adamw": 2, "adam": 2}.get(str(config["learner"]).lower(), 1),
         parallel=parallel.choose_mode(config["parallel"], network, device, processes),
         devices=processes,
