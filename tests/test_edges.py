@@ -51,7 +51,7 @@ def rows_of(phase: str, order: np.ndarray | None = None) -> HistoryRows:
     histories = histories_of([5, 6, 7, 8], [3, 4, 5])
     dataset = SimpleNamespace(
         histories=histories,
-        split=split_histories(histories.lengths, {"LS": "valid_and_test"}),
+        split=split_histories(histories, {"LS": "valid_and_test"}),
         max_item_list_len=3,
         uid_field="user_id",
         iid_field="item_id",
@@ -215,7 +215,8 @@ def test_a_history_of_exactly_a_length_belongs_to_it():
     base = cases_of(([1, 2], 3), ([1, 2, 3, 4], 5), ([1, 2, 3, 4, 5], 6))
     sets = cold_start.make_cases(base, (2, 4))
     found = {(s.setting, s.level): s.case.tolist() for s in sets}
-    assert found == {("last", 2): [1, 2], ("last", 4): [1, 2], ("short", 2): [0], ("short", 4): [1]}
+    everybody = {("all", 2): [0, 1, 2], ("all", 4): [0, 1, 2]}
+    assert found == {("last", 2): [1, 2], ("last", 4): [1, 2], ("short", 2): [0], ("short", 4): [1]} | everybody
 
 
 def test_equal_scores_rank_the_smaller_id_first():
