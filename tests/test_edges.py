@@ -56,7 +56,7 @@ def rows_of(phase: str, order: np.ndarray | None = None) -> HistoryRows:
         uid_field="user_id",
         iid_field="item_id",
         item_list_length_field="item_length",
-        config={"LIST_SUFFIX": "_list"},
+        config={"LIST_SUFFIX": "_list", "TIME_FIELD": "timestamp"},
     )
     return HistoryRows(dataset, phase, order)
 
