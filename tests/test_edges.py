@@ -75,8 +75,6 @@ def test_rows_can_be_put_in_another_order():
     assert rows["user_id"].tolist() == [2, 2, 1, 1, 1]
     rows.sort("user_id")
     assert rows["user_id"].tolist() == [1, 1, 1, 2, 2] and rows["item_id"].tolist() == [6, 7, 8, 4, 5]
-    rows.sort("item_id", ascending=False)
-    assert rows["item_id"].tolist() == [8, 7, 6, 5, 4] and rows["user_id"].tolist() == [1, 1, 1, 2, 2]
     rows.sort("item_id")
     assert rows["item_id"].tolist() == [4, 5, 6, 7, 8] and rows["user_id"].tolist() == [2, 2, 1, 1, 1]
 
