@@ -18,29 +18,33 @@ from recbole_scale.errors import UserError
 ONE = {**QUICK, "epochs": 1}
 
 
-def run(run_id, d_model, valid_nll, seed=1, data_fraction=1.0, model="ScaledSASRec"):
+def run(run_id, d_model, valid_nll, seed=1, data_fraction=1.0, model="ScaledSASRec", dropout=0.1):
     ours = model == "ScaledSASRec"
     return {
         "run_id": run_id, "model": model, "n_layers": 2 if ours else None, "d_model": d_model if ours else None,
         "n_blocks": 24 * d_model**2 if ours else None, "unique_interactions": int(1000 * data_fraction), "seed": seed,
         "data_fraction": data_fraction, "best_valid_nll": valid_nll, "dataset": "d", "status": "ok",
+        "settings": {"hidden_dropout_prob": dropout},
     }  # fmt: skip
 
 
 def test_runs_on_fewer_users_and_settings_that_lost_are_left_out():
     runs = [
         run("tenth", 16, 6.5, data_fraction=0.1),  # first and smallest: gains over it would be of data, not of size
-        run("worse", 16, 6.2),
+        run("worse", 16, 6.05, dropout=0.5),  # the lowest loss of one run, not the lowest mean
+        run("too", 16, 6.45, seed=2, dropout=0.5),
         run("better", 16, 6.1),
         run("again", 16, 6.3, seed=2),
         run("gru", 0, 6.0, model="GRU4Rec"),
         run("sas", 0, 6.4, model="SASRec", data_fraction=1.0),
         run("large", 64, 5.9),
+        run("lost", 64, 6.0, dropout=0.5),
     ]
     notes: list[str] = []
     assert [r["run_id"] for r in compared(runs, notes)] == ["better", "again", "large", "gru", "sas"]
     assert notes[0] == "1 runs trained on fewer users than the others and are left out"
-    assert len(notes) == 2 and "lowest valid loss" in notes[1]
+    assert len(notes) == 2 and notes[1].startswith("3 runs repeat a shape with other settings")
+    assert "of the first 2 of every size the one of lowest mean valid loss is taken" in notes[1]
 
 
 def test_runs_that_all_had_fewer_users_are_compared():

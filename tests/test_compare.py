@@ -221,8 +221,10 @@ def made_rows(tmp_path, ndcg, offsets=(0, 0)):
         order = np.random.default_rng(seed).permutation(200)  # files need not agree in the order of users
         np.savez(path, user=np.arange(200).astype(str)[order], rank=rank[order], nll=np.ones(200))
         metrics = {"ndcg@10": rank.mean(), "recall@10": rank.mean(), "nll": 5.0 + seed}
-        rows.append({"test_metrics": metrics, "n_parameters": 1234, "epochs": 3, "interactions_seen": 2_500_000,
-                     "seconds_train": 10.0, "seconds_evaluate": 0.5, "peak_memory_mb": 700.0 + seed})  # fmt: skip
+        filtered = {"ndcg@10": rank.mean() + 0.1, "recall@10": rank.mean() + 0.2}
+        rows.append({"settings": {}, "test_metrics": metrics, "test_metrics_filtered": filtered, "n_parameters": 1234,
+                     "epochs": 3, "interactions_seen": 2_500_000, "seconds_train": 10.0,
+                     "seconds_evaluate": 0.5, "peak_memory_mb": 700.0 + seed})  # fmt: skip
         files.append(path)
     return rows, files
 
@@ -242,6 +244,8 @@ def test_tables_show_means_deviations_and_corrected_differences(tmp_path):
     assert difference.mean == pytest.approx(0.70 - 0.505) and p < 0.01
     assert by_name["same"].differences["HR@10"][0].mean == 0 and by_name["same"].differences["HR@10"][1] == 1
     assert by_name["base"].cost["peak_memory_mb"] == 701
+    assert by_name["better_one"].metrics["NDCG@10 filtered"][0] == pytest.approx(0.8)
+    assert by_name["better_one"].metrics["HR@10 filtered"][0] == pytest.approx(0.9)
     header, body = cells(lines, "base")
     text, markdown, latex = as_text(header, body), as_markdown(header, body), as_latex(header, body)
     assert "+0.1950*" in text and "0.5050 ± 0.0071" in text and "2.5M" in text and "broken  failed:" in text
@@ -253,3 +257,10 @@ def test_tables_show_means_deviations_and_corrected_differences(tmp_path):
     np.savez(tmp_path / "other.npz", user=np.arange(1, 201).astype(str), rank=np.ones(200, int), nll=np.ones(200))
     with pytest.raises(UserError, match=r"the users in .*other.npz are not those of the other runs"):
         summarise(groups, users, "base", {})
+
+
+def test_lists_of_a_masked_history_are_the_filtered_ones(tmp_path):
+    rows, files = made_rows(tmp_path, 0)
+    masked = [{**row, "settings": {"mask_history": True}, "test_metrics_filtered": {}} for row in rows]
+    (line,) = summarise({"one": masked}, {"one": files}, "one", {}, samples=10)
+    assert line.metrics["NDCG@10 filtered"] == line.metrics["NDCG@10"] == pytest.approx((0.5, 0.0))

@@ -278,7 +278,7 @@ def test_dry_run_prints_space_and_plan_and_writes_nothing(walk, capsys):
     more = ("--weight_decay=0.1", "--topk=[5]", "--num_samples=4", "--grace_period=1", "--gpus_per_trial=0.5")
     code, out, err = hyper(capsys, "--config_files=base.yaml", "--dry_run", *more)
     assert code == 0, err
-    for words in ("ScaledSASRec on walk: 4 trials of up to 27 epochs with Ray, for the lowest nll",
+    for words in ("ScaledSASRec on walk: 4 trials of up to 27 epochs with Ray, for the highest ndcg@5",
                   "learning_rate     loguniform", "after 1, 3, 9, 27 epochs the best 1/3 go on", "0.5 GPU",
                   "weight_decay=0.1", "trial 3  learning_rate="):  # fmt: skip
         assert words in out
@@ -299,11 +299,12 @@ def test_an_exhaustive_search_tries_every_setting_and_goes_on_where_it_was(walk,
     assert len(found) == 8 and sum(one.status == "failed" for one in found) == 4  # 16 is no multiple of 5
     assert "hidden_size 16 is not a multiple of n_heads 5" in out
     best = found[0]
-    assert best.values["learning_rate"] == 0.03 and best.score == min(one.score for one in found if one.score)
+    assert best.values["learning_rate"] == 0.03 and best.score == max(one.score for one in found if one.score)
+    assert best.score == best.result["row"]["best_valid_metrics"]["ndcg@5"]
     again = recbole_scale.run("ScaledSASRec", "walk", ["s/best.yaml"], {"show_progress": False})
     assert again["run_id"] == best.result["row"]["run_id"]
     assert again["nll"] == pytest.approx(best.result["row"]["test_nll"], abs=1e-4)
-    assert (walk / "rows.jsonl").read_text().count("\n") == 2  # the best trial's row, and the run's just now
+    assert (walk / "rows.jsonl").read_text().count("\n") == 1  # the best trial's row, which is the run's just now too
     before = {one.number: (Path("s") / "trials" / f"{one.number:03d}" / "result.json").stat().st_mtime_ns
               for one in found if one.status == "finished"}  # fmt: skip
     code, out, err = hyper(capsys, *arguments)
@@ -360,9 +361,9 @@ def test_asha_stops_bad_trials_and_a_failing_one_is_a_row(walk, capsys, cluster)
     path = write_space(walk, text)
     seed = next(s for s in range(99) if _good_ones_first(exhaustive(read_space(path), s)))
     arguments = (f"--params_file={path}", "--dataset=walk", "--epochs=9", "--grace_period=1", "--folder=s",
-                 f"--seed={seed}", "--warmup_steps=1", *SMALL)  # fmt: skip
+                 f"--seed={seed}", "--warmup_steps=1", "--valid_metric=NLL", *SMALL)  # fmt: skip
     code, out, err = hyper(capsys, *arguments)
-    assert code == 0, err
+    assert code == 0 and "for the lowest nll" in out, err
     found = outcomes(SearchPlan.load("s"))
     by = {status: [one for one in found if one.status == status] for status in ("finished", "stopped", "failed")}
     assert len(found) == 8 == sum(map(len, by.values()))
@@ -372,7 +373,7 @@ def test_asha_stops_bad_trials_and_a_failing_one_is_a_row(walk, capsys, cluster)
     assert len(bad) == 2 and all(one.epochs < 9 for one in bad)  # a good one may reach its end before its stop
     best = found[0]
     assert best.status == "finished" and best.epochs == 9 and best.values["learning_rate"] > 1e-3
-    assert f"best trial  {best.number}: nll" in out and "test" in out
+    assert f"best trial  {best.number}: nll {best.score:.6g}  learning_rate={best.values['learning_rate']}" in out
     settings = load_settings_file("s/best.yaml")
     assert settings["learning_rate"] == best.values["learning_rate"] and settings["hidden_size"] == 16
     assert not (walk / "log").exists() and not (walk / "saved").exists() and not (walk / "s" / "ray").exists()
