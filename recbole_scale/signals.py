@@ -83,7 +83,7 @@ def watched() -> Iterator[None]:
     finally:
         _State.watching = False
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a library's own, which Python cannot set
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -139,8 +140,7 @@ def test_ml_100k_is_read_as_recbole_reads_it(folder, chosen):
     "chosen",
     [{"threshold": {"timestamp": 2}}, {"normalize_all": True}, {"normalize_field": ["timestamp"]},
      {"alias_of_item_id": ["domain"], "load_col": None}, {"load_col": {"inter": ["user_id", "item_id", "domain"]}},
-     {"load_col": None}, {"rm_dup_inter": False}, {"val_interval": {"user_id": ["u1"]}},
-     {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "size"]}}],
+     {"load_col": None}, {"val_interval": {"user_id": ["u1"]}}],
     ids=str,
 )  # fmt: skip
 def test_other_settings_go_recboles_own_way(folder, chosen):
@@ -148,11 +148,24 @@ def test_other_settings_go_recboles_own_way(folder, chosen):
     path.parent.mkdir(parents=True)
     rows = "".join(f"u{u}\ti{i}\t{i}\td{i % 2}\n" for u in range(3) for i in range(4))
     path.write_text("user_id:token\titem_id:token\ttimestamp:float\tdomain:token\n" + rows)
-    path.with_suffix(".item").write_text("item_id:token\tsize:float\ni1\t3\n")
     config = config_for("odd", **chosen)
+    theirs = Dataset(config)
+    path.with_suffix(".item").write_text("item_id:token\tsize:float\ni1\t3\n")  # ids only: it drops no row
     dataset = create_dataset(config)
     assert dataset.recipe() is None and "histories" not in vars(dataset)
-    assert dataset.inter_feat[["user_id"]].equals(Dataset(config).inter_feat[["user_id"]])
+    assert dataset.inter_feat[["user_id"]].equals(theirs.inter_feat[["user_id"]])
+
+
+def test_columns_of_items_that_are_not_read_leave_our_own_reading_and_every_row(folder):
+    path = folder / "dataset" / "odd" / "odd.inter"
+    write_inter(path, [(u, i, i) for u in range(3) for i in range(4)])
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    theirs = Dataset(config_for("odd", load_col=columns))
+    path.with_suffix(".item").write_text("item_id:token\tsize:float\ni1\t3\n")
+    dataset = create_dataset(config_for("odd", load_col={**columns, "item": ["item_id", "size"]}))
+    assert dataset.recipe() is not None
+    for name in ("user_id", "item_id"):
+        assert dataset.inter_feat[name].tolist() == theirs.inter_feat[name].tolist()
 
 
 def test_a_frame_that_was_changed_before_build_is_what_is_built(walk):
@@ -335,13 +348,14 @@ def test_a_full_disk_costs_one_line_and_leaves_nothing(recipe, caplog):
     assert list(recipe.path.parent.iterdir()) == [recipe.path]
 
 
-def test_temporaries_of_writers_killed_long_ago_go(recipe):
-    old, new = (recipe.path.with_name(f".{place(recipe).name}.{pid}.tmp") for pid in (1, 2))
-    old.write_bytes(b"half")
-    new.write_bytes(b"somebody is writing")
-    os.utime(old, (time.time() - 7200,) * 2)
-    load_log(recipe)
-    assert not old.exists() and new.exists() and place(recipe).exists()
+def test_temporaries_of_killed_writers_go_and_one_that_is_being_written_stays(recipe):
+    dead, written = (recipe.path.with_name(f".{place(recipe).name}.{pid}.tmp") for pid in (1, 2))
+    dead.write_bytes(b"half")
+    with open(written, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.utime(written, (time.time() - 7200,) * 2)  # a slow writer
+        load_log(recipe)
+        assert not dead.exists() and written.exists() and place(recipe).exists()
 
 
 CHILD = """
@@ -352,7 +366,7 @@ from recbole_scale import files as writing
 write = writing.WholeFile.write
 def slowly(self, data):
     write(self, data)
-    self._handle.flush()
+    self.handle.flush()
     print("writing", flush=True)
     time.sleep(float(sys.argv[2]))
 writing.WholeFile.write = slowly

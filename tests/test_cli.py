@@ -92,7 +92,8 @@ BAD_FILES = [
     (HEAD + "\ti1\t1\n", "line 2, column 1 (user_id): the value is empty"),
     (HEAD + "", "a header and no rows"),
     ("user_id:token\titem:token\ttimestamp:float\nu1\ti1\t1\n", "no column 'item_id'"),
-    ("user_id,item_id,timestamp\nu1,i1,1\n", "field_separator"),
+    (HEAD.replace("\t", ",") + "u1,i1,1\n", "separated by commas, set field_separator: ','"),
+    ("user_id,item_id,timestamp\nu1,i1,1\n", "recbole-scale prepare csv makes such a file of a table without types"),
     ("user_id:tokn\titem_id:token\ttimestamp:float\nu1\ti1\t1\n", "line 1, column 1: type 'tokn'"),
     ("", "line 1: the header is missing"),
 ]

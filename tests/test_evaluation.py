@@ -154,8 +154,15 @@ def test_nll_can_be_the_valid_metric_of_recboles_own_models(walk):
 
 def test_nll_without_full_ranking_is_one_sentence(walk):
     settings = {**QUICK, "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}}
-    with pytest.raises(UserError, match="NLL needs the full ranking"):
-        recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
+    with pytest.raises(UserError, match="NLL needs the full ranking, but eval_args.mode is uni10; leave NLL out"):
+        recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, "metrics": ["NDCG", "NLL"]})
+
+
+def test_sampled_ranking_leaves_nll_out_of_the_metrics_by_default(walk):
+    settings = {**QUICK, "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}}
+    config = make_config("ScaledSASRec", "walk", config_dict=settings)
+    full = make_config("ScaledSASRec", "walk", config_dict=QUICK)
+    assert config["metrics"] == [name for name in full["metrics"] if name != "NLL"] != full["metrics"]
 
 
 def test_anomaly_mode_is_off_unless_asked_for(walk):

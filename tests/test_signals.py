@@ -15,7 +15,7 @@ from test_resume import numbers
 
 import recbole_scale
 from recbole_scale import signals
-from recbole_scale.errors import UserError, exit_code
+from recbole_scale.errors import LONGEST, UserError, exit_code
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 
 SETTINGS = {**QUICK, "epochs": 3, "train_batch_size": 64, "save_step": 0}
@@ -104,9 +104,27 @@ def test_a_signal_before_and_after_training_ends_a_command_in_one_sentence(capsy
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
-    assert exit_code(ended) == 143
-    assert capsys.readouterr().err == "ended by SIGTERM\n"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # as it was
+    def own(signum, frame):
+        pytest.fail("a command has a handler of its own")
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        assert exit_code(ended) == 143
+        assert capsys.readouterr().err == "ended by SIGTERM\n"
+        assert signal.getsignal(signal.SIGTERM) is own  # as it was
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def test_a_handler_that_python_did_not_set_is_no_fault_at_the_end(monkeypatch):
+    """A library in C may have set one; Python says None and takes no None."""
+    monkeypatch.setattr(signals.signal, "getsignal", lambda number: None)
+    kept = {number: signal.signal(number, signal.SIG_DFL) for number in signals.SIGNALS}
+    try:
+        assert exit_code(lambda: 0) == 0
+    finally:
+        for number, handler in kept.items():
+            assert signal.signal(number, handler or signal.SIG_DFL) == signal.SIG_DFL
 
 
 def test_a_second_ctrl_c_does_not_wait(monkeypatch):
@@ -120,10 +138,12 @@ def test_a_second_ctrl_c_does_not_wait(monkeypatch):
 
 def test_long_messages_are_cut(capsys):
     def refuse():
-        raise UserError("x" * 300_000)
+        raise UserError("begin " + "x" * 300_000 + " end")
 
     assert exit_code(refuse) == 2
-    assert len(capsys.readouterr().err) < 1000
+    told = capsys.readouterr().err
+    assert told.startswith("error: begin x") and " ... " in told and told.endswith("x end\n")
+    assert len(told) <= len("error: \n") + LONGEST
 
 
 @pytest.mark.slow

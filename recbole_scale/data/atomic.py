@@ -55,11 +55,13 @@ def read_header(path: str | os.PathLike[str], separator: str = "\t") -> dict[str
 
 
 def _separator_tip(line: str, separator: str) -> str:
-    """What to set when the header is one of another separator."""
+    """What to do when the header is one of another separator, or of a plain table."""
     for name, other in (("commas", ","), ("tabs", "\t"), ("semicolons", ";"), ("bars", "|"), ("blanks", " ")):
         if other != separator and all(column.partition(":")[2] in TYPES for column in line.split(other)):
             shown = repr(other).replace("'", '"') if other == "\t" else f"'{other}'"
             return f"; columns seem to be separated by {name}, set field_separator: {shown}"
+    if ":" not in line:
+        return "; recbole-scale prepare csv makes such a file of a table without types"
     return ""
 
 

@@ -15,10 +15,8 @@ import hashlib
 import json
 import os
 import struct
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +30,6 @@ ALIGNMENT = 64
 CHUNK_BYTES = 8 << 20
 DIGEST_BYTES = hashlib.sha256().digest_size
 LONGEST_HEADER = 1 << 20
-STALE_SECONDS = 3600
 
 
 def content_digest(path: str | os.PathLike[str]) -> str:
@@ -65,7 +62,6 @@ def write_cache(path: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndar
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    _drop_stale(path)
     with whole_files(path) as (file,):
         for piece in _pieces(key, arrays):
             file.write(piece)
@@ -85,14 +81,6 @@ def _pieces(key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterato
         for start in range(0, len(data), CHUNK_BYTES):
             yield data[start : start + CHUNK_BYTES].tobytes()
         yield bytes(-len(data) % ALIGNMENT)
-
-
-def _drop_stale(path: Path) -> None:
-    """Remove temporary files that writers killed long ago have left."""
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > STALE_SECONDS:
-                temporary.unlink()
 
 
 def read_cache(path: Path, dtypes: Mapping[str, np.dtype[Any]]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
