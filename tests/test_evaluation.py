@@ -154,7 +154,7 @@ def test_nll_can_be_the_valid_metric_of_recboles_own_models(walk):
 
 def test_nll_without_full_ranking_is_one_sentence(walk):
     settings = {**QUICK, "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "uni10"}}
-    with pytest.raises(UserError, match="NLL needs the full ranking, but eval_args.mode is uni10; leave NLL out"):
+    with pytest.raises(UserError, match=r"NLL needs the full ranking, but eval_args\.mode is uni10; leave NLL out"):
         recbole_scale.run("ScaledSASRec", "walk", config_dict={**settings, "metrics": ["NDCG", "NLL"]})
 
 

@@ -73,7 +73,7 @@ def test_another_separator_is_named(tmp_path, separator, told):
     with pytest.raises(UserError, match=f"line 1, column 1: .*set field_separator: {told}$"):
         read_header(path, "," if separator == "\t" else "\t")
     path.write_text("user_id\titem_id\n")
-    with pytest.raises(UserError, match=r"column 1: 'user_id' is not name:type$"):
+    with pytest.raises(UserError, match=r"column 1: 'user_id' is not name:type; recbole-scale prepare csv makes such"):
         read_header(path)
 
 
