@@ -278,7 +278,7 @@ def test_dry_run_prints_space_and_plan_and_writes_nothing(walk, capsys):
     more = ("--weight_decay=0.1", "--topk=[5]", "--num_samples=4", "--grace_period=1", "--gpus_per_trial=0.5")
     code, out, err = hyper(capsys, "--config_files=base.yaml", "--dry_run", *more)
     assert code == 0, err
-    for words in ("ScaledSASRec on walk: 4 trials of up to 27 epochs with Ray, for the highest ndcg@5",
+    for words in ("ScaledSASRec on walk: 4 trials of up to 27 epochs with Ray, for the highest NDCG@5",
                   "learning_rate     loguniform", "after 1, 3, 9, 27 epochs the best 1/3 go on", "0.5 GPU",
                   "weight_decay=0.1", "trial 3  learning_rate="):  # fmt: skip
         assert words in out
@@ -363,7 +363,7 @@ def test_asha_stops_bad_trials_and_a_failing_one_is_a_row(walk, capsys, cluster)
     arguments = (f"--params_file={path}", "--dataset=walk", "--epochs=9", "--grace_period=1", "--folder=s",
                  f"--seed={seed}", "--warmup_steps=1", "--valid_metric=NLL", *SMALL)  # fmt: skip
     code, out, err = hyper(capsys, *arguments)
-    assert code == 0 and "for the lowest nll" in out, err
+    assert code == 0 and "for the lowest NLL" in out, err
     found = outcomes(SearchPlan.load("s"))
     by = {status: [one for one in found if one.status == status] for status in ("finished", "stopped", "failed")}
     assert len(found) == 8 == sum(map(len, by.values()))
@@ -373,7 +373,7 @@ def test_asha_stops_bad_trials_and_a_failing_one_is_a_row(walk, capsys, cluster)
     assert len(bad) == 2 and all(one.epochs < 9 for one in bad)  # a good one may reach its end before its stop
     best = found[0]
     assert best.status == "finished" and best.epochs == 9 and best.values["learning_rate"] > 1e-3
-    assert f"best trial  {best.number}: nll {best.score:.6g}  learning_rate={best.values['learning_rate']}" in out
+    assert f"best trial  {best.number}: valid NLL {best.score:.6g}  learning_rate={best.values['learning_rate']}" in out
     settings = load_settings_file("s/best.yaml")
     assert settings["learning_rate"] == best.values["learning_rate"] and settings["hidden_size"] == 16
     assert not (walk / "log").exists() and not (walk / "saved").exists() and not (walk / "s" / "ray").exists()
@@ -462,4 +462,4 @@ def test_a_search_that_ended_is_not_carried_out_again(walk, capsys):
         write_json(trial.folder / "result.json", {"status": "stopped", "best": 5.0 + number})
     code, out, err = hyper(capsys, "--resume", "s")  # without a Ray to start
     assert code == 0, err
-    assert "best trial  0: nll 5" in out and load_settings_file("s/best.yaml")["learning_rate"] in (0.1, 0.01)
+    assert "best trial  0: valid NLL 5" in out and load_settings_file("s/best.yaml")["learning_rate"] in (0.1, 0.01)

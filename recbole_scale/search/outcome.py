@@ -16,6 +16,7 @@ from recbole_scale.runs import plan as run_plan
 from recbole_scale.runs.records import append_row
 from recbole_scale.search.folder import Trial, trials
 from recbole_scale.search.plan import SearchPlan, as_text
+from recbole_scale.text import metric_name
 
 
 @dataclass
@@ -55,7 +56,7 @@ def best_of(found: list[Outcome]) -> Outcome | None:
 
 def table(plan: SearchPlan, found: list[Outcome]) -> str:
     """The trials, best first, one a line."""
-    lines = [f"{'trial':>5}  {'status':<10}  {'epochs':>6}  {plan.metric:>10}  values"]
+    lines = [f"{'trial':>5}  {'status':<10}  {'epochs':>6}  {metric_name(plan.metric):>10}  values"]
     for one in found:
         score = "-" if one.score is None else f"{one.score:.4f}"
         lines.append(f"{one.number:>5}  {one.status:<10}  {one.epochs:>6}  {score:>10}  {as_text(one.values)}")
@@ -85,7 +86,7 @@ def conclude(plan: SearchPlan, output_file: str | None = None) -> Outcome:
         errors = [one.result["error"] for one in found if one.result.get("error")]
         raise UserError(f"no trial has a score{'; the first failed so: ' + errors[0] if errors else ''}")
     path = write_best(plan, best)
-    print(f"\nbest trial  {best.number}: {plan.metric} {best.score:.6g}  {as_text(best.values)}")
+    print(f"\nbest trial  {best.number}: valid {metric_name(plan.metric)} {best.score:.6g}  {as_text(best.values)}")
     row = best.result.get("row")
     if row:
         print(run_plan.results_table(row).lstrip("\n"))
@@ -97,9 +98,8 @@ def conclude(plan: SearchPlan, output_file: str | None = None) -> Outcome:
 def write_best(plan: SearchPlan, best: Outcome) -> str:
     """Write ``best.yaml``: model, data set, the search's settings and the best trial's values; returns its path."""
     settings = {"model": plan.model, "dataset": plan.dataset, **plan.settings, **best.values}
-    head = (
-        f"# Trial {best.number} of {plan.num_samples}: best {plan.metric} on valid {best.score:.6g} ({best.status})\n"
-    )
+    score = f"{metric_name(plan.metric)} on valid {best.score:.6g}"
+    head = f"# Trial {best.number} of {plan.num_samples}: best {score} ({best.status})\n"
     path = Path(plan.folder) / "best.yaml"
     write_text(path, head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "the best trial")
     return os.path.relpath(path)

@@ -11,6 +11,7 @@ from typing import Any
 from recbole_scale.errors import UserError
 from recbole_scale.search.folder import read_json, write_json
 from recbole_scale.search.space import Parameter, exhaustive, samples, space_size
+from recbole_scale.text import metric_name
 
 # a search with another of these is another search; the rest may change between two starts
 IDENTITY = ("model", "dataset", "settings", "space", "tool", "algo", "metric")
@@ -143,7 +144,7 @@ class SearchPlan:
         count = min(self.num_samples, size or self.num_samples)
         lines = {
             "search": f"{self.model} on {self.dataset}: {count} trials of up to {self.epochs} epochs with "
-            f"{self.tool}, for the {direction} {self.metric}",
+            f"{self.tool}, for the {direction} {metric_name(self.metric)}",
             "settings": ", ".join(f"{k}={v}" for k, v in self.settings.items()) or "defaults",
             "space": (source or f"{len(self.space)} parameters") + (f", {size:,} settings" if size else ""),
         }

@@ -8,6 +8,7 @@ from recbole_scale.bars import bar, say
 from recbole_scale.search.folder import Trial
 from recbole_scale.search.outcome import Outcome, outcomes
 from recbole_scale.search.plan import SearchPlan, as_text
+from recbole_scale.text import metric_name
 
 
 class Progress:
@@ -27,7 +28,7 @@ class Progress:
         if self.plan.better(evaluation["best"], self.best[0] if self.best else None):
             self.best = (evaluation["best"], number)
         running = " ".join(f"{n}:{epoch}" for n, epoch in sorted(self.epochs.items()))
-        best = f"{self.plan.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
+        best = f"{metric_name(self.plan.metric)} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
         self.bar.set_postfix_str(f"{best}  trial:epoch {running}")
 
     def end(self, trial: Trial) -> None:
@@ -37,7 +38,7 @@ class Progress:
         if one.number not in self.ended:
             self.ended.add(one.number)
             self.bar.update()
-        score = "no score" if one.score is None else f"best {self.plan.metric} {one.score:.4f}"
+        score = "no score" if one.score is None else f"best {metric_name(self.plan.metric)} {one.score:.4f}"
         error = f"  {one.result['error']}" if one.result.get("error") else ""
         self.note(
             f"trial {one.number:>3} {one.status} after {one.epochs} epochs  {score}  {as_text(one.values)}{error}"
