@@ -133,6 +133,8 @@ def out_of_memory(failure: BaseException) -> bool:
 def _bug(failure: BaseException) -> str:
     """Keep the traceback of a bug in the run's log file, or one of its own, and say where that is."""
     told = f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}"
+    if type(failure).__name__ == "ProcessRaisedException":  # torch's, whose text is the traceback of one process
+        told = f"process {failure.error_index}: {str(failure).strip().splitlines()[-1][:200]}"  # type: ignore[attr-defined]
     lines = "".join(traceback.format_exception(failure))
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
     try:

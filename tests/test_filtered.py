@@ -98,7 +98,7 @@ def test_rows_have_both_and_so_does_the_printed_table(folder, capfd):
     assert set(row["test_metrics"]) == {*lists, "nll", "nll_se"}
     assert result["test_result_filtered"] == row["test_metrics_filtered"]
     told = "".join(capfd.readouterr())
-    line = next(line for line in told.splitlines() if line.startswith("ndcg@5 "))
+    line = next(line for line in told.splitlines() if line.startswith("NDCG@5 "))
     numbers = [
         row[f"{part}_metrics{which}"]["ndcg@5"] for which in ("", "_filtered") for part in ("best_valid", "test")
     ]

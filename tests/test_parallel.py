@@ -18,7 +18,7 @@ from conftest import QUICK, walk_rows, write_inter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_scale.training import parallel
+from recbole_scale.training import group, parallel
 from recbole_scale.training.parallel import deal, interleave
 
 SETTINGS = ["--dataset=walk", "--hidden_size=32", "--inner_size=128", "--MAX_ITEM_LIST_LENGTH=10", "--epochs=3",
@@ -67,10 +67,12 @@ def test_two_processes_train_like_one_and_evaluate_exactly_the_same_users(folder
         assert y["valid_nll"] == pytest.approx(x["valid_nll"], abs=1e-3)
     # the same checkpoint, evaluated by one and by two processes: equal to the last digit
     best = next(two.glob("saved/*.last.pth"))
-    for folder, more in ((one, []), (two, ["--nproc=2"])):
-        train(folder, "--resume", str(best), *more)
-    assert last_row(one)["test_metrics"] == last_row(two)["test_metrics"]
-    assert len((two / "results" / "runs.jsonl").read_text().splitlines()) == 2  # one row a run, not one a rank
+    for folder, processes in ((one, 1), (two, 2)):
+        (row_file := folder / "results" / "runs.jsonl").unlink()  # a finished run that is resumed keeps the row it has
+        train(folder, "--resume", str(best), f"--nproc={processes}")
+        assert len(row_file.read_text().splitlines()) == 1  # one row a run, not one a rank
+        assert last_row(folder)["processes"] == processes
+    assert last_row(one)["test_metrics"] == last_row(two)["test_metrics"] == b["test_metrics"]
 
 
 def test_fsdp_trains_like_one_process_and_its_checkpoints_go_on_in_one(folders, monkeypatch):
@@ -88,6 +90,7 @@ def test_fsdp_trains_like_one_process_and_its_checkpoints_go_on_in_one(folders, 
     assert b["test_nll"] == pytest.approx(a["test_nll"], abs=1e-3)
     best, last = next(two.glob("saved/*.best.pth")), next(two.glob("saved/*.last.dcp"))
     # the best model in one file, evaluated by one process: equal to the last digit
+    (two / "results" / "runs.jsonl").unlink()  # a finished run that is resumed keeps the row it has
     train(two, "--resume", "auto")
     assert last_row(two)["processes"] == 1 and last_row(two)["test_metrics"] == b["test_metrics"]
     # one process trains on from where two stopped, and two from one process's file
@@ -153,7 +156,7 @@ def test_a_crashed_rank_ends_all_ranks_with_its_own_traceback(folders, mode):
         "import sys, recbole_scale\n"
         "from recbole_scale import cli\n"
         "from recbole_scale.training.trainer import ScaledSASRecTrainer\n"
-        "from recbole_scale.training import parallel\n"
+        "from recbole_scale.training import group\n"
         "step = ScaledSASRecTrainer._train_step\n"
         "def broken(self, *a):\n"
         "    if group.rank() == 1 and self.global_step == 3:\n"
@@ -165,8 +168,25 @@ def test_a_crashed_rank_ends_all_ranks_with_its_own_traceback(folders, mode):
     )
     command = [sys.executable, "crash.py", *SETTINGS, "--nproc=2", f"--parallel={mode}", "--port", free_port()]
     done = subprocess.run(command, cwd=one, capture_output=True, text=True, timeout=300)
-    assert done.returncode not in (0, 2) and "ZeroDivisionError: rank one broke" in done.stderr
+    assert done.returncode == 1, done.stderr[-2000:]
+    told = [line for line in done.stderr.splitlines() if "rank one broke" in line]
+    assert len(told) == 1 and told[0].startswith(
+        "error: this is a bug of recbole-scale (process 1: ZeroDivisionError: "
+    )
+    (kept,) = (one / "log").glob("bug-*.log")
+    assert str(kept) in told[0] and "Traceback" not in done.stderr
+    traceback = kept.read_text()
+    assert "in broken" in traceback and "ZeroDivisionError: rank one broke" in traceback
+    assert not any(is_of(process, one) for process in Path("/proc").glob("[0-9]*"))  # all ranks are gone
     assert not (one / "results").exists()
+
+
+def is_of(process: Path, folder: Path) -> bool:
+    """Whether a process of ``/proc`` works in ``folder``."""
+    try:
+        return (process / "cwd").readlink() == folder
+    except OSError:  # gone meanwhile, or another user's
+        return False
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
@@ -220,8 +240,8 @@ def test_sharing_gives_every_sequence_to_one_process_and_balances_targets(counts
     seen, targets, weights = [], [], []
     for process in range(world):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parallel, "world_size", lambda: world)
-            patch.setattr(parallel, "rank", lambda process=process: process)
+            patch.setattr(group, "world_size", lambda: world)
+            patch.setattr(group, "rank", lambda process=process: process)
             mine, weight = parallel.share(Rows(batch), "target")
         weights.append(weight)
         if weight:

@@ -105,8 +105,10 @@ def load_ray_tune() -> Any:
         raise UserError(f"Ray is not installed; {MEND_RAY} installs it") from failure
     if tuple(int(part) for part in found.split(".")[:2]) < MINIMUM_RAY:
         raise UserError(f"Ray {found} is installed, which does not run on today's stack; {MEND_RAY} replaces it")
-    from ray import tune
-
+    try:
+        from ray import tune
+    except ImportError as failure:  # Ray without what its Tune needs, or half removed
+        raise UserError(f"Ray {found} is installed, but ray.tune cannot be imported; {MEND_RAY} mends it") from failure
     return tune
 
 
