@@ -29,7 +29,7 @@ REPLACED: dict[str, str] = {
     "Trainer._full_sort_batch_eval": "NLL and second lists from the scores that are ranked, which need not be kept",
     "Collector": "gathers one number a row for NLL, joined once and not at every batch",
     "Evaluator": "measures the second lists too",
-    "RepeatableSampler.get_used_ids": "a set per user that a full ranking never asks for",
+    "RepeatableSampler.get_used_ids": "one empty set for all users in place of one for each",
     # checkpoints and resuming
     "Trainer._save_checkpoint": "tensors and plain data in place of a pickle",
     "Trainer.resume_checkpoint": "reads them safely, and goes on where the run was, bit for bit",
