@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -92,7 +93,6 @@ def per_user_reader(folder: Path) -> Reader:
 
 def checkpoint_readers(folder: Path) -> list[Reader]:
     """Damaged files, and whole files of odd content, resumed by a trainer."""
-    import recbole.trainer.trainer
     from conftest import QUICK, walk_rows, write_inter
     from recbole.utils import get_trainer
 
@@ -106,9 +106,7 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
     config = make_config("ScaledSASRec", "walk", None, settings)
     prepared = prepare(config)
     network = build_model(prepared)
-    recbole.trainer.trainer.get_tensorboard = lambda logger: SimpleNamespace(
-        add_scalar=lambda *_: None, add_text=lambda *_: None, add_hparams=lambda *_: None
-    )
+    silent = SimpleNamespace(add_scalar=lambda *_: None, add_text=lambda *_: None, add_hparams=lambda *_: None)
 
     def same(found: Any, content: bytes) -> bool:
         return all(torch.equal(found["state_dict"][name], weight) for name, weight in state["state_dict"].items())
@@ -118,7 +116,8 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
         return {**content, part: odd_value(content[part], rng)} if rng.random() < 0.9 else odd_value(content, rng)
 
     def resume(path: Path) -> None:
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
+        with patch("recbole.trainer.trainer.get_tensorboard", lambda logger: silent):
+            trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
         trainer.resume_checkpoint(str(path))
         quiet(lambda: trainer.fit(prepared.train_data, prepared.valid_data, saved=False, verbose=False))
 
