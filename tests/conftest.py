@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+# sums round otherwise with another number of threads, in this process and in those that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import recbole_scale  # noqa: F401 (registers the plugin before a test imports RecBole)
 
 # fresh examples on every machine but CI's, where a change must not fail for what it did not touch

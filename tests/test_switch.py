@@ -239,15 +239,17 @@ def test_a_finished_run_can_be_given_the_switch_afterwards(walk):
 
 def test_without_checkpoints_the_best_weights_are_kept_in_memory(walk):
     settings = {**FORCED, "learning_rate": 0.1, "epochs": 5, "switch_at_epoch": 5, "lr_schedule": "constant"}
-    curves = []
-    for saved in (True, False):
-        config = make_config("ScaledSASRec", "walk", config_dict=settings)
+
+    def curve(saved: bool, seed: int) -> tuple[list[float], int]:
+        config = make_config("ScaledSASRec", "walk", config_dict={**settings, "seed": seed})
         prepared = prepare(config)
         trainer = ScaledSASRecTrainer(config, build_model(prepared))
         trainer.fit(prepared.train_data, prepared.valid_data, saved=saved)
-        curves.append([e["valid_nll"] for e in trainer.evaluations])
-        assert trainer.phases[0]["best_epoch"] < 4, "the best model must not be the last one for this test to tell"
-    assert curves[0] == curves[1]
+        return [e["valid_nll"] for e in trainer.evaluations], trainer.phases[0]["best_epoch"]
+
+    # which epoch is best hangs on rounding; a test that tells needs one before the last
+    seed, kept = next((seed, found) for seed in range(10) if (found := curve(False, seed))[1] < 4)
+    assert curve(True, seed) == kept
 
 
 def test_without_evaluations_the_switch_goes_on_from_the_last_weights(walk):
