@@ -168,7 +168,8 @@ def main() -> int:
 def perform(part: dict[str, Any]) -> dict[str, Any]:
     """One of :func:`parts` in this process."""
     arguments = dict(part)
-    return {"speed": speed, "curve": curve}[arguments.pop("do")](**arguments)
+    act = speed if arguments.pop("do") == "speed" else curve
+    return act(**arguments)
 
 
 def in_a_process(part: dict[str, Any]) -> dict[str, Any]:

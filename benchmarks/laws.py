@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,8 @@ def coverage(design: Design | Grid, draws: int, resamples: int) -> list[str]:
     """Coverage in percent, the median width of the law's band at 8 times the largest size, and the verdict."""
     hits, widths, known = [], [], 0
     for draw in range(draws):
-        law, asked, new = (draw_grid if isinstance(design, Grid) else draw_ladder)(design, draw, resamples)  # type: ignore[operator]
+        simulate: Any = draw_grid if isinstance(design, Grid) else draw_ladder
+        law, asked, new = simulate(design, draw, resamples)
         truth = joint(*asked) if isinstance(design, Grid) else design.truth(*asked)
         lower, upper = law.interval(*asked)
         new_lower, new_upper = law.interval(*asked, new_run=True)

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SWAPS: dict[type, type] = {
@@ -48,7 +49,7 @@ def change(node: ast.AST, kind: str, at: int) -> None:
     if isinstance(node, ast.Compare):
         node.ops[at] = SWAPS[type(node.ops[at])]()
     elif isinstance(node, ast.BinOp | ast.BoolOp):
-        node.op = SWAPS[type(node.op)]()  # type: ignore[assignment]
+        node.op = SWAPS[type(node.op)]()
     elif isinstance(node, ast.Constant):
         node.value = not node.value if kind == "boolean" else node.value + 1  # type: ignore[operator]
     elif isinstance(node, ast.Call):
@@ -111,7 +112,7 @@ def main() -> None:
     names = arguments.modules or [str(p.relative_to(package).with_suffix("")) for p in sorted(package.rglob("*.py"))]
     names = [name for name in names if not name.endswith("__init__") and tests_of(name)]
     seconds: dict[str, float] = {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "checkout"
         skipped = shutil.ignore_patterns(".git", ".venv", "saved", "log*", "*.cache", "results")
@@ -142,8 +143,8 @@ def main() -> None:
                 print(f"lives: {module}:{changed[1]} ({changed[2]}) {source.splitlines()[changed[1] - 1].strip()[:90]}")
             with open(arguments.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-    caught = sum(bool(row["noticed"]) for row in rows)
-    print(f"{caught} of {len(rows)} changes noticed ({100 * caught / max(len(rows), 1):.0f} %)")
+    found = sum(bool(row["noticed"]) for row in rows)
+    print(f"{found} of {len(rows)} changes noticed ({100 * found / max(len(rows), 1):.0f} %)")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, cast
 
 SYSTEMS = {  # processes, threads of each, mode
     "one": (1, 2, "auto"),
@@ -68,13 +68,13 @@ class Worker:
         self.trainer.steps_per_epoch = len(self.prepared.train_data)
         self.trainer.eval_collector.data_collect(self.prepared.train_data)
         self.trainer.model.train()
-        self.parallel = parallel
+        self.parallel, self.group = parallel, group
         self.at = 0
 
     def steps(self, n: int, keep: bool = False) -> dict[str, float]:
         """``n`` training steps; with ``keep`` gradients are not exchanged (ddp)."""
         data, trainer, targets = self.prepared.train_data, self.trainer, 0
-        context = trainer.loss.no_sync() if keep else contextlib.nullcontext()
+        context = cast(Any, trainer.loss).no_sync() if keep else contextlib.nullcontext()
         wall, cpu = perf_counter(), process_time()
         with context:
             for step in range(self.at, self.at + n):

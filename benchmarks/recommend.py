@@ -28,7 +28,8 @@ def write_histories(path: Path, checkpoint: str, data_path: str | None, lines: i
 
     trained = load_trained(checkpoint, data_path)
     histories, names = trained.histories, trained.items.astype(str)
-    longest, users = int(trained.config["MAX_ITEM_LIST_LENGTH"]), len(trained.histories.users)
+    assert histories is not None
+    longest, users = int(trained.config["MAX_ITEM_LIST_LENGTH"]), len(histories.users)
     ends, starts = histories.offsets[1:], histories.offsets[:-1]
     texts = [
         " ".join(names[histories.items[max(start, end - longest) : end]])

@@ -38,7 +38,7 @@ def command(system: str, data: Path, seconds: float, size: str, settings: list[s
         script = [sys.executable, str(HERE / "scaled_sasrec.py"), "--size", size]
     else:
         sys.path.insert(0, str(HERE / "peers"))
-        from environments import ensure_environment
+        from environments import ensure_environment  # type: ignore[import-not-found]
 
         script = [str(ensure_environment(system)), str(HERE / "peers" / f"{system}_sasrec.py")]
     more = settings if system == "scaled_sasrec" else []

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from helpers.recbole_data import NAME, settings_of, with_first_weights, write_made
+from recbole_data import NAME, settings_of, with_first_weights, write_made
 
 from recbole_scale.compare import command
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.recbole_data import NAME, settings_of, write_made
 from recbole.utils import ModelType
+from recbole_data import NAME, settings_of, write_made
 
 from recbole_scale.cli import run_recbole_command
 from recbole_scale.plugin.register import find_model, model_names

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.recbole_data import NAME, settings_of, with_first_weights, write_made
+from recbole_data import NAME, settings_of, with_first_weights, write_made
 
 import recbole_scale
 

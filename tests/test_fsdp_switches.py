@@ -1,6 +1,6 @@
 """FSDP on two gloo processes with every switch of training, each run against one process with the same settings.
 
-All runs of two processes share one start of the two (tests/fsdp_worker.py), which takes longer than the training.
+All runs of two processes share one start of the two (helpers/fsdp_worker.py), which takes longer than the training.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fsdp_worker import train
 
 from recbole_scale.training.checkpoint import load_checkpoint
 
-WORKER = Path(__file__).with_name("fsdp_worker.py")
+WORKER = Path(__file__).with_name("helpers") / "fsdp_worker.py"
 SMALL = {"hidden_size": 32, "inner_size": 128, "MAX_ITEM_LIST_LENGTH": 10, "epochs": 2, "train_batch_size": 128,
          "topk": [5, 10], "hidden_dropout_prob": 0.0, "eval_batch_size": 16, "show_progress": False,
          "parallel": "fsdp", "valid_metric": "NLL"}  # fmt: skip

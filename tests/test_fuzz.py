@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).with_name("fuzz")))
-
 from run import fuzz
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.recbole_data import with_first_weights, write_made
+from recbole_data import with_first_weights, write_made
 
 from recbole_scale.challenges.scoring import rank_targets
 from recbole_scale.model.likelihood import are_probabilities, held_out_nll

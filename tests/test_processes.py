@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from helpers.recbole_data import NAME, settings_of, with_first_weights, write_made
+from recbole_data import NAME, settings_of, with_first_weights, write_made
 
 from recbole_scale.plugin.processes import share, weight_of
 
@@ -73,7 +73,7 @@ STEPS = """
 import json, sys, torch
 sys.path.insert(0, sys.argv[3])
 import recbole_scale
-from helpers.recbole_data import NAME, settings_of
+from recbole_data import NAME, settings_of
 from recbole.utils import get_trainer
 from recbole_scale.runs.run import build_model, make_config, prepare
 from recbole_scale.training import group
@@ -103,7 +103,7 @@ def test_two_processes_take_one_processs_steps_and_measure_its_metrics(folder):
 
     write_made(folder)
     (folder / "steps.py").write_text(STEPS)
-    asked, tests = json.dumps(MODELS), str(Path(__file__).parent)
+    asked, tests = json.dumps(MODELS), str(Path(__file__).with_name("helpers"))
     subprocess.run([sys.executable, "steps.py", asked, "one.pt", tests], cwd=folder, check=True, capture_output=True)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     done = subprocess.run([*torchrun, "steps.py", asked, "two.pt", tests], cwd=folder, capture_output=True, text=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_inter
-from helpers.recbole_data import NAME, settings_of, with_first_weights, write_made
+from recbole_data import NAME, settings_of, with_first_weights, write_made
 
 import recbole_scale
 from recbole_scale.errors import UserError

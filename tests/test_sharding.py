@@ -21,11 +21,11 @@ from recbole_scale.training import parallel, sharded_checkpoint
 from recbole_scale.training.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from recbole_scale.training.sharded_checkpoint import INDEX
 
-WORKER = Path(__file__).with_name("sharding_worker.py")
+WORKER = Path(__file__).with_name("helpers") / "sharding_worker.py"
 
 
 def launch(world: int, task: str, folder: Path, mode: str = "fsdp") -> list[subprocess.CompletedProcess[str]]:
-    """Run a task of tests/sharding_worker.py in ``world`` gloo processes."""
+    """Run a task of tests/helpers/sharding_worker.py in ``world`` gloo processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

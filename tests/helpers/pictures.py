@@ -1,4 +1,4 @@
-"""Pictures of a page as a browser shows it: python tests/pictures.py PAGE NAME writes NAME-{light,dark,phone}.png.
+"""Pictures of a page in a browser: python tests/helpers/pictures.py PAGE NAME writes NAME-{light,dark,phone}.png.
 
 For README and docs; few colours, so that a picture stays below 300 KB.
 """

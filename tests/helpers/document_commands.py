@@ -1,6 +1,6 @@
 """Runs the commands of the documents as they are written, on small data; nothing here needs a test tool.
 
-    python tests/document_commands.py README.md     # in the environment that `make quickstart` has made
+    python tests/helpers/document_commands.py README.md     # in the environment that `make quickstart` has made
 
 Every data set named in a document is a small one in the folder's ``dataset/``; a command that would take long is
 shortened by the substitutions below, and by nothing else.
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
