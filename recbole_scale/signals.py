@@ -7,6 +7,7 @@ Ctrl-C does not wait.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -36,6 +37,10 @@ class Interrupted(KeyboardInterrupt):
     def __str__(self) -> str:
         name = "interrupted" if self.signum == signal.SIGINT else f"ended by {signal.Signals(self.signum).name}"
         return f"{name}; {self.advice}" if self.advice else name
+
+
+class OutOfTime(Exception):
+    """The seconds of :func:`within` are over; what was under way has ended as by a signal."""
 
 
 class _State:
@@ -96,6 +101,29 @@ def held() -> Iterator[None]:
         _State.held -= 1
     if _State.asked is not None and not _State.held and _State.watching:
         raise Interrupted(_State.asked)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """End what is inside after ``seconds`` as a signal would, and raise :class:`OutOfTime`; only a main thread can."""
+    if math.isinf(seconds) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _handle)
+    try:
+        with watched():
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+            yield
+    except Interrupted as stop:
+        if stop.signum != signal.SIGALRM:
+            raise
+        raise OutOfTime from None
+    finally:
+        _State.held += 1  # an alarm that comes now is late
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        _State.asked = None if _State.asked == signal.SIGALRM else _State.asked
+        _State.held -= 1
 
 
 @contextmanager

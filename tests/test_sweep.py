@@ -21,10 +21,10 @@ from recbole_scale.fit.rows import as_rows
 from recbole_scale.runs.ray_cluster import at_once, share_of_a_run
 from recbole_scale.runs.records import COLUMNS, read_rows
 from recbole_scale.runs.run import make_config, prepare
-from recbole_scale.sweep import sweep as sweep_module
+from recbole_scale.sweep import engine as engine_module
 from recbole_scale.sweep.command import main
+from recbole_scale.sweep.engine import RowsFile
 from recbole_scale.sweep.on_ray import on_ray
-from recbole_scale.sweep.sweep import RowsFile
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "size_sweep.py"
 COMMON = ["--dataset", "walk", "--epochs", "2", "--rows", "rows.jsonl", "--train_batch_size=256", "--topk=[5,10]"]
@@ -112,20 +112,20 @@ def test_a_wrong_fraction_is_told(walk: Path, fraction: object) -> None:
 
 
 def test_a_failed_run_is_a_row_and_is_tried_again(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = sweep_module.train_and_test
+    original = engine_module.train_and_test
 
     def fails_once(config: Any, **kwargs: Any) -> Any:
         if config["seed"] == 1:
             raise RuntimeError("out of\nmemory")
         return original(config, **kwargs)
 
-    monkeypatch.setattr(sweep_module, "train_and_test", fails_once)
+    monkeypatch.setattr(engine_module, "train_and_test", fails_once)
     arguments = [*COMMON, "--shapes", "1x8", "--seeds", "1", "2"]
     assert main(arguments) == 1
     first, second = sorted(rows_of(walk), key=lambda row: row["seed"])
     assert (first["status"], second["status"]) == ("failed", "ok")
     assert first["error"] == "RuntimeError: out of memory" and first["settings"]["seed"] == 1
-    monkeypatch.setattr(sweep_module, "train_and_test", original)
+    monkeypatch.setattr(engine_module, "train_and_test", original)
     assert main(arguments) == 0
     assert [row["status"] for row in rows_of(walk)].count("ok") == 2
 

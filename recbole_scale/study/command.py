@@ -8,11 +8,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
@@ -26,17 +23,30 @@ from recbole_scale.report.next_runs import run_noise
 from recbole_scale.report.page import Context, answer_text, as_page
 from recbole_scale.report.report import Study, draw, make_study
 from recbole_scale.runs.run import LoadedData, Prepared, make_config, prepare
+from recbole_scale.study.clock import Clock, begun, page_seconds
 from recbole_scale.study.counting import counting_rows
 from recbole_scale.study.folder import Folder
 from recbole_scale.study.log import prepared_log
+from recbole_scale.study.machines import WORKER_START, Machines, machines, threads_of
 from recbole_scale.study.options import parser
-from recbole_scale.study.planner import SHAPES, Measured, Plan, batch_size, make_plan, plan_text, seeds_that_sharpen
-from recbole_scale.study.running import Clock, climb, more_time, tune
+from recbole_scale.study.planner import (
+    OVERHEAD,
+    SHAPES,
+    SLACK,
+    Measured,
+    Plan,
+    batch_size,
+    make_plan,
+    plan_text,
+    seeds_that_sharpen,
+)
+from recbole_scale.study.running import climb, more_time, tune
 from recbole_scale.study.timing import measure
-from recbole_scale.sweep.sweep import Engine, RowsFile, finished_rows, in_process, quiet
+from recbole_scale.sweep.sweep import finished_rows, quiet
 from recbole_scale.text import duration
 
 _TOPK = (5, 10, 50)
+_TIMING_AT_MOST = 0.2  # of the time, when no further size is timed
 _EPOCHS_AT_LEAST = 40  # of the largest candidate alone would fill the time: no larger one is timed
 
 
@@ -46,35 +56,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: a mistake in the options or the log, or too little time, in one sentence.
     """
-    started = time.monotonic()
     options, settings = parser().parse_with_settings(arguments)
     words = list(sys.argv[1:] if arguments is None else arguments)
     seconds, more = time_given(options.hours, options.minutes)
+    clock = Clock(begun(), seconds)
     dataset = prepared_log(options, str(settings.get("data_path", "dataset")))
     folder = Folder(Path(options.out or Path("studies") / dataset))
     loaded = LoadedData()
+    with machines(options, loaded) as there:
+        plan, ready = _plan(dataset, options, settings, folder, loaded, there, clock, more)
+        print(plan_text(plan))
+        if options.dry_run:
+            return 0
+        folder.write_plan(plan)
+        folder.add_others(counting_rows(ready))
+        keep = page_seconds(options.resamples)
+        plan = tune(plan, folder, loaded, there.engine, clock, keep)
+        climb(plan, folder, loaded, there.engine, clock, keep)
+    return _report(options, words, folder, plan, ready, clock)
+
+
+def _plan(
+    dataset: str,
+    options: argparse.Namespace,
+    settings: dict[str, Any],
+    folder: Folder,
+    loaded: LoadedData,
+    there: Machines,
+    clock: Clock,
+    more: bool,
+) -> tuple[Plan, Prepared]:
+    """The plan to carry out: a new one, the one that is there, or that one with further runs; and the data."""
+    began = time.monotonic()
     settings = _common(dataset, settings, folder, loaded)
+    reading = time.monotonic() - began
     plan, ready = folder.read_plan(), _prepared(dataset, settings, loaded)
     if plan is None:
         if more:
             raise UserError(f"there is no study in {folder.path} to sharpen; leave out 'more' to begin it")
-        plan = _new_plan(dataset, options, settings, loaded, ready, Clock(started, seconds))
-    elif plan.dataset != dataset:
+        return _new_plan(dataset, options, settings, loaded, ready, there, clock, reading), ready
+    if plan.dataset != dataset:
         raise UserError(f"{folder.path} holds a study of '{plan.dataset}', not '{dataset}'; choose another --out")
-    elif more:
-        plan = _sharpened(plan, _study(options, folder, plan), options.factor, seconds)
-    else:
-        print(f"going on with the plan in {folder.plan_file}: its sizes and settings hold (remove it to plan anew)")
-    print(plan_text(plan, options.jobs))
-    if options.dry_run:
-        return 0
-    folder.write_plan(plan)
-    folder.add_others(counting_rows(ready))
-    engine = partial(_engine, options, loaded)
-    plan = tune(plan, folder, loaded, engine)
-    at_once = 2 if options.ray_address or options.jobs > 1 else 1
-    climb(plan, folder, loaded, engine, Clock(started, seconds), at_once)
-    return _report(options, words, folder, plan, ready, started)
+    plan = replace(plan, at_once=there.at_once)
+    if more:
+        return _sharpened(plan, _study(options, folder, plan), options, clock), ready
+    print(f"going on with the plan in {folder.plan_file}: its sizes and settings hold (remove it to plan anew)")
+    return plan, ready
 
 
 def time_given(hours: Sequence[str] | None, minutes: Sequence[str] | None) -> tuple[float, bool]:
@@ -116,20 +143,26 @@ def _new_plan(
     settings: dict[str, Any],
     loaded: LoadedData,
     ready: Prepared,
+    there: Machines,
     clock: Clock,
+    reading: float,
 ) -> Plan:
-    """Time the candidates and choose what fits the time that is left then."""
+    """Time the candidates and choose what fits the time that is left then; ``reading`` the data took so long."""
     rungs = candidates(options.sizes)
     if len(rungs) < 3:
         raise UserError(f"--sizes {' '.join(options.sizes)} are {len(rungs)}, but a law needs at least 3")
 
     def enough(epoch: float) -> bool:
-        return not options.sizes and epoch * _EPOCHS_AT_LEAST > clock.seconds * max(options.jobs, 1)
+        late = clock.seconds - clock.left > _TIMING_AT_MOST * clock.seconds
+        return not options.sizes and (late or epoch * _EPOCHS_AT_LEAST > clock.seconds * there.at_once)
 
-    measured: list[Measured] = measure(dataset, rungs, settings, loaded, enough)
+    with threads_of(there.threads):
+        measured: list[Measured] = measure(dataset, rungs, settings, loaded, enough)
     targets, users = ready.train_data.n_targets, len(ready.test_data.dataset)
+    left = clock.left - page_seconds(options.resamples) - (WORKER_START if there.apart else 0.0)
+    overhead = OVERHEAD + (reading if there.apart else 0.0)
     return make_plan(
-        dataset, measured, targets, users, max(clock.left, 1.0), settings, options.jobs, bool(options.sizes)
+        dataset, measured, targets, users, max(left, 1.0), settings, there.at_once, bool(options.sizes), overhead
     )
 
 
@@ -139,7 +172,7 @@ def candidates(sizes: Sequence[str] | None) -> list[Rung]:
     return [rungs[n] for n in sorted(rungs)]
 
 
-def _sharpened(plan: Plan, study: Study, factor: float, seconds: float) -> Plan:
+def _sharpened(plan: Plan, study: Study, options: argparse.Namespace, clock: Clock) -> Plan:
     """The plan with the runs that narrow the answer most per second, by the law and the noise that runs have told.
 
     Raises:
@@ -153,21 +186,11 @@ def _sharpened(plan: Plan, study: Study, factor: float, seconds: float) -> Plan:
     by_n = {size.n: size.shape for size in plan.sizes}
     expected = plan.seconds([(by_n[float(row["n_blocks"])], 0) for row in actual if float(row["n_blocks"]) in by_n])
     slower = timed / expected if expected else 1.0
-    added = seeds_that_sharpen(plan, found.law, seconds / max(slower, 0.1), run_noise(found.law), factor)
+    room = SLACK * plan.at_once * (clock.left - page_seconds(options.resamples)) / max(slower, 0.1)
+    added = seeds_that_sharpen(plan, found.law, room, run_noise(found.law), options.factor)
     if not added:
-        raise UserError(f"no further run fits {duration(seconds)}; the cheapest takes more")
-    return more_time(plan, seconds, added)
-
-
-def _engine(options: argparse.Namespace, loaded: LoadedData, rows_file: str) -> Engine:
-    if options.jobs < 1:
-        raise UserError(f"--jobs is a number of runs at once, not {options.jobs}")
-    if options.ray_address is None and options.jobs == 1:
-        return in_process(loaded, RowsFile(rows_file, "none"))
-    from recbole_scale.sweep.on_ray import on_ray
-
-    cpus = None if options.ray_address else max(1.0, torch.get_num_threads() // options.jobs)
-    return on_ray(options.ray_address or "local", cpus, None, RowsFile(rows_file, "none"))
+        raise UserError(f"no further run fits {duration(clock.seconds)}; the cheapest takes more")
+    return more_time(plan, clock.seconds, added)
 
 
 def _study(options: argparse.Namespace, folder: Folder, plan: Plan) -> Study:
@@ -180,7 +203,7 @@ def _study(options: argparse.Namespace, folder: Folder, plan: Plan) -> Study:
 
 
 def _report(
-    options: argparse.Namespace, words: list[str], folder: Folder, plan: Plan, ready: Prepared, started: float
+    options: argparse.Namespace, words: list[str], folder: Folder, plan: Plan, ready: Prepared, clock: Clock
 ) -> int:
     """Fit, write the page, and say the answer."""
     study = _study(options, folder, plan)
@@ -191,12 +214,12 @@ def _report(
     sharpen = Command(line, "More seeds where they narrow the answer most for the time.", 4 * each / 60)
     card = read_card(Path(str(ready.config["data_path"])) / f"{plan.dataset}.json")
     context = Context(
-        folder.rows_file, again, card, options.worth_hits, options.factor, replace(sharpen), time.monotonic() - started
+        folder.rows_file, again, card, options.worth_hits, options.factor, sharpen, clock.seconds - clock.left
     )
     with whole_files(folder.page_file) as (file,):
         file.write(as_page(study, draw(study), (), context).encode())
     print("\n" + answer_text(study, context))
-    print(f"\n{duration(time.monotonic() - started)}; page: {folder.page_file}")
+    print(f"\n{duration(clock.seconds - clock.left)}; page: {folder.page_file}")
     return 0
 
 

@@ -30,8 +30,8 @@ _FIRST_SEEDS = 2  # a law without repeated runs cannot tell noise from trend
 _MOST_SEEDS = 6
 _SPAN_ENOUGH = 8.0  # doublings between the smallest and the largest size
 _EPOCHS_ENOUGH = 20
-_SLACK = 0.85  # share of the time that is planned; machines are busy, and the page takes some
-_OVERHEAD = 1.0  # seconds of a run besides training and ranking
+SLACK = 0.8  # share of the time that is planned, for a machine may be busier later than when it was timed
+OVERHEAD = 1.0  # seconds of a run in this process besides training and ranking
 _NOISE = 0.002  # of a run's log loss, until runs have told
 
 
@@ -46,8 +46,8 @@ class Measured:
     per_user: float
 
     def seconds(self, epochs: float, targets: int, users: int) -> float:
-        """Seconds of one run: training and ranking after every epoch, and the test at the end."""
-        return epochs * (targets * self.per_target + users * self.per_user) + users * self.per_user + _OVERHEAD
+        """Seconds of one run's steps: training and ranking after every epoch, and the test at the end."""
+        return epochs * (targets * self.per_target + users * self.per_user) + users * self.per_user
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Plan:
         settings: of every run.
         held_out: shape kept from the fit.
         rate: the best of ``rates``, None until they have been tried.
+        overhead: seconds of each run besides its steps.
+        at_once: runs at the same time.
     """
 
     dataset: str
@@ -78,17 +80,32 @@ class Plan:
     settings: dict[str, Any] = field(default_factory=dict)
     held_out: str | None = None
     rate: float | None = None
+    overhead: float = OVERHEAD
+    at_once: int = 1
+
+    @property
+    def try_seconds(self) -> float:
+        """Seconds of one try of the rate."""
+        return self.sizes[0].seconds(self.tuning_epochs, self.targets, self.users) + self.overhead
 
     @property
     def tuning_seconds(self) -> float:
-        """Seconds of the tries."""
-        return len(self.rates) * self.sizes[0].seconds(self.tuning_epochs, self.targets, self.users)
+        """Seconds of the tries, with one more for a best at the edge, as many together as can be."""
+        return (math.ceil(len(self.rates) / self.at_once) + 1) * self.try_seconds
 
     def seconds(self, runs: Sequence[tuple[str, int]] | None = None) -> float:
         """Seconds of ``runs`` (all of the plan) one after the other."""
+        return sum(self._each(self.runs if runs is None else runs))
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds of all runs with ``at_once`` together, each begun as soon as another ends: at most (Graham 1969)."""
+        each = self._each(self.runs)
+        return sum(each) / self.at_once + (1 - 1 / self.at_once) * max(each, default=0.0)
+
+    def _each(self, runs: Sequence[tuple[str, int]]) -> list[float]:
         by_shape = {size.shape: size for size in self.sizes}
-        chosen = self.runs if runs is None else runs
-        return sum(by_shape[shape].seconds(self.epochs, self.targets, self.users) for shape, _ in chosen)
+        return [by_shape[shape].seconds(self.epochs, self.targets, self.users) + self.overhead for shape, _ in runs]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for the file that a stopped study goes on from."""
@@ -116,51 +133,63 @@ def make_plan(
     settings: dict[str, Any] | None = None,
     at_once: int = 1,
     fixed: bool = False,
+    overhead: float = OVERHEAD,
 ) -> Plan:
     """The best ladder that fits ``seconds``.
 
     Args:
         measured: candidates, smallest first; with ``fixed`` all of them are the ladder.
         targets, users: training targets of an epoch, users ranked.
-        seconds: time of this machine for all runs, those at the same time (``at_once``) counted once.
+        seconds: time for all runs, those at the same time (``at_once``) counted once.
+        overhead: seconds of each run besides its steps.
 
     Where no ladder on all users fits, one on fewer training users is taken (all are tested still); the page says so.
 
     Raises:
         UserError: not even the cheapest ladder fits; says how long that one takes.
     """
-    room = _SLACK * seconds * at_once
+    room = SLACK * seconds
     given = dict(settings or {})
     cheapest = math.inf
     plan: Plan | None = None
     for share in (1.0,) if "data_fraction" in given else _SHARES:
         part = given if share == 1 else {**given, "data_fraction": share}
         seen = max(1, round(targets * share))
-        plans = [_plan(dataset, sizes, epochs, seen, users, part) for sizes, epochs in
+        plans = [_plan(dataset, sizes, epochs, seen, users, part, overhead, at_once) for sizes, epochs in
                  product(_ladders(measured, seen, fixed), EPOCHS)]  # fmt: skip
-        costs = [one.tuning_seconds + one.seconds() for one in plans]
+        costs = [one.tuning_seconds + one.wall_seconds for one in plans]
         cheapest = min(cheapest, *costs)
         fitting = [one for one, cost in zip(plans, costs, strict=True) if cost <= room]
         if fitting:
             plan = max(fitting, key=_worth)
             break
     if plan is None:
-        need = cheapest / _SLACK / at_once
+        need = cheapest / SLACK
         raise UserError(
             f"{duration(seconds)} are too few for '{dataset}' on this machine: the smallest ladder takes about "
             f"{duration(need)}"
         )
     held_out = plan.sizes[-1].shape if len(plan.sizes) > 3 else None
-    more = seeds_that_sharpen(plan, _law(targets), room - plan.tuning_seconds - plan.seconds())
+    more = seeds_that_sharpen(plan, _law(targets), at_once * (room - plan.tuning_seconds - plan.wall_seconds))
     return Plan(**{**vars(plan), "runs": (*plan.runs, *more), "held_out": held_out})
 
 
 def _plan(
-    dataset: str, sizes: tuple[Measured, ...], epochs: int, targets: int, users: int, settings: dict[str, Any]
+    dataset: str,
+    sizes: tuple[Measured, ...],
+    epochs: int,
+    targets: int,
+    users: int,
+    settings: dict[str, Any],
+    overhead: float,
+    at_once: int,
 ) -> Plan:
     """A ladder with its tries, two seeds of every size."""
     runs = tuple((size.shape, seed) for seed in range(1, _FIRST_SEEDS + 1) for size in sizes)
-    return Plan(dataset, targets, users, sizes, epochs, max(1, epochs // 3), RATES, runs, dict(settings))
+    return Plan(
+        dataset, targets, users, sizes, epochs, max(1, epochs // 3), RATES, runs, dict(settings), overhead=overhead,
+        at_once=at_once,
+    )  # fmt: skip
 
 
 def _ladders(measured: Sequence[Measured], targets: int, fixed: bool) -> list[tuple[Measured, ...]]:
@@ -219,7 +248,7 @@ def seeds_that_sharpen(
         added.append(run)
 
 
-def plan_text(plan: Plan, at_once: int = 1) -> str:
+def plan_text(plan: Plan) -> str:
     """Plan and cost, for the terminal."""
     share = plan.settings.get("data_fraction", 1.0)
     part = f" of {share:.0%} of the users" if share != 1 else ""
@@ -236,6 +265,7 @@ def plan_text(plan: Plan, at_once: int = 1) -> str:
             f"  {size.shape:<8} {size.n:>10,.0f} {seeds:>5} {plan.epochs:>6} "
             f"{duration(plan.seconds([(size.shape, 0)])):>8}{mark}"
         )
-    total = (plan.tuning_seconds + plan.seconds()) / at_once
-    lines.append(f"  {len(plan.runs)} runs and the tries take about {duration(total)}")
+    together = f", {plan.at_once} at a time," if plan.at_once > 1 else ""
+    total = duration(plan.tuning_seconds + plan.wall_seconds)
+    lines.append(f"  {len(plan.runs)} runs and the tries{together} take about {total}")
     return "\n".join(lines)

@@ -16,15 +16,13 @@ from recbole_scale.runs import records
 from recbole_scale.runs.row_file import check_appendable
 from recbole_scale.settings import load_settings_file
 from recbole_scale.signals import Interrupted
+from recbole_scale.sweep.engine import Engine, RowsFile, in_process
 from recbole_scale.sweep.options import parser
 from recbole_scale.sweep.sweep import (
-    Engine,
     Grid,
     LoadedData,
     Point,
-    RowsFile,
     finished_rows,
-    in_process,
     plan_sweep,
     seconds_left,
     timed_shapes,

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
-import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.errors import UserError
-from recbole_scale.files import Held
 from recbole_scale.fit.rows import Row, as_rows
 from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction, parameter_groups
 from recbole_scale.runs import records
-from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare, train_and_test
+from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare
 from recbole_scale.runs.timing import measure_speed
 from recbole_scale.settings import run_id
-from recbole_scale.training.checkpoint import held_run, run_stem
 from recbole_scale.training.schedule import Schedule
 
 _DEFAULT_RATE = 20e9  # FLOP/s assumed until a run has been measured; only the first estimate depends on it
@@ -71,18 +62,6 @@ class Point:
     flops: float
     digest: str | None = None  # of the interaction files
     tuning: dict[str, Any] | None = None  # how its learning rate was chosen, for the row
-
-
-class OnEpoch(Protocol):
-    """Is told of a run's epochs (from 0) as they are evaluated."""
-
-    def __call__(self, point: Point, epoch: int) -> None: ...
-
-    def parallel(self, runs: int) -> None:
-        """So many runs go on at once."""
-
-
-Engine = Callable[[Sequence[Point], OnEpoch], Iterator[tuple[Point, Row]]]
 
 
 def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
@@ -149,124 +128,6 @@ def finished_rows(path: str) -> list[Row]:
     if not os.path.isfile(path):
         return []
     return [row for row in as_rows(records.read_rows(path)) if row["status"] == "ok"]
-
-
-@dataclass(frozen=True)
-class RowsFile:
-    """The rows file of a sweep, which several sweeps may share: each looks at it again before every run.
-
-    Attributes:
-        path: the file.
-        keep: checkpoints that finished runs leave behind: ``best`` or ``none``.
-    """
-
-    path: str
-    keep: str = "best"
-
-    def finished(self, point: Point) -> Row | None:
-        """The row of a run that has ended well on this data, whoever trained it."""
-        same = [row for row in finished_rows(self.path) if row["run_id"] == point.run_id]
-        return next((row for row in same if records.is_finished(row, point.digest)), None)
-
-    def record(self, point: Point, row: Row, trained: bool = True) -> None:
-        """Add a run's row; only then may go what the run would need to be resumed."""
-        records.append_row(self.path, {**row, "tuning": point.tuning}, trained)
-        if row["status"] == "ok":
-            with suppress(OSError):  # a file that cannot be removed makes no finished run a failed one
-                self._tidy(os.path.join(point.settings.get("checkpoint_dir", "saved"), _stem(point)))
-
-    def _tidy(self, stem: str) -> None:
-        """Remove ``last``, which holds three times the model."""
-        best = [f"{stem}.{name}.pth" for name in ("best", "best-nll", "best-ranking")]
-        for path in [f"{stem}.last.pth"] + (best if self.keep == "none" else []):
-            if os.path.isfile(path):
-                os.remove(path)
-
-
-def _stem(point: Point) -> str:
-    return f"ScaledSASRec-{point.dataset}-{point.run_id}"
-
-
-def run_point(
-    point: Point,
-    finished: Callable[[Point], Row | None],
-    loaded: LoadedData | None = None,
-    on_epoch: Callable[[Point, int], None] | None = None,
-    record: Callable[[Row, bool], None] = lambda row, trained: None,
-) -> Row:
-    """Train and test one run, going on from its own checkpoint if it was stopped; its row, whatever happens.
-
-    Args:
-        point: the run.
-        finished: the run's row where another process has finished it meanwhile.
-        loaded: keeps the data set between runs of this process.
-        on_epoch: called after each evaluation.
-        record: writes the row while no other process may train this run.
-
-    Raises:
-        Held: another process trains this run.
-    """
-    started, clock = datetime.now(timezone.utc), time.perf_counter()
-    recording = False
-
-    def keep(row: Row, trained: bool) -> None:
-        nonlocal recording
-        recording = True
-        record(row, trained)
-
-    try:
-        config = make_config("ScaledSASRec", point.dataset, list(point.config_files), quiet(point.settings))
-        callback = None if on_epoch is None else (lambda epoch, score: on_epoch(point, epoch))
-        with held_run(run_stem(config)):
-            row = finished(point)
-            return row or train_and_test(config, resume="auto", loaded=loaded, callback_fn=callback, keep=keep)[1]
-    except Held:
-        raise
-    except Exception as failure:  # a failed run must not end the sweep
-        if recording:
-            raise
-        logging.getLogger().error(traceback.format_exc())
-        return failed_row(point, failure) | {
-            "started": started.isoformat(timespec="seconds"),
-            "seconds_total": round(time.perf_counter() - clock, 2),
-        }
-
-
-def failed_row(point: Point, failure: BaseException | str) -> Row:
-    """The row of a run that failed, or was lost."""
-    sentence = " ".join(str(failure).split())[:500] or type(failure).__name__
-    expected = isinstance(failure, UserError | str)
-    error = sentence if expected else f"{type(failure).__name__}: {sentence}"
-    return records.failed(point.run_id, error, point.dataset, "ScaledSASRec", point.settings) | {
-        "n_blocks": point.n_blocks,
-        "data_digest": point.digest,
-    }
-
-
-def in_process(loaded: LoadedData, rows: RowsFile) -> Engine:
-    """Engine that trains one run after the other in this process, on the data set read once.
-
-    A run that another sweep is training comes last, and is waited for: its row is there then, or it is trained here.
-    """
-
-    def engine(points: Sequence[Point], on_epoch: OnEpoch) -> Iterator[tuple[Point, Row]]:
-        waiting, held = deque(points), 0
-        while waiting:
-            point = waiting.popleft()
-            try:
-                row = run_point(point, rows.finished, loaded, on_epoch, partial(rows.record, point))
-            except Held:
-                waiting.append(point)
-                held += 1
-                if held >= len(waiting):
-                    time.sleep(1)
-                continue
-            if row["status"] != "ok":
-                rows.record(point, row)
-            held = 0
-            yield point, row
-
-    return engine
 
 
 def timed_shapes(points: Sequence[Point], rows: Sequence[Row], loaded: LoadedData, threads: int) -> list[Row]:
