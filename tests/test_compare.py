@@ -14,10 +14,12 @@ from scipy import stats
 import recbole_scale
 from recbole_scale.compare import command
 from recbole_scale.compare.runs import Budget, plan_runs, split_name, threads_of
-from recbole_scale.compare.significance import hit_at, holm, ndcg_at, paired_bootstrap
+from recbole_scale.compare.significance import by_user, hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.compare.table import as_latex, as_markdown, as_text, cells, summarise
+from recbole_scale.data.texts import joined
 from recbole_scale.errors import UserError
 from recbole_scale.runs import records
+from recbole_scale.runs.measuring import read_per_user
 from recbole_scale.runs.run import make_config, prepare
 from recbole_scale.settings import run_id
 from recbole_scale.training.budget import TimeBudget
@@ -53,6 +55,23 @@ def test_equal_models_differ_significantly_as_often_as_promised():
     rng = np.random.default_rng(0)
     p = [paired_bootstrap(rng.normal(size=200), samples=500, seed=i).p for i in range(400)]
     assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
+
+
+def test_rows_of_one_user_are_resampled_together():
+    """Against resampling whole users by hand, for users of one to nine rows that all agree or all differ."""
+    rng = np.random.default_rng(1)
+    user = np.repeat(np.arange(300), rng.integers(1, 10, 300))
+    values = (rng.normal(0.1, 1, 300)[user] + rng.normal(0, 0.1, len(user))).round(6)
+    sums, rows = np.bincount(user, values), np.bincount(user)
+    drawn = rng.integers(0, 300, (4000, 300))
+    low, high = np.quantile(sums[drawn].sum(1) / rows[drawn].sum(1), [0.025, 0.975])
+    found = paired_bootstrap(by_user(values, user), 20_000)
+    assert found.mean == pytest.approx(values.mean()) and (found.low, found.high) == pytest.approx(
+        (low, high), abs=0.02
+    )
+    alone = paired_bootstrap(values, 20_000)
+    assert found.high - found.low > 1.8 * (alone.high - alone.low)  # rows are not as many users
+    assert by_user(values[:3], np.arange(3)).tolist() == values[:3].tolist()
 
 
 def test_holm_on_a_worked_example():
@@ -120,12 +139,12 @@ def test_the_users_ranks_give_the_rows_metrics(walk, model):
     more = {"load_col": None, "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"}} if model == "Pop" else {}
     more |= {"repeatable": True}
     result = recbole_scale.run(model, "walk", config_dict={**SMALL, **more, "per_user_file": "users.npz"})
-    with np.load(walk / "users.npz") as users:
-        assert len(set(users["user"])) == len(users["user"]) and set(users["user"]) <= {f"u{i}" for i in range(60)}
-        for k in (5, 10):
-            assert ndcg_at(users["rank"], k).mean() == pytest.approx(result["test_result"][f"ndcg@{k}"], abs=1e-4)
-            assert hit_at(users["rank"], k).mean() == pytest.approx(result["test_result"][f"recall@{k}"], abs=1e-4)
-        assert users["nll"].mean() == pytest.approx(result["nll"], abs=1e-5)
+    users = read_per_user(walk / "users.npz")
+    assert len(set(users["user"])) == len(users["user"]) and set(users["user"]) <= {f"u{i}" for i in range(60)}
+    for k in (5, 10):
+        assert ndcg_at(users["rank"], k).mean() == pytest.approx(result["test_result"][f"ndcg@{k}"], abs=1e-4)
+        assert hit_at(users["rank"], k).mean() == pytest.approx(result["test_result"][f"recall@{k}"], abs=1e-4)
+    assert users["nll"].mean() == pytest.approx(result["nll"], abs=1e-5)
 
 
 # The comparison -----------------------------------------------------------------------------------------------------
@@ -212,6 +231,11 @@ def test_a_comparison_runs_fails_resumes_and_is_written(walk, capsys):
     assert "failed" not in (walk / "out" / "table.txt").read_text()
 
 
+def write_users(path, user, rank):
+    text, ends = joined(user)
+    np.savez(path, user_text=text, user_ends=ends, rank=rank, nll=np.ones(len(rank)))
+
+
 def made_rows(tmp_path, ndcg, offsets=(0, 0)):
     """Two finished runs of a model whose users have given ranks."""
     rows, files = [], []
@@ -219,7 +243,7 @@ def made_rows(tmp_path, ndcg, offsets=(0, 0)):
         rank = np.where(np.arange(200) < 100 + ndcg + offset, 1, 0)
         path = tmp_path / f"{ndcg}-{seed}.npz"
         order = np.random.default_rng(seed).permutation(200)  # files need not agree in the order of users
-        np.savez(path, user=np.arange(200).astype(str)[order], rank=rank[order], nll=np.ones(200))
+        write_users(path, order, rank[order])
         metrics = {"ndcg@10": rank.mean(), "recall@10": rank.mean(), "nll": 5.0 + seed}
         filtered = {"ndcg@10": rank.mean() + 0.1, "recall@10": rank.mean() + 0.2}
         rows.append({"settings": {}, "test_metrics": metrics, "test_metrics_filtered": filtered, "n_parameters": 1234,
@@ -254,7 +278,7 @@ def test_tables_show_means_deviations_and_corrected_differences(tmp_path):
     assert "better\\_one" in latex and "a\\_b" in latex and "\\textbf{0.7000 $\\pm$ 0.0000}" in latex
     assert all(line.count(" & ") == len(header) - 1 for line in latex.splitlines() if line.endswith("\\\\"))
     users["same"] = [users["base"][0], tmp_path / "other.npz"]
-    np.savez(tmp_path / "other.npz", user=np.arange(1, 201).astype(str), rank=np.ones(200, int), nll=np.ones(200))
+    write_users(tmp_path / "other.npz", np.arange(1, 201), np.ones(200, int))
     with pytest.raises(UserError, match=r"the users in .*other.npz are not those of the other runs"):
         summarise(groups, users, "base", {})
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from recbole_scale import files
 from recbole_scale.compare.command import write_tables
+from recbole_scale.data.texts import joined
 from recbole_scale.drawing import write_figure
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.files import drop_stale, whole_files, write_text
@@ -137,14 +138,15 @@ def test_a_log_that_cannot_be_written_is_told_once(capsys):
 
 def test_per_user_files_are_read_whole_or_not_at_all(tmp_path):
     path = tmp_path / "u.npz"
-    good = {"user": np.array(["a", "b"]), "rank": np.array([1, 0], np.int32), "nll": np.ones(2, np.float32)}
+    text, ends = joined("ab")
+    good = {"user_text": text, "user_ends": ends, "rank": np.array([1, 0], np.int32), "nll": np.ones(2, np.float32)}
     assert read_per_user(path) is None
-    for change in ({"rank": np.ones(3, np.int32)}, {"user": np.ones(2)}, {"nll": np.array([[1.0, 2.0]])}):
+    for change in ({"rank": np.ones(3, np.int32)}, {"user_ends": ends[::-1]}, {"nll": np.array([[1.0, 2.0]])}):
         np.savez(path, **{**good, **change})
         assert read_per_user(path) is None
-    np.savez(path, user=good["user"], rank=good["rank"])
+    np.savez(path, user_text=text, user_ends=ends, rank=good["rank"])
     assert read_per_user(path) is None
-    np.savez(path, **{**good, "user": np.array([{}, 1], dtype=object)})  # a pickle, which is not opened
+    np.savez(path, **{**good, "user_text": np.array([{}, 1], dtype=object)})  # a pickle, which is not opened
     assert read_per_user(path) is None
     np.savez(path, **good)
     assert np.array_equal(read_per_user(path)["rank"], good["rank"])

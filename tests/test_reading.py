@@ -95,12 +95,6 @@ def test_bytes_that_are_no_text_are_found_on_their_line(tmp_path, at):
         read_coded(tmp_path / "x.inter", ["user_id", "item_id", "timestamp"])
 
 
-def test_one_long_id_takes_the_memory_of_its_text(walk):
-    write_inter(walk / "dataset" / "walk" / "walk.inter", [*walk_rows(), *[("x" * 20_000, "i1", n) for n in range(9)]])
-    names = prepared().dataset.field2id_token["user_id"]
-    assert names.nbytes == 8 * 62 and "x" * 20_000 in names
-
-
 @pytest.mark.parametrize(("model", "more"), [("ScaledSASRec", {}), ("SASRec", TABLE)])
 def test_times_in_two_units_are_refused(walk, model, more):
     rows = [(u, i, (1_500_000_000 + t) * (1000 if u > "u3" else 1)) for u, i, t in walk_rows()]

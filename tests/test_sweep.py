@@ -18,6 +18,7 @@ import pytest
 from recbole_scale.data.histories import share_of_user
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import as_rows
+from recbole_scale.runs.measuring import read_per_user
 from recbole_scale.runs.ray_cluster import at_once, share_of_a_run
 from recbole_scale.runs.records import COLUMNS, read_rows
 from recbole_scale.runs.run import make_config, prepare
@@ -90,12 +91,11 @@ def test_a_fraction_keeps_the_same_users_and_all_tests(walk: Path) -> None:
 def test_users_beside_a_row_average_to_it(walk: Path) -> None:
     assert main([*COMMON, "--shapes", "1x8", "--seeds", "1", "--per_user", "users"]) == 0
     (row,) = rows_of(walk)
-    with np.load(walk / "users" / f"{row['run_id']}.npz") as users:
-        assert len(set(users["user"].tolist())) == len(users["user"]) == row["n_users"]
-        assert np.mean(users["nll"], dtype=np.float64) == pytest.approx(row["test_nll"], abs=1e-5)
-        assert np.mean((users["rank"] > 0) & (users["rank"] <= 10)) == pytest.approx(
-            row["test_metrics"]["recall@10"], abs=1e-5
-        )
+    users = read_per_user(walk / "users" / f"{row['run_id']}.npz")
+    assert users is not None and len(set(users["user"])) == len(users["user"]) == row["n_users"]
+    assert np.mean(users["nll"], dtype=np.float64) == pytest.approx(row["test_nll"], abs=1e-5)
+    hits = (users["rank"] > 0) & (users["rank"] <= 10)
+    assert np.mean(hits) == pytest.approx(row["test_metrics"]["recall@10"], abs=1e-5)
     assert "per_user_file" not in row["settings"]
 
 

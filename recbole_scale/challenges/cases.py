@@ -122,5 +122,4 @@ def leave_one_out(histories: Histories, split: Split, phase: str = "test") -> Ca
 
 def training_counts(histories: Histories, split: Split, n_items: int) -> np.ndarray:
     """How often each item id 0..V occurs in the training part, int64 [V + 1]."""
-    positions = ragged_ranges(histories.offsets[:-1], split.train_end)
-    return np.bincount(histories.items[positions], minlength=n_items + 1)
+    return np.bincount(histories.items[split.counted(histories)], minlength=n_items + 1)

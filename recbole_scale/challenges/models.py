@@ -137,10 +137,6 @@ def _dataset(config: Any, loaded: dict[str, HistoryDataset]) -> HistoryDataset:
     keys = (*dataset_arguments, "data_path", "dataset", "eval_args", "data_fraction")
     key = json.dumps({name: config[name] for name in keys}, sort_keys=True, default=str)
     if key not in loaded:
-        if config["benchmark_filename"]:
-            raise UserError(
-                f"'{config['dataset']}' is read from benchmark files, which have no histories to make cases of"
-            )
         loaded[key] = recboles_refusal(lambda: HistoryDataset(config).build())[0]
     view = copy(loaded[key])
     view.config = config

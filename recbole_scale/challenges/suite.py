@@ -113,15 +113,29 @@ def _check(options: Options) -> None:
 
 
 def _domains(checkpoint: Checkpoint, domain_field: str) -> tuple[np.ndarray, list[str]]:
-    """Domain of each item of the data set, by token: training may have read the file without that column."""
+    """Domain of each item of the data set, by token: training may have read the file without that column.
+
+    Of ready-made splits the items' own file says it: a row's columns are its target's, and not every item is one.
+    """
     dataset, config = checkpoint.dataset, checkpoint.config
-    path = Path(dataset.dataset_path, f"{dataset.dataset_name}.inter")
+    path = Path(dataset.dataset_path, f"{dataset.dataset_name}.{'item' if _is_ready_made(dataset) else 'inter'}")
+    if not path.is_file():
+        raise UserError(f"multi_domain needs a column '{domain_field}:token' in {path}, and there is no such file")
     tokens = dataset.field2id_token[dataset.iid_field]
     return multi_domain.read_domains(path, tokens, domain_field, dataset.iid_field, config["field_separator"])
 
 
+def _is_ready_made(dataset: Any) -> bool:
+    return dataset.benchmark_filename_list is not None
+
+
 def _windows(checkpoint: Checkpoint) -> list[Cases]:
     dataset = checkpoint.dataset
+    if _is_ready_made(dataset):
+        raise UserError(
+            "trajectory holds the end of whole histories out before the training, and the rows of benchmark_filename "
+            "are parts of histories that were split already; hold it out of the log (--make_trajectory_data)"
+        )
     path = Path(dataset.dataset_path, f"{dataset.dataset_name}{windows.SUFFIX}")
     fields = (dataset.uid_field, dataset.iid_field, dataset.time_field)
     users, items = (dataset.field2id_token[name] for name in fields[:2])

@@ -89,7 +89,7 @@ def describe(dataset: str, budget: Budget, reference: str, seeds: int, rows: lis
     shared = f" on {' or '.join(map(str, threads))} CPU thread{'s' * (threads != [1])}" if threads else ""
     history = "masked" if run.settings.get("mask_history") else "not masked"
     return (
-        f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. {cut} in exact time order, {ranking}, history {history}; "
+        f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. {cut}, {ranking}, history {history}; "
         f"tested is the epoch with the best valid {metric}. Mean ± standard deviation over "
         f"seeds; differences from {reference} are over the same users (paired bootstrap), p after Holm's correction, "
         f"* below 0.05. Best of a column: <."

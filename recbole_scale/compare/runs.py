@@ -124,7 +124,8 @@ def plan_runs(
             for owner in (model, name):
                 own |= {k.rpartition(".")[2]: v for k, v in settings.items() if k.rpartition(".")[0] == owner}
             # general models, Pop and ItemKNN among them, are split by time too, which RecBole has them not read
-            times = {} if find_model(model).type == ModelType.SEQUENTIAL else {"load_col": _with_times(shared | own)}
+            timeless = find_model(model).type == ModelType.SEQUENTIAL or (shared | own).get("benchmark_filename")
+            times = {} if timeless else {"load_col": _with_times(shared | own)}
             chosen = {**PROTOCOL, **budget.settings(), **size, **times, **shared, **own, "seed": seed}
             config = make_config(model, dataset, config_dict=dict(chosen))
             digest = digest or data_digest(config)

@@ -43,6 +43,18 @@ def paired_bootstrap(difference: np.ndarray, samples: int = 10_000, seed: int = 
     return Difference(mean, float(low), float(high), (1 + further) / (samples + 1))
 
 
+def by_user(values: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """One value a user [U] with the mean of all rows [n], for resampling whole users; a user's rows are no strangers.
+
+    Where users have several rows, the mean of a resample of users is a ratio of two sums; this is its linear part.
+    """
+    _, number, rows = np.unique(user, return_inverse=True, return_counts=True)
+    if len(rows) == len(values):
+        return values
+    mean = values.mean()
+    return mean + (np.bincount(number, values) - mean * rows) * len(rows) / len(values)
+
+
 def holm(p_values: list[float]) -> list[float]:
     """p-values adjusted for being looked at together (Holm 1979, step down), in the order given."""
     n, largest = len(p_values), 0.0

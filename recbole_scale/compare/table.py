@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_scale.compare.significance import Difference, hit_at, holm, ndcg_at, paired_bootstrap
+from recbole_scale.compare.significance import Difference, by_user, hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.errors import UserError
 from recbole_scale.runs.measuring import read_per_user
 
@@ -54,13 +54,14 @@ def summarise(
     Raises:
         UserError: two runs ranked different users.
     """
-    ranks = _ranks_by_user({name: files for name, files in users.items() if files})
+    ranks, tested_users = _ranks_by_user({name: files for name, files in users.items() if files})
     tested: dict[tuple[str, str], Difference] = {}
     for metric, (measure, k) in METRICS.items():
-        values = {name: measure(rank, k).mean(0) for name, rank in ranks.items()}  # [U], mean over seeds
+        values = {name: measure(rank, k).mean(0) for name, rank in ranks.items()}  # [rows], mean over seeds
         for name in values:
             if name != reference and reference in values:
-                tested[name, metric] = paired_bootstrap(values[name] - values[reference], samples)
+                difference = by_user(values[name] - values[reference], tested_users)
+                tested[name, metric] = paired_bootstrap(difference, samples)
     corrected = dict(zip(tested, holm([found.p for found in tested.values()]), strict=True))
     lines = []
     for name, rows in groups.items():
@@ -105,9 +106,9 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _ranks_by_user(users: dict[str, list[Path]]) -> dict[str, np.ndarray]:
-    """Ranks [seeds, U] of each model's runs, the users of all in one order."""
-    ranks, first = {}, None
+def _ranks_by_user(users: dict[str, list[Path]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Ranks [seeds, rows] of each model's runs, all in one order, and the user of each row, objects [rows]."""
+    ranks, first = {}, np.zeros(0, dtype=object)
     for name, files in users.items():
         found = []
         for path in files:
@@ -117,11 +118,11 @@ def _ranks_by_user(users: dict[str, list[Path]]) -> dict[str, np.ndarray]:
             order = np.argsort(data["user"], kind="stable")
             names = data["user"][order]
             found.append(data["rank"][order])
-            first = names if first is None else first
+            first = first if len(first) else names
             if not np.array_equal(first, names):
                 raise UserError(f"the users in {path} are not those of the other runs; was the data changed between?")
         ranks[name] = np.stack(found)
-    return ranks
+    return ranks, first
 
 
 # Rendering ----------------------------------------------------------------------------------------------------------

@@ -162,6 +162,10 @@ class Split:
         """As :meth:`ranges`, every position written out, int64 [n]."""
         return self.ranges(histories, phase)[:]
 
+    def counted(self, histories: Histories) -> np.ndarray:
+        """Positions of the training part, by which items are popular; users outside ``trains`` included, int64 [n]."""
+        return ragged_ranges(histories.offsets[:-1], self.train_end)
+
 
 def share_of_user(tokens: np.ndarray) -> np.ndarray:
     """A number in [0, 1) for each user's token, float64 [U]: a hash, the same in every run, split and process.
@@ -236,11 +240,11 @@ def split_in_words(split: dict[str, Any] | None, group_by: object = "user") -> s
     rule, value = next(iter(split.items()))
     if on_time_line(split, group_by):
         cuts = "shares" if _is_shares(value) else "times"
-        return f"One time line for all users, cut at {cuts} {', '.join(map(str, value))},"
+        return f"One time line for all users, cut at {cuts} {', '.join(map(str, value))}, in exact time order"
     if rule == "LS":
         which = {"valid_only": " (valid only)", "test_only": " (test only)"}.get(value, "")
-        return f"Leave-one-out{which}"
-    return f"Each user's rows split {', '.join(map(str, value))}"
+        return f"Leave-one-out{which} in exact time order"
+    return f"Each user's rows split {', '.join(map(str, value))} in exact time order"
 
 
 def _is_shares(value: Any) -> bool:
@@ -300,11 +304,13 @@ def _ratio_counts(rows: np.ndarray, ratios: list[float]) -> tuple[np.ndarray, np
 def data_fingerprint(dataset: Any) -> str:
     """Sixteen hex digits that name the data a run sees: users, items and every history's order.
 
-    ``dataset`` has ``histories`` and RecBole's ``field2id_token``.
+    ``dataset`` has ``histories`` and RecBole's ``field2id_token``. Of ready-made rows it is also each row's part.
     """
     digest = hashlib.sha256()
     for field in (dataset.uid_field, dataset.iid_field):
         digest.update("\n".join(map(str, dataset.field2id_token[field])).encode())
     for array in (dataset.histories.items, dataset.histories.users, dataset.histories.offsets):
         digest.update(np.ascontiguousarray(array).tobytes())
+    if (phase := getattr(getattr(dataset, "split", None), "phase", None)) is not None:
+        digest.update(phase.tobytes())
     return digest.hexdigest()[:16]

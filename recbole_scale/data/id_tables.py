@@ -8,22 +8,18 @@ import numpy as np
 import torch
 
 from recbole_scale.data.atomic import PADDING
+from recbole_scale.data.texts import joined, separated
 
 
 def packed(tokens: np.ndarray) -> dict[str, torch.Tensor]:
     """Names of ids 0, 1, ... as one array of UTF-8 bytes and the end of each name in it."""
-    texts = [str(token).encode() for token in tokens]
-    text = np.frombuffer(b"".join(texts), np.uint8).copy()
-    return {"text": torch.from_numpy(text), "ends": torch.from_numpy(np.cumsum([len(one) for one in texts]))}
+    text, ends = joined(tokens)
+    return {"text": torch.from_numpy(text.copy()), "ends": torch.from_numpy(ends)}
 
 
 def unpacked(state: dict[str, torch.Tensor]) -> np.ndarray:
     """Names of ids 0, 1, ..., objects [n]; ValueError where the arrays contradict each other."""
-    text, ends = state["text"].numpy().tobytes(), state["ends"].numpy()
-    if not len(ends) or (np.diff(ends, prepend=0) < 0).any() or ends[-1] != len(text):
-        raise ValueError("the table of ids is damaged")
-    starts = np.r_[0, ends[:-1]]
-    return np.array([text[a:b].decode() for a, b in zip(starts, ends, strict=True)], dtype=object)
+    return separated(state["text"].numpy(), state["ends"].numpy())
 
 
 def id_tables(dataset: Any, users: bool) -> dict[str, Any]:

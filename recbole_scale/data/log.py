@@ -21,6 +21,7 @@ from recbole_scale.data.cache import cache_path, content_digest, read_cache, wri
 from recbole_scale.data.coded import Coded
 from recbole_scale.data.histories import Histories, in_time_order, time_order
 from recbole_scale.data.recbole_filters import LogFilters, kept_rows
+from recbole_scale.data.texts import joined
 from recbole_scale.data.time_units import check_units
 from recbole_scale.errors import UserError
 
@@ -150,17 +151,11 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _to_arrays(log: Log) -> dict[str, np.ndarray]:
-    user_ends, user_text = _text_arrays(log.users)
-    item_ends, item_text = _text_arrays(log.items)
+    user_text, user_ends = joined(log.users.to_pylist())
+    item_text, item_ends = joined(log.items.to_pylist())
     arrays = {"items": log.histories.items, "times": log.times, "offsets": log.histories.offsets}
     arrays |= {"user_ends": user_ends, "item_ends": item_ends, "user_text": user_text, "item_text": item_text}
     return {name: np.ascontiguousarray(arrays[name], dtype) for name, dtype in DTYPES.items()}
-
-
-def _text_arrays(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the texts in their joined UTF-8 bytes, and these bytes."""
-    joined = [text.encode() for text in texts.to_pylist()]
-    return np.cumsum([len(text) for text in joined]), np.frombuffer(b"".join(joined), np.uint8)
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> Log | None:

@@ -32,6 +32,10 @@ class RowSplit(Split):
             wanted &= self.trains
         return Positions(histories.offsets[1:] - 1, np.cumsum(wanted.astype(np.int64)))
 
+    def counted(self, histories: Histories) -> np.ndarray:
+        """Positions of the training rows' targets: what stands before them is mostly another row's target."""
+        return histories.offsets[1:][self.train_end > 0] - 1
+
     def windows(self, histories: Histories, max_length: int, rng: np.random.Generator | None) -> Windows:
         """One window a training row, of its last ``max_length`` items, that counts its target."""
         last = self.ranges(histories, "train")[:]

@@ -14,7 +14,7 @@ import torch
 from recbole.config import Config
 from recbole.evaluator import metric_types, smaller_metrics
 from recbole.evaluator import register as metric_register
-from recbole.utils import FeatureSource, ModelType, ensure_dir
+from recbole.utils import ModelType, ensure_dir
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.plugin.config import (
@@ -124,10 +124,9 @@ def model_names() -> list[str]:
 
 def _register_data() -> None:
     from recbole.data.dataloader import FullSortEvalDataLoader
-    from recbole.data.dataset import Dataset, SequentialDataset
     from recbole.data.utils import create_dataset, create_samplers, get_dataloader, load_split_dataloaders
 
-    from recbole_scale.plugin import time_line
+    from recbole_scale.plugin import reading, time_line
 
     _ORIGINAL["get_dataloader"], _ORIGINAL["create_dataset"] = get_dataloader, create_dataset
     _ORIGINAL["create_samplers"], _ORIGINAL["full_sort_batch"] = create_samplers, FullSortEvalDataLoader.collate_fn
@@ -137,17 +136,7 @@ def _register_data() -> None:
     _replace("create_dataset", find_dataset)
     _ORIGINAL["load_split_dataloaders"] = load_split_dataloaders
     _replace("load_split_dataloaders", lambda config: None)  # a pickle, opened whenever a file of its name is there
-    _ORIGINAL["load_feat"] = Dataset._load_feat
-    _ORIGINAL["change_feat_format"] = SequentialDataset._change_feat_format
-    _ORIGINAL["load_inter_feat"] = Dataset._load_inter_feat
-    _ORIGINAL["download"] = Dataset._download
-    Dataset._load_feat = _load_feat
-    Dataset._load_inter_feat = _load_inter_feat
-    Dataset._download = _download
-    _ORIGINAL["get_preload_weight"] = Dataset.get_preload_weight
-    # float64 as read, which KSR's layers do not take
-    Dataset.get_preload_weight = lambda self, field: _ORIGINAL["get_preload_weight"](self, field).astype("float32")
-    SequentialDataset._change_feat_format = _sort_exactly_first
+    reading.install()
     time_line.install()
 
 
@@ -195,86 +184,6 @@ def _batch_with_seen(self: Any, index: Any) -> Any:
     batch = _ORIGINAL["full_sort_batch"](self, index)
     batch[0].seen = seen_pairs(self._dataset, batch[0])
     return batch
-
-
-def _load_feat(self: Any, filepath: str, source: Any) -> Any:
-    """Read interactions with our fast reader; anything else, and files with sequence columns, with RecBole's."""
-    from recbole_scale.data.atomic import read_header
-    from recbole_scale.data.dataset import load_interactions, read_kinds
-
-    if source != FeatureSource.INTERACTION:
-        return _load_features(self, filepath, source)
-    fields = read_kinds(self, filepath)
-    wanted, unwanted = self._get_load_and_unload_col(source)
-    for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
-        name = self.config[key]
-        if name in (wanted or ()) and name not in fields:
-            raise UserError(f"{filepath}, line 1: there is no column '{name}' ({key}){nearest(name, fields)}")
-    listed = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
-    if self.config["benchmark_filename"] and listed in (wanted or ()) and listed not in fields:
-        raise UserError(
-            f"{filepath}, line 1: there is no column '{listed}'; the rows of benchmark_filename are "
-            f"{self.uid_field}:token, {listed}:token_seq, {self.iid_field}:token"
-        )
-    columns = [f for f in fields if (wanted is None or f in wanted) and f not in (unwanted or ())]
-    if any(fields[name].endswith("_seq") for name in columns):
-        if (
-            self.time_field in columns
-            and read_header(filepath, self.config["field_separator"])[self.time_field] == "token"
-        ):
-            raise UserError(f"{filepath}, line 1: TIME_FIELD is a token here; write {self.time_field}:float")
-        return _ORIGINAL["load_feat"](self, filepath, source)
-    return load_interactions(self, filepath, source, columns)
-
-
-def _load_features(self: Any, filepath: str, source: Any) -> Any:
-    """As RecBole's; a value that is no number is named by file and line."""
-    from recbole_scale.data.atomic import first_bad_line, read_header
-
-    try:
-        return _ORIGINAL["load_feat"](self, filepath, source)
-    except ValueError as failure:
-        separator = self.config["field_separator"]
-        fields = read_header(filepath, separator)
-        told = first_bad_line(filepath, fields, list(fields), separator)
-        raise UserError(told or f"{filepath}: {failure}") from failure
-
-
-def _load_inter_feat(self: Any, token: str, dataset_path: str) -> None:
-    from recbole_scale.data.atomic import check_file
-
-    names = [f"{token}.{name}.inter" for name in self.benchmark_filename_list or ()] or [f"{token}.inter"]
-    for name in names:
-        check_file(os.path.join(dataset_path, name))
-    _ORIGINAL["load_inter_feat"](self, token, dataset_path)
-
-
-def _download(self: Any) -> None:
-    """RecBole downloads the data sets it knows by name; anything else that is missing is told in one sentence."""
-    from recbole_scale.data.atomic import check_file
-
-    path = os.path.join(self.dataset_path, f"{self.dataset_name}.inter")
-    known = self._get_download_url("url", allow_none=True) if not os.path.isabs(self.dataset_name) else None
-    if not known:
-        check_file(path)
-    try:
-        _ORIGINAL["download"](self)
-    except (OSError, SystemExit) as failure:
-        raise UserError(f"there is no file {path}, and it could not be downloaded from {known}") from failure
-    except (ValueError, RuntimeError):  # RecBole ends with a barrier, which one process alone cannot pass
-        check_file(path)
-
-
-def _sort_exactly_first(self: Any) -> None:
-    """Sort by exact time before RecBole turns times into float32 (steps of 64 to 128 s); its later sort is stable."""
-    from recbole_scale.data.histories import time_order
-
-    frame = self.inter_feat
-    whole = self.time_field in frame and self.uid_field in frame and frame[self.time_field].dtype != object
-    if self.config["benchmark_filename"] is None and whole:  # discretised times are pairs
-        order = time_order(frame[self.uid_field].to_numpy(), frame[self.time_field].to_numpy())
-        self.inter_feat = frame.iloc[order].reset_index(drop=True)
-    _ORIGINAL["change_feat_format"](self)
 
 
 # Metrics ------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ REPLACED: dict[str, str] = {
     "Config.__new__": "Config(...) makes our subclass, whoever imported the class first and by whatever name",
     # reading
     "Dataset._load_feat": "our fast reader, which names line and column of a fault",
+    "Dataset._remap": "tables of ids are as long as their texts, not as wide as the longest for every id",
     "Dataset._load_inter_feat": "a missing or empty file is one sentence",
     "Dataset._download": "a data set that RecBole does not know is a missing file, not a failed download",
     "Dataset.build": "eval_args.split TS cuts one time line at exact times for every model",

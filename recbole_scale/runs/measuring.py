@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from recbole.utils import ModelType
 
+from recbole_scale.data.texts import joined, separated
 from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
 from recbole_scale.text import metric_name
@@ -190,9 +191,10 @@ def measured_bests(trainer: Any, prepared: Any, test_result: Any, saved: bool, *
 def measured_test(trainer: Any, prepared: Any, per_user_file: str | None, **named: Any) -> tuple[Any, float]:
     """``trainer.evaluate`` on the test rows; returns its metrics and the seconds it took.
 
-    ``per_user_file``: also write an ``.npz`` of one entry a test row: ``user`` (raw id), ``rank`` of the held-out
-    item (1 is best, 0 beyond the longest top-k list), ``rank_filtered`` where the user's earlier items are left out of
-    a second ranking, ``nll`` in nats where it was measured.
+    ``per_user_file``: also write an ``.npz`` of one entry a test row: ``rank`` of the held-out item (1 is best, 0
+    beyond the longest top-k list), ``rank_filtered`` where the user's earlier items are left out of a second ranking,
+    ``nll`` in nats where it was measured, and the users' raw ids as ``user_text`` (UTF-8 of all) and ``user_ends``
+    (where each ends), which :func:`read_per_user` gives as ``user``.
     """
     kept: list[Any] = []
     if per_user_file:
@@ -217,11 +219,12 @@ def read_per_user(path: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
     """What :func:`save_per_user` wrote, every byte checked; None where there is no such file or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in ("user", "rank", "nll")}
+            found = {name: stored[name] for name in ("rank", "nll")}
+            found["user"] = separated(stored["user_text"], stored["user_ends"])
     except (OSError, ValueError, LookupError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
             SyntaxError, TypeError, AttributeError, OverflowError, struct.error):  # fmt: skip
         return None
-    kinds = {"user": "U", "rank": "i", "nll": "f"}
+    kinds = {"user": "O", "rank": "i", "nll": "f"}
     whole = all(array.ndim == 1 and array.dtype.kind == kinds[name] for name, array in found.items())
     return found if whole and len({len(array) for array in found.values()}) == 1 else None
 
@@ -240,10 +243,11 @@ def save_per_user(path: str, prepared: Any, struct: Any) -> None:
         ranks["rank_filtered"] = _ranks(struct.filtered)
     sequential = prepared.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     ids = dataset.inter_feat[dataset.uid_field] if sequential else prepared.test_data.uid_list
-    user = dataset.field2id_token[dataset.uid_field][np.asarray(ids)].astype(str)
-    nll = struct.get("rec.nll").numpy() if "rec.nll" in struct else np.full(len(user), np.nan)
+    text, ends = joined(dataset.field2id_token[dataset.uid_field][np.asarray(ids)])
+    nll = struct.get("rec.nll").numpy() if "rec.nll" in struct else np.full(len(ends), np.nan)
+    columns = {**ranks, "nll": nll.astype(np.float32), "user_text": text, "user_ends": ends}
     with whole_files(Path(path), what="per_user_file") as (file,):
-        np.savez_compressed(file.handle, user=user, nll=nll.astype(np.float32), **ranks)  # type: ignore[arg-type]
+        np.savez_compressed(file.handle, **columns)  # type: ignore[arg-type]
 
 
 def _ranks(struct: Any) -> np.ndarray:

@@ -20,18 +20,14 @@ def counting_rows(prepared: Prepared) -> list[Row]:
     """
     split, histories = prepared.test_data.dataset.split, prepared.dataset.histories
     n_items = prepared.dataset.item_num - 1
-    ends = histories.offsets[:-1] + split.train_end
-    counts = np.zeros(n_items + 1)
-    places = np.arange(len(histories.items))
-    owner = histories.owner(places)
-    seen = places < ends[owner]
+    seen = split.counted(histories)
     if split.trains is not None:
-        seen &= split.trains[owner]
-    counts += np.bincount(histories.items[seen], minlength=n_items + 1)
+        seen = seen[split.trains[histories.owner(seen)]]
+    counts = np.bincount(histories.items[seen], minlength=n_items + 1)
     order = np.argsort(-counts[1:], kind="stable") + 1  # item ids, most popular first
     rank = np.empty(n_items + 1, dtype=np.int64)
     rank[order] = np.arange(1, n_items + 1)
-    tests = _positions(split, histories)
+    tests = split.targets(histories, "test")
     targets = histories.items[tests]
     nll = -np.log((counts[targets] + 1) / (counts.sum() + n_items))
     repeated = np.array([_repeat_rank(histories, position, order) for position in tests])
@@ -41,13 +37,6 @@ def counting_rows(prepared: Prepared) -> list[Row]:
         _row(prepared, "Popularity", popular, float(nll.mean()), spread),
         _row(prepared, "Repeat last", _metrics(repeated), None, None),
     ]
-
-
-def _positions(split: Any, histories: Any) -> Any:
-    """Positions of the test targets, of users with a last item to hold out."""
-    begin = histories.offsets[:-1] + split.valid_end
-    end = histories.offsets[1:]
-    return np.concatenate([np.arange(low, high) for low, high in zip(begin, end, strict=True) if high > low])
 
 
 def _repeat_rank(histories: Any, position: int, order: Any) -> int:

@@ -79,14 +79,18 @@ def rows_readers(folder: Path) -> list[Reader]:
 
 def per_user_reader(folder: Path) -> Reader:
     """Ranks of a run's users."""
+    from recbole_scale.data.texts import joined
     from recbole_scale.runs.measuring import read_per_user
 
-    kept = {"user": np.array(["a", "b", "c"]), "rank": np.array([1, 0, 3], np.int32), "nll": np.ones(3, np.float32)}
+    text, ends = joined("abc")
+    kept = {"user_text": text, "user_ends": ends, "rank": np.array([1, 0, 3], np.int32), "nll": np.ones(3, np.float32)}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **kept)
 
     def same(found: Any, content: bytes) -> bool:
-        return found is None or all(np.array_equal(found[name], kept[name]) for name in kept)
+        return found is None or (
+            found["user"].tolist() == list("abc") and all(np.array_equal(found[n], kept[n]) for n in ("rank", "nll"))
+        )
 
     return Reader("per-user files", [buffer.getvalue()], read_per_user, same=same)
 

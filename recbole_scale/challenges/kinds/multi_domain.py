@@ -14,6 +14,7 @@ import numpy as np
 from recbole_scale.challenges.cases import Cases
 from recbole_scale.data.atomic import read_coded, read_header
 from recbole_scale.data.coded import Coded
+from recbole_scale.data.texts import as_objects
 from recbole_scale.errors import UserError, nearest
 
 
@@ -24,12 +25,12 @@ def read_domains(
     item: str = "item_id",
     separator: str = "\t",
 ) -> tuple[np.ndarray, list[str]]:
-    """Domain of each item, from a column of the atomic file.
+    """Domain of each item, from a column of an atomic file.
 
     An item that stands in several domains belongs to the one it is in most often, by name where that is equal.
 
     Args:
-        path: the ``.inter`` file.
+        path: a ``.inter`` or ``.item`` file.
         item_tokens: token of each item id, [V + 1]; entry 0 is padding.
         domain: name of the domain column, a token.
         item: name of the item column.
@@ -89,7 +90,7 @@ def make_cases(base: Cases, domain_of: np.ndarray, names: list[str]) -> list[Cas
     mix = replace(
         base,
         groups={
-            "target domain": np.array([f"to {name}" for name in names])[target],
+            "target domain": as_objects(f"to {name}" for name in names)[target],
             "domains": np.char.add(breadth.astype(str), np.where(breadth == 1, " domain", " domains")),
         },
         dropped={"no item of another domain in the history": int((~enough).sum())},
