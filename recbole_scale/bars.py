@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+tqdm.set_lock(threading.RLock())  # its own is a semaphore between processes, of which a killed one leaves a warning
 
 
 def bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:

@@ -99,21 +99,25 @@ def exit_code(main: Callable[[], int | None]) -> int:
     try:
         with watched(), patient_output():
             return run()
-    except UserError as mistake:
-        sentence, code = f"error: {mistake}", 2
-    except ModuleNotFoundError as failure:
-        missing = without_recbole(failure)
-        sentence, code = (f"error: {missing}", 2) if missing is not None else (_bug(failure), 1)
-    except OSError as fault:
-        machine = fault.errno in OF_THE_MACHINE
-        sentence, code = (f"error: {_of_the_machine(fault)}", 2) if machine else (_bug(fault), 1)
     except Interrupted as stop:
         sentence, code = str(stop), stop.exit_code
     except Exception as failure:
-        sentence, code = (f"error: {OUT_OF_MEMORY}", 2) if out_of_memory(failure) else (_bug(failure), 1)
+        mistake = as_mistake(failure)
+        sentence, code = (_bug(failure), 1) if mistake is None else (f"error: {mistake}", 2)
     with suppress(OSError):
         print(sentence, file=sys.stderr, flush=True)
     return code
+
+
+def as_mistake(failure: Exception) -> UserError | None:
+    """What the user or whoever keeps the machine can mend of a failure, in one sentence; None for a bug."""
+    if isinstance(failure, UserError):
+        return failure
+    if isinstance(failure, ModuleNotFoundError):
+        return without_recbole(failure)
+    if isinstance(failure, OSError) and failure.errno in OF_THE_MACHINE:
+        return UserError(_of_the_machine(failure))
+    return UserError(OUT_OF_MEMORY) if out_of_memory(failure) else None
 
 
 OUT_OF_MEMORY = (

@@ -12,7 +12,9 @@ import pytest
 import torch
 from recbole_data import NAME, settings_of, with_first_weights, write_made
 
+from recbole_scale.errors import exit_code
 from recbole_scale.plugin.processes import share, weight_of
+from recbole_scale.training.processes import start
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0}
 MODELS = {
@@ -134,6 +136,36 @@ def test_a_run_of_two_processes_is_one_run(folder, model):
     found = list((folder / "saved").glob("*.pth"))
     assert len(found) == 1
     assert evaluated_again(str(found[0])) == row["test_metrics"]
+
+
+def fails(local_rank, kind):
+    """Process 1 meets what no program can mend, or a bug."""
+    if local_rank == 1:
+        raise {"memory": MemoryError(), "disk": OSError(28, "No space left on device", "a.npz"), "bug": KeyError("x")}[kind]
+
+
+TOLD = {"memory": "error: there is not enough memory", "disk": "error: 'a.npz' cannot be read or written (no space left",
+        "bug": "error: this is a bug of recbole-scale (process 1: KeyError: 'x')"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TOLD)
+def test_what_one_process_cannot_mend_is_told_in_its_own_sentence(folder, capsys, kind):
+    code = exit_code(lambda: start(fails, (kind,), 2))
+    told = capsys.readouterr().err
+    assert told.startswith(TOLD[kind]) and told.count("\n") == 1 and code == (1 if kind == "bug" else 2)
+
+
+@pytest.mark.parametrize(("more", "says"), [(["--n_heads=5"], "hidden_size"), ([], "file too large")])
+def test_a_run_of_two_processes_tells_a_mistake_and_a_full_disk(walk, more, says):
+    """The disk is full for files of more than 20,000 bytes: checkpoints."""
+    words = ["--hidden_size=16", "--inner_size=64", "--n_layers=2", "--epochs=2", "--topk=[5]", *more]
+    run = [sys.executable, "-m", "recbole_scale", "--dataset=walk", "--nproc=2", "--port", free_port(), *words]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *run], cwd=walk, capture_output=True, text=True, timeout=300
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("error: ") and says in last, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and not list((walk / "saved").glob(".*"))
 
 
 WRONG = {

@@ -7,6 +7,7 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from recbole_scale.training import group
+from recbole_scale.training.processes import start
 
 
 def run(
@@ -30,7 +31,7 @@ def run(
     world = world_size if world_size > 0 else nproc
     members = {"world_size": world, "ip": ip, "port": port, "nproc": nproc, "offset": group_offset}
     results = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_member, (results, call, {**(config_dict or {}), **members}), nprocs=nproc)
+    start(_member, (results, call, {**(config_dict or {}), **members}), nproc)
     return None if results.empty() else results.get()
 
 

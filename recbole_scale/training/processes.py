@@ -10,8 +10,7 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from recbole_scale import signals
-from recbole_scale.errors import UserError
-from recbole_scale.files import Held
+from recbole_scale.errors import UserError, as_mistake
 from recbole_scale.training import group
 
 PATIENCE = 20.0  # seconds that processes have for the step they are in and a checkpoint; then they are killed
@@ -30,7 +29,7 @@ def start(work: Callable[..., None], arguments: tuple[Any, ...], processes: int)
     context: Any = None
     try:
         with signals.held():
-            context = mp.spawn(work, arguments, nprocs=processes, join=False)
+            context = mp.spawn(_member, (work, *arguments), nprocs=processes, join=False)
             with signals.handed_on(context.pids()):
                 _wait(context)
     except mp.ProcessExitedException as failure:
@@ -39,12 +38,23 @@ def start(work: Callable[..., None], arguments: tuple[Any, ...], processes: int)
         raise SystemExit(f"error: {group.how_it_ended(failure)}") from None
     except mp.ProcessRaisedException as failure:  # the other processes have been ended by now
         kind, _, sentence = str(failure).strip().splitlines()[-1].partition(": ")
-        if kind.rpartition(".")[2] not in (UserError.__name__, Held.__name__):
+        if kind.rpartition(".")[2] != UserError.__name__:
             raise
         raise UserError(sentence) from failure
     except signals.Interrupted as stop:
         stop.advice = ADVICE
         raise
+
+
+def _member(local_rank: int, work: Callable[..., None], *arguments: Any) -> None:
+    """One process, whose failure reaches the first one as text alone: what is no bug leaves as a plain UserError."""
+    try:
+        work(local_rank, *arguments)
+    except Exception as failure:
+        mistake = as_mistake(failure)
+        if mistake is None:
+            raise
+        raise UserError(str(mistake)) from failure
 
 
 ADVICE = "the same command with --resume auto goes on from its last checkpoint"
