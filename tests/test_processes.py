@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -149,10 +150,12 @@ TOLD = {"memory": "error: there is not enough memory", "disk": "error: 'a.npz' c
 
 
 @pytest.mark.parametrize("kind", TOLD)
-def test_what_one_process_cannot_mend_is_told_in_its_own_sentence(folder, capsys, kind):
+def test_what_one_process_cannot_mend_is_told_in_its_own_sentence(folder, capsys, monkeypatch, kind):
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     code = exit_code(lambda: start(fails, (kind,), 2))
     told = capsys.readouterr().err
     assert told.startswith(TOLD[kind]) and told.count("\n") == 1 and code == (1 if kind == "bug" else 2)
+    assert not list(folder.glob("pytorch*"))
 
 
 @pytest.mark.parametrize(("more", "says"), [(["--n_heads=5"], "hidden_size"), ([], "file too large")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
@@ -44,6 +45,9 @@ def start(work: Callable[..., None], arguments: tuple[Any, ...], processes: int)
     except signals.Interrupted as stop:
         stop.advice = ADVICE
         raise
+    finally:
+        for left in context.error_files if context else ():  # torch's, with the text of a failure
+            Path(left).unlink(missing_ok=True)
 
 
 def _member(local_rank: int, work: Callable[..., None], *arguments: Any) -> None:
