@@ -142,10 +142,12 @@ def test_a_run_of_two_processes_is_one_run(folder, model):
 def fails(local_rank, kind):
     """Process 1 meets what no program can mend, or a bug."""
     if local_rank == 1:
-        raise {"memory": MemoryError(), "disk": OSError(28, "No space left on device", "a.npz"), "bug": KeyError("x")}[kind]
+        full = OSError(28, "No space left on device", "a.npz")
+        raise {"memory": MemoryError(), "disk": full, "bug": KeyError("x")}[kind]
 
 
-TOLD = {"memory": "error: there is not enough memory", "disk": "error: 'a.npz' cannot be read or written (no space left",
+TOLD = {"memory": "error: there is not enough memory",
+        "disk": "error: 'a.npz' cannot be read or written (no space left",
         "bug": "error: this is a bug of recbole-scale (process 1: KeyError: 'x')"}  # fmt: skip
 
 

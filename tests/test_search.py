@@ -108,7 +108,9 @@ def test_a_bad_line_is_one_sentence_with_file_and_line(tmp_path, line, says):
     assert f"{path}, line 2" in str(raised.value) and says in str(raised.value)
 
 
-def test_a_name_twice_and_an_empty_space_are_refused(tmp_path):
+def test_a_name_twice_an_empty_space_and_one_without_end_are_refused(tmp_path):
+    with pytest.raises(UserError, match="longer than the"):  # what comes after it is not passed over in silence
+        read_space(write_space(tmp_path, "n_layers choice [1,2]\n" * 1_000_000))
     with pytest.raises(UserError, match=r"line 2: 'n_layers' has a line already"):
         read_space(write_space(tmp_path, "n_layers choice [1]\nn_layers choice [2]\n"))
     with pytest.raises(UserError, match="no parameter to search"):

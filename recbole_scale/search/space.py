@@ -134,12 +134,14 @@ def read_space(path: str, model: str | None = None) -> list[Parameter]:
     """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            lines = file.read(LONGEST_FILE).split("\n")
+            text = file.read(LONGEST_FILE + 1)
     except (OSError, UnicodeDecodeError) as failure:
         raise UserError(f"{path}: cannot be read as UTF-8 text") from failure
+    if len(text) > LONGEST_FILE:
+        raise UserError(f"{path}: longer than the {LONGEST_FILE:,} letters of a params file")
     kinds = {key: one.kind for key, one in (documented(model) if model else {}).items()}
     space: dict[str, Parameter] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         parameter = _parameter(line, f"{path}, line {number}")

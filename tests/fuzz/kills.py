@@ -1,6 +1,8 @@
 """Kill commands at random times until they end: ``python tests/fuzz/kills.py --kills 20 --out results/kills.jsonl``.
 
 Right is: the numbers of a run that was never killed, each row once, and nothing left behind but what such a run leaves.
+Kinds that begin with ``two`` start the same command twice in one folder and kill one of them: they share the work, or
+the later one is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +25,26 @@ sys.path[:0] = [str(HERE.parent)]
 
 from conftest import walk_rows, write_inter  # noqa: E402
 
+from recbole_scale.runs.records import commit  # noqa: E402
+from recbole_scale.runs.row_file import append_lines  # noqa: E402
+
 SHAPE = ["--hidden_size=16", "--inner_size=64", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=64", "--topk=[5,10]",
          "--show_progress=False", "--save_step=5"]  # fmt: skip
 RUN = ["--model=ScaledSASRec", "--dataset=walk", "--n_layers=1", "--epochs=6", "--resume", "auto", *SHAPE]
 TWO = [*RUN, "--nproc=2"]
+HYPER = ["-c", "from recbole_scale.cli import run_hyper_command; run_hyper_command()", "--model=ScaledSASRec",
+         "--dataset=walk", "--params_file=rates.hyper", "--num_samples=2", "--epochs=4", "--n_layers=1",
+         *SHAPE]  # fmt: skip
 KINDS = {
     "run": ["-m", "recbole_scale", *RUN, "--optimizer_switch=True", "--switch_at_epoch=3", "--sgd_epochs=2"],
     "ddp": ["-m", "recbole_scale", *TWO, "--parallel=ddp"],
     "fsdp": ["-m", "recbole_scale", *TWO, "--parallel=fsdp"],
     "sweep": [str(HERE.parents[1] / "run_scripts" / "size_sweep.py"), "--dataset", "walk", "--shapes", "1x8", "1x16",
               "--seeds", "1", "2", "--epochs", "3", "--rows", "results/runs.jsonl", *SHAPE[2:]],
-    "search": ["-c", "from recbole_scale.cli import run_hyper_command; run_hyper_command()", "--tool=Hyperopt",
-               "--model=ScaledSASRec", "--dataset=walk", "--num_samples=3", "--epochs=2", "--n_layers=1", *SHAPE],
+    "search": [*HYPER, "--tool=Hyperopt"],
+    "ray search": [*HYPER, "--no_halving"],
 }  # fmt: skip
+KINDS.update({f"two {kind}es" if kind == "search" else f"two {kind}s": KINDS[kind] for kind in ("sweep", "search")})
 NUMBERS = ("run_id", "test_metrics", "best_valid_metrics", "best_epoch", "interactions_seen", "epochs")
 
 
@@ -52,14 +62,14 @@ def start(kind: str, folder: Path) -> subprocess.Popen[bytes]:
 
 def outcome(kind: str, folder: Path) -> Any:
     """What must be the same: numbers of the rows, and names of what is left."""
-    if kind == "search":
+    if "search" in kind:
         ends = [json.loads(path.read_text()) for path in sorted(folder.glob("search/*/trials/*/result.json"))]
         rows = [end["row"] for end in ends]
     else:
         rows = [json.loads(line) for line in (folder / "results" / "runs.jsonl").read_text().splitlines()]
     left = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.name.startswith(".") or ".tmp" in p.name)
     shards = [len(list(path.glob("shards-*"))) for path in sorted(folder.glob("saved/*.dcp"))]
-    files = sorted(path.name for path in folder.glob("saved/*"))
+    files = sorted(path.name for path in [*folder.glob("saved/*"), *folder.glob("search/*/trials/*/*.pth")])
     return sorted(json.dumps([row[name] for name in NUMBERS]) for row in rows), left, files, shards
 
 
@@ -70,58 +80,78 @@ def torture(kind: str, kills: int, seed: int, seconds: float) -> dict[str, Any]:
         whole, killed = Path(name) / "whole", Path(name) / "killed"
         for folder in (whole, killed):
             write_inter(folder / "dataset" / "walk" / "walk.inter", walk_rows(n_users=200, n_items=50))
+            (folder / "rates.hyper").write_text("learning_rate choice [0.01,0.003]\n")
         clock = time.time()
         code = start(kind, whole).wait()
         took, expected = time.time() - clock, outcome(kind, whole)
         assert code == 0, (whole / "output.txt").read_text()[-3000:]
         done = ended = wrong = 0
-        told = []
-        while done < kills and time.time() - began < seconds:
-            process = start(kind, killed)
+        told: list[str] = []
+        while not ended or (done < kills and time.time() - began < seconds):
+            processes = [start(kind, killed) for _ in range(2 if kind.startswith("two ") else 1)]
             deadline = time.time() + rng.uniform(0.2, 1.0) * took
-            while time.time() < deadline and process.poll() is None:
+            more = done < kills and time.time() - began < seconds
+            while more and time.time() < deadline and any(process.poll() is None for process in processes):
                 time.sleep(0.01)
-            if process.poll() is None:
-                if rng.random() < 0.5:  # everything at once, or the first process alone
-                    os.killpg(process.pid, signal.SIGKILL)
-                else:
-                    os.kill(process.pid, signal.SIGKILL)
-                process.wait()
+            alive = [process for process in processes if process.poll() is None]
+            if more and alive:
+                _kill(rng.choice(alive), killed, rng)
                 done += 1
-                _wait_for_session(process.pid)
-                continue
-            ended += 1
-            wrong += _judge(kind, process.returncode, killed, expected, told)
-        while not ended:
-            process = start(kind, killed)
-            ended += 1
-            wrong += _judge(kind, process.wait(), killed, expected, told)
-    return {
-        "kind": kind,
-        "kills": done,
-        "ended": ended,
-        "wrong": wrong,
-        "seconds": round(time.time() - began),
-        "told": told,
-    }
+            codes = [process.wait() for process in processes]
+            for process in processes:
+                _wait_for_session(process.pid, killed)
+            if set(codes) - {0, -signal.SIGKILL, *([2] if len(codes) == 2 else [])} or 0 in codes:
+                ended += 1
+                wrong += _judge(kind, codes, killed, expected, told)
+    row = {"kind": kind, "kills": done, "ended": ended, "wrong": wrong, "seconds": round(time.time() - began)}
+    return {**row, "told": told}
 
 
-def _wait_for_session(session: int) -> None:
-    """Until the others of a killed first process have seen it, at most half a minute; the lock is theirs so long."""
-    for _ in range(300):
-        found = subprocess.run(["ps", "-o", "stat=", "-s", str(session)], capture_output=True, text=True).stdout.split()
-        if all(state.startswith("Z") for state in found):
-            return
+def _kill(process: subprocess.Popen[bytes], folder: Path, rng: random.Random) -> None:
+    """Everything at once, the first process alone, or a Ray worker alone, which the first process lives on without."""
+    workers = _workers(folder)
+    if workers and rng.random() < 0.5:
+        with suppress(ProcessLookupError):
+            os.kill(rng.choice(workers), signal.SIGKILL)
+    elif rng.random() < 0.5:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        os.kill(process.pid, signal.SIGKILL)
+
+
+def _workers(folder: Path) -> list[int]:
+    """Ray's processes that train trials now."""
+    noted = {int(path.read_text() or 0) for path in folder.glob("search/*/trials/*/pid")}
+    return [pid for pid in noted if b"ray::" in _words(pid)]
+
+
+def _words(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _wait_for_session(session: int, folder: Path) -> None:
+    """Until the others of a killed first process have seen it, at most a minute; the lock is theirs so long."""
+    for _ in range(600):
+        there = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True).stdout
+        ours = [
+            line for line in there.splitlines() if not line.startswith("Z") and "ray" not in line
+        ]  # Ray ends its own
+        if not ours and not _workers(folder):
+            break
         time.sleep(0.1)
-    os.killpg(session, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
 
 
-def _judge(kind: str, code: int, folder: Path, expected: Any, told: list[str]) -> int:
-    """Compare a command that has ended, and make its folder new for the next one."""
+def _judge(kind: str, codes: list[int], folder: Path, expected: Any, told: list[str]) -> int:
+    """Compare what has ended, and make its folder new for the next one."""
     output = (folder / "output.txt").read_text(errors="replace")
-    found = outcome(kind, folder) if code == 0 else None
+    found = outcome(kind, folder) if 0 in codes else None
     if found != expected:
-        told.append(f"{kind}: exit {code}\n{found}\n{expected}\n{output[-1500:]}")
+        told.append(f"{kind}: exit {codes}\n{found}\n{expected}\n{output[-1500:]}")
     for path in [*folder.glob("saved/*"), *folder.glob("results/*"), folder / "output.txt"]:
         subprocess.run(["rm", "-rf", str(path)], check=True)
     subprocess.run(["rm", "-rf", str(folder / "search")], check=True)
@@ -137,19 +167,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1e9, help="of each kind at most")
     parser.add_argument("--out", type=Path, help="file of rows to add the counts to")
     options = parser.parse_args()
-    rows = []
+    wrong = 0
     for kind in options.kinds:
         row = torture(kind, options.kills, options.seed, options.seconds)
-        print({name: value for name, value in row.items() if name != "told"}, *row["told"], sep="\n", flush=True)
-        rows.append(row)
-    if options.out:
-        from recbole_scale.runs.records import commit
-        from recbole_scale.runs.row_file import append_lines
-
-        about = {"seed": options.seed, "commit": commit()}
-        kept = [{**{k: v for k, v in row.items() if k != "told"}, **about} for row in rows]
-        append_lines(options.out, kept, list(kept[0]))
-    return int(any(row["wrong"] for row in rows))
+        told = row.pop("told")
+        print(row, *told, sep="\n", flush=True)
+        wrong += row["wrong"]
+        if options.out:
+            kept = {**row, "seed": options.seed, "commit": commit()}
+            append_lines(options.out, [kept], list(kept))
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":

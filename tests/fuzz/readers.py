@@ -8,6 +8,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from mutants import damaged, odd_line, odd_value
+from twins import fields, keys, quoted, same_challenges, same_log, same_prepared, same_rows, same_settings, same_space
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -52,7 +54,8 @@ def rows_readers(folder: Path) -> list[Reader]:
     from recbole_scale.fit.rows import Question, as_rows
     from recbole_scale.fit.study import answer
     from recbole_scale.report.challenges import challenge_table, labelled, read_challenges
-    from recbole_scale.runs.records import read_rows
+    from recbole_scale.runs.records import KINDS_OF_COLUMNS, read_rows
+    from recbole_scale.runs.row_file import read_lines
 
     made = [made_row(shape, seed) for shape in SHAPES for seed in (1, 2)]
     rows = b"".join(json.dumps(row).encode() + b"\n" for row in made)
@@ -60,20 +63,28 @@ def rows_readers(folder: Path) -> list[Reader]:
     question = Question(x="n_blocks", loss="test_nll", resamples=0)
 
     def fit(path: Path) -> Any:
-        found = answer(as_rows(read_rows(path)), question)
-        return as_text(found), as_json(found)
+        rows, read = read_rows(path), read_lines(path, KINDS_OF_COLUMNS)
+        assert len(rows) == len(read)
+        found = answer(as_rows(rows), question)
+        assert as_text(found) and as_json(found)
+        return read
 
     def change(content: bytes, rng: random.Random) -> bytes:
         return odd_line(content, rng) if rng.random() < 0.6 else damaged(content, rng)
 
     def score(path: Path) -> Any:
-        rows = labelled(read_challenges(path))
-        names = {row["challenge"] for row in rows}
-        return [challenge_table(name, [row for row in rows if row["challenge"] == name]) for name in names]
+        read = read_challenges(path)
+        kept = deepcopy(read)
+        rows = labelled(read)
+        for name in {row["challenge"] for row in rows}:
+            challenge_table(name, [row for row in rows if row["challenge"] == name])
+        return kept
 
     return [
-        Reader("rows, fitted", [rows], fit, change=change, weight=12),
-        Reader("rows of challenges", [b"".join(challenges[:60])], score, change=change, weight=12),
+        Reader("rows, fitted", [rows], fit, change=change, same=same_rows, weight=12),
+        Reader(
+            "rows of challenges", [b"".join(challenges[:60])], score, change=change, same=same_challenges, weight=12
+        ),
     ]
 
 
@@ -138,7 +149,10 @@ def data_reader(folder: Path) -> Reader:
     head = "user_id:token\titem_id:token\ttimestamp:float\n"
     body = "".join(f"u{row % 7}\ti{row % 5}\t{row * 3}\n" for row in range(40))
     return Reader(
-        ".inter", [(head + body).encode()], lambda path: read_log(Recipe(path, "user_id", "item_id", "timestamp"))
+        ".inter",
+        [(head + body).encode()],
+        lambda path: read_log(Recipe(path, "user_id", "item_id", "timestamp")),
+        same=same_log,
     )
 
 
@@ -157,7 +171,8 @@ def settings_readers(folder: Path) -> list[Reader]:
     def from_file(path: Path) -> Any:
         settings = load_settings_file(str(path))
         check_keys(settings, "here")
-        return make_config("ScaledSASRec", "walk", None, settings)
+        make_config("ScaledSASRec", "walk", None, dict(settings))
+        return settings
 
     def from_word(path: Path) -> Any:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
@@ -166,12 +181,14 @@ def settings_readers(folder: Path) -> list[Reader]:
         return make_config("ScaledSASRec", "walk", None, settings)
 
     def space(path: Path) -> Any:
-        return space_size(read_space(str(path)))
+        found = read_space(str(path))
+        space_size(found)
+        return found
 
     return [
-        Reader("settings files", [file], from_file, suffixes=["input.yaml"], weight=6),
+        Reader("settings files", [file], from_file, same=same_settings, suffixes=["input.yaml"], weight=6),
         Reader("--key=value", [word.encode() for word in words], from_word, weight=6),
-        Reader(".hyper files", [params], space, suffixes=["input.hyper"]),
+        Reader(".hyper files", [params], space, same=same_space, suffixes=["input.hyper"]),
     ]
 
 
@@ -182,23 +199,27 @@ def prepare_readers(folder: Path) -> list[Reader]:
     from recbole_scale.prepare.command import prepare
 
     readers = []
-    names = {"ml-100k": "u.data", "ml-1m": "ratings.dat", "ml-20m": "ratings.csv", "amazon-2014": "ratings_A.csv",
-             "amazon-2018": "A.json", "amazon-2023": "A.csv", "csv": "log.csv", "inter": "log.inter"}  # fmt: skip
+    names = {"ml-100k": ("u.data", fields("\t", 0, 1), False), "ml-1m": ("ratings.dat", fields("::", 0, 1), False),
+             "ml-20m": ("ratings.csv", quoted(0, 1), True), "amazon-2014": ("ratings_A.csv", quoted(0, 1), False),
+             "amazon-2018": ("A.json", keys("reviewerID", "asin"), False), "amazon-2023": ("A.csv", quoted(0, 1), True),
+             "csv": ("log.csv", quoted(2, 3), True), "inter": ("log.inter", fields("\t", 0, 1), True)}  # fmt: skip
     from raw_files import ROWS
 
-    for kind, name in names.items():
+    for kind, (name, split, has_header) in names.items():
 
         def read(path: Path, kind: str = kind) -> Any:
             out = path.parent / "out"
             shutil.rmtree(out, ignore_errors=True)
             try:
-                return quiet(lambda: prepare(kind, [path], out, options_for(kind)))
+                quiet(lambda: prepare(kind, [path], out, options_for(kind)))
+                return next(out.glob("*.inter")).read_text("utf-8")
             finally:
                 left = [one.name for one in out.glob(".*")] if out.exists() else []
                 assert not left, f"left behind: {left}"
 
         content = "\n".join(lines_of(kind, ROWS)).encode() + b"\n"
-        readers.append(Reader(f"prepare {kind}", [content], read, suffixes=[name], weight=3))
+        same = same_prepared(split, has_header, once=kind.startswith("amazon"))
+        readers.append(Reader(f"prepare {kind}", [content], read, same=same, suffixes=[name], weight=3))
     return readers
 
 

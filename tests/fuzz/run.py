@@ -54,9 +54,11 @@ def outcome_of(reader: Reader, content: Any, path: Path, seconds: float) -> tupl
         return "traceback", traceback.format_exc()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    if reader.same is not None and not reader.same(found, content):
-        return "wrong", "other content than was written was believed"
-    return "read", ""
+    try:
+        right = reader.same is None or reader.same(found, content)
+    except Exception:
+        return "wrong", f"what another reading refuses was believed: {traceback.format_exc()}"
+    return ("read", "") if right else ("wrong", f"other content than was written was believed: {content!r:.3000}")
 
 
 def fuzz(inputs: int, seed: int, folder: Path, seconds: float = 20.0, only: str = "") -> list[dict[str, Any]]:
