@@ -1,8 +1,9 @@
 """How strong the tests are: small changes to the code, each run against its module's tests; how many are noticed.
 
 ``python benchmarks/mutants.py --count 40 --seed 1 [--modules data/windows model/sizes]`` changes one place at a time
-in a copy of the checkout (comparisons, off-by-one constants, arithmetic, booleans, dropped keyword arguments), runs the
-test files that import the module, and adds a row a change to ``--out``. What no test notices is printed as its line.
+in a copy of the checkout (comparisons, off-by-one constants, arithmetic, booleans, dropped keyword arguments), runs
+what is not slow in the test files that import the module, and adds a row a change to ``--out``. What no test notices
+is printed as its line.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def tests_of(module: str) -> list[str]:
 def noticed(copy: Path, tests: list[str], seconds: float) -> bool:
     """Whether the tests fail in the changed copy; one that runs much longer than the unchanged code is noticed too."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
-    call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    call = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(call, cwd=copy, env=environment, capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -106,7 +107,9 @@ def main() -> None:
     )
     parser.add_argument("--out", default="results/mutants.jsonl", help="rows, one a change")
     parser.add_argument("--longest", type=float, default=60, help="seconds that a module's tests may take unchanged")
+    parser.add_argument("--minutes", type=float, default=600, help="after which no other change is tried")
     arguments = parser.parse_args()
+    begun = perf_counter()
     choose = random.Random(arguments.seed)
     package = ROOT / "recbole_scale"
     names = arguments.modules or [str(p.relative_to(package).with_suffix("")) for p in sorted(package.rglob("*.py"))]
@@ -116,8 +119,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "checkout"
         skipped = shutil.ignore_patterns(".git", ".venv", "saved", "log*", "*.cache", "results")
-        shutil.copytree(ROOT, copy, ignore=skipped)
-        while len(rows) < arguments.count and names:
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=skipped)
+        while len(rows) < arguments.count and names and perf_counter() - begun < 60 * arguments.minutes:
             module = choose.choice(names)
             tests, path = tests_of(module), copy / "recbole_scale" / f"{module}.py"
             if module not in seconds:

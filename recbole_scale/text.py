@@ -1,9 +1,10 @@
-"""How counts and durations are written and read (98.3K, 829M, 12 min), and what metrics are called."""
+"""How counts, durations and tables are written and read (98.3K, 829M, 12 min), and what metrics are called."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Sequence
 
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -30,6 +31,15 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def text_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), indent: str = "") -> str:
+    """Rows as lines of aligned columns: those numbered in ``left`` to the left, all others to the right."""
+    from tabulate import tabulate  # RecBole prints its tables with it
+
+    sides = ["left" if at in left else "right" for at in range(len(rows[0]))]
+    text = tabulate(rows, tablefmt="plain", colalign=sides, disable_numparse=True)
+    return "\n".join((indent + line).rstrip() for line in text.split("\n"))
 
 
 _METRICS = {

@@ -9,7 +9,7 @@ import pytest
 import recbole_scale
 from recbole_scale.runs import plan
 from recbole_scale.runs.run import make_config
-from recbole_scale.text import metric_name
+from recbole_scale.text import metric_name, text_table
 
 
 @pytest.mark.parametrize("model", ["ScaledSASRec", "GRU4Rec", "SASRec", "BERT4Rec", "FMLPRec", "Caser"])
@@ -41,6 +41,15 @@ def test_a_checkpoint_of_recboles_model_names_data_and_run(walk):
     result = recbole_scale.run("GRU4Rec", "walk", config_dict=quick)
     assert result["checkpoint"] == f"saved/GRU4Rec-walk-{result['run_id']}.best.pth"
     assert Path(result["checkpoint"]).is_file() and result["nll"] == result["test_result"]["nll"]
+
+
+def test_a_table_is_aligned_and_reads_no_cell_as_a_number():
+    rows = [["name", "N", ""], ["a", "1e3", "held out"], ["long_name", "98.30K", ""]]
+    assert text_table(rows, left=(0, 2), indent="  ").split("\n") == [
+        "  name            N",
+        "  a             1e3  held out",
+        "  long_name  98.30K",
+    ]
 
 
 def test_hit_rate_has_one_name():

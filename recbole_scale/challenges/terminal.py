@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recbole_scale.challenges.table import compared_with, model_of
-from recbole_scale.text import metric_name
+from recbole_scale.text import metric_name, text_table
 
 Row = Mapping[str, Any]
 # what stands in parentheses behind a value; of the other challenges it is the gain
@@ -38,30 +38,21 @@ def _block(rows: Sequence[Row], names: Mapping[Any, str]) -> str:
     challenge, metric = rows[0]["challenge"], rows[0]["metric"]
     changes = challenge in _CHANGES and any(row["change"] is not None for row in rows)
     column = "change" if changes else "gain"
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    lines: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in rows:
         share = "" if row[column] is None else f"({row[column]:+.0%})"
         level = "" if row["level"] is None else f"{row['level']:g}"
         case = (row["setting"], level, row["group"], f"{row['n']:,}")
-        lines.setdefault(case, {})[names[model_of(row)]] = f"{row['value']:.4f} {share:>7}"
+        lines.setdefault(case, {})[names[model_of(row)]] = f"{row['value']:.4f} {share}"
     models = list(dict.fromkeys(names[model_of(row)] for row in rows))
-    table = [[*case, *(line.get(model, "") for model in models)] for case, line in lines.items()]
-    differ = [len({line[i] for line in table}) > 1 for i in range(3)]
+    differ = [len({case[i] for case in lines}) > 1 for i in range(3)]
     whole = ["the window as a set"] if challenge == "trajectory" and rows[0]["level"] is None else []
     title = ", ".join([challenge, *whole, *([] if differ[0] else [rows[0]["setting"]]), metric_name(metric)])
     if any(row[column] is not None for row in rows):
         smallest = compared_with(rows, lambda row: names[model_of(row)])
         title += f" ({_CHANGES[challenge] if changes else f'gain over {smallest}'})"
-    return title + "\n" + _aligned([["setting", "level", "group", "cases", *models], *table], [*differ, True])
-
-
-def _aligned(table: Sequence[Sequence[str]], shown: Sequence[bool]) -> str:
-    """Lines of the columns that are shown (those beyond ``shown`` are), words to the left and numbers to the right."""
-    columns = [i for i in range(len(table[0])) if i >= len(shown) or shown[i]]
-    widths = [max(len(line[i]) for line in table) for i in columns]
-    sides = ["<" if table[0][i] in ("setting", "group") else ">" for i in columns]
-    return "\n".join(
-        "  "
-        + "  ".join(f"{line[i]:{side}{width}}" for i, side, width in zip(columns, sides, widths, strict=True)).rstrip()
-        for line in table
-    )
+    table = [["setting", "level", "group", "cases", *models]]
+    table += [[*case, *(line.get(model, "") for model in models)] for case, line in lines.items()]
+    columns = [i for i in range(len(table[0])) if i >= 3 or differ[i]]
+    left = [at for at, i in enumerate(columns) if table[0][i] not in ("level", "cases")]
+    return title + "\n" + text_table([[line[i] for i in columns] for line in table], left, indent="  ")

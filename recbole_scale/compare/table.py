@@ -13,6 +13,7 @@ import numpy as np
 from recbole_scale.compare.significance import Difference, by_user, hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.errors import UserError
 from recbole_scale.runs.measuring import read_per_user
+from recbole_scale.text import show_count, text_table
 
 METRICS = {"NDCG@10": (ndcg_at, 10), "HR@10": (hit_at, 10)}  # tested for significance
 COLUMNS = {"NDCG@10": "ndcg@10", "HR@10": "recall@10", "NDCG@50": "ndcg@50", "HR@50": "recall@50", "NLL": "nll"}
@@ -147,8 +148,8 @@ def cells(lines: Sequence[Line], reference: str) -> tuple[list[str], list[list[s
                 text += f" ({NLL_MARKS[line.nll_kind]})"
             row.append(f"{text} <" if line.name == best[metric] else text)
         row += [_difference(line.differences.get(m)) for m in METRICS]
-        cost = line.cost
-        row += [f"{cost['epochs']:.4g}", _count(cost["interactions_seen"]), f"{cost['seconds_train']:.4g}"]
+        cost, seen = line.cost, line.cost["interactions_seen"]
+        row += [f"{cost['epochs']:.4g}", "" if math.isnan(seen) else show_count(seen), f"{cost['seconds_train']:.4g}"]
         row += [f"{cost['seconds_evaluate']:.3g}", f"{cost['peak_memory_mb']:,.0f}"]
         body.append(row)
     return header, body
@@ -171,23 +172,12 @@ def _difference(found: tuple[Difference, float] | None) -> str:
     return f"{difference.mean:+.4f}{star} [{difference.low:+.4f}, {difference.high:+.4f}], {p:.2g}"
 
 
-def _count(value: float) -> str:
-    if math.isnan(value):
-        return ""
-    for unit, size in (("M", 1e6), ("K", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
-
-
 def as_text(header: list[str], body: list[list[str]]) -> str:
     """Columns aligned with spaces."""
     failed = [row for row in body if row[2].startswith("failed")]
     rows = [row for row in body if row not in failed]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [header, *rows]]
-    text += [f"{row[0]}  {row[2]}" for row in failed]
-    return "\n".join(line.rstrip() for line in text)
+    text = text_table([header, *rows], left=range(len(header)))
+    return "\n".join([text, *(f"{row[0]}  {row[2]}" for row in failed)])
 
 
 def as_markdown(header: list[str], body: list[list[str]]) -> str:

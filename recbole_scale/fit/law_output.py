@@ -16,7 +16,7 @@ from recbole_scale.fit.study import Answer, run_label
 from recbole_scale.laws.budget import ComputeOptimal
 from recbole_scale.laws.isoflop import Optimum
 from recbole_scale.laws.rollout import Judgement
-from recbole_scale.text import show_count
+from recbole_scale.text import show_count, text_table
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -282,8 +282,5 @@ def _sentence(text: str) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines of aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    """Rows as lines of columns, numbers to the right."""
+    return text_table(rows, left=(), indent="  ").split("\n")

@@ -16,7 +16,7 @@ from recbole_scale.model.sizes import (
     total_parameters,
 )
 from recbole_scale.settings import ScaledSASRecSettings, before_data
-from recbole_scale.text import metric_name, show_count
+from recbole_scale.text import metric_name, show_count, text_table
 from recbole_scale.training import group, parallel
 
 
@@ -176,12 +176,11 @@ def results_table(row: dict[str, Any]) -> str:
     names = list(dict.fromkeys([*columns[1], *columns[0]]))
     one_held_out = "LS" in (row.get("split") or {})  # so that Recall is the hit rate
     called = [metric_name(name) if one_held_out else name for name in names]
-    width = max([len(word) for word in called] + [6])
-    rows = ["  ".join([f"{'metric':<{width}}", *(f"{word:>9}" for word in head)])]
+    rows = [["metric", *head]]
     for name, word in zip(names, called, strict=True):
-        cells = [_cell(column.get(name), max(9, len(word))) for column, word in zip(columns, head, strict=True)]
-        rows.append("  ".join([f"{word:<{width}}", *cells]).rstrip())
-    return "\n" + "\n".join(rows)
+        found = [column.get(name) for column in columns]
+        rows.append([word, *("" if value is None else f"{value:.4f}" for value in found)])
+    return "\n" + text_table(rows)
 
 
 def other_best(valid_metric: str, both: Mapping[str, Any]) -> str:
@@ -193,7 +192,3 @@ def other_best(valid_metric: str, both: Mapping[str, Any]) -> str:
     shown = {name: value for name, value in both[f"test_metrics_{other}"].items() if name in ("nll", "ndcg@10")}
     told = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
     return f"\n\nbest by {other}: the model of epoch {both[f'best_epoch_{other}']}, test {told}"
-
-
-def _cell(value: float | None, width: int) -> str:
-    return " " * width if value is None else f"{value:>{width}.4f}"

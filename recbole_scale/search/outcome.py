@@ -16,7 +16,7 @@ from recbole_scale.runs import plan as run_plan
 from recbole_scale.runs.records import append_row
 from recbole_scale.search.folder import Trial, trials
 from recbole_scale.search.plan import SearchPlan, as_text
-from recbole_scale.text import metric_name
+from recbole_scale.text import metric_name, text_table
 
 
 @dataclass
@@ -56,13 +56,12 @@ def best_of(found: list[Outcome]) -> Outcome | None:
 
 def table(plan: SearchPlan, found: list[Outcome]) -> str:
     """The trials, best first, one a line."""
-    lines = [f"{'trial':>5}  {'status':<10}  {'epochs':>6}  {metric_name(plan.metric):>10}  values"]
+    rows = [["trial", "status", "epochs", metric_name(plan.metric), "values"]]
     for one in found:
         score = "-" if one.score is None else f"{one.score:.4f}"
-        lines.append(f"{one.number:>5}  {one.status:<10}  {one.epochs:>6}  {score:>10}  {as_text(one.values)}")
-        if one.status == "failed":
-            lines.append(f"{'':>7}{one.result.get('error')}")
-    return "\n".join(lines)
+        error = f"\n{one.result.get('error')}" if one.status == "failed" else ""
+        rows.append([str(one.number), one.status, str(one.epochs), score, as_text(one.values) + error])
+    return text_table(rows, left=(1, 4))
 
 
 def conclude(plan: SearchPlan, output_file: str | None = None) -> Outcome:

@@ -18,7 +18,7 @@ import numpy as np
 from recbole_scale.errors import UserError
 from recbole_scale.laws.loss import PowerLaw, fit_power_law
 from recbole_scale.report.next_runs import half_width
-from recbole_scale.text import duration
+from recbole_scale.text import duration, text_table
 
 SHAPES = ("1x8", "1x16", "2x16", "2x32", "2x64", "4x64", "4x128", "8x128", "12x192", "12x256", "24x512", "48x1200")
 EPOCHS = (30, 20, 14, 10, 7, 5, 3, 2)
@@ -256,15 +256,14 @@ def plan_text(plan: Plan) -> str:
         f"study of {plan.dataset}: {plan.targets:,} training targets{part}, {plan.users:,} users ranked",
         f"  rate   {len(plan.rates)} tries ({', '.join(f'{rate:g}' for rate in plan.rates)}) at {plan.sizes[0].shape} "
         f"for {plan.tuning_epochs} epochs, {duration(plan.tuning_seconds)}; other sizes by the width rule",
-        f"  {'size':<8} {'N':>10} {'seeds':>5} {'epochs':>6} {'one run':>8}",
     ]
+    rows = [["size", "N", "seeds", "epochs", "one run", ""]]
     for size in plan.sizes:
         seeds = sum(shape == size.shape for shape, _ in plan.runs)
-        mark = "  held out of the fit" if size.shape == plan.held_out else ""
-        lines.append(
-            f"  {size.shape:<8} {size.n:>10,.0f} {seeds:>5} {plan.epochs:>6} "
-            f"{duration(plan.seconds([(size.shape, 0)])):>8}{mark}"
-        )
+        mark = "held out of the fit" if size.shape == plan.held_out else ""
+        took = duration(plan.seconds([(size.shape, 0)]))
+        rows.append([size.shape, f"{size.n:,.0f}", str(seeds), str(plan.epochs), took, mark])
+    lines.append(text_table(rows, left=(0, 5), indent="  "))
     together = f", {plan.at_once} at a time," if plan.at_once > 1 else ""
     total = duration(plan.tuning_seconds + plan.wall_seconds)
     lines.append(f"  {len(plan.runs)} runs and the tries{together} take about {total}")

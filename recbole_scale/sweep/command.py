@@ -28,7 +28,7 @@ from recbole_scale.sweep.sweep import (
     timed_shapes,
 )
 from recbole_scale.sweep.tuning import Tuning, told, tuning_file
-from recbole_scale.text import duration, parse_count, show_count
+from recbole_scale.text import duration, parse_count, show_count, text_table
 
 _GRID_OPTIONS = ("dataset", "sizes", "shapes", "layers", "d_model", "equal_n", "seeds", "fractions", "epochs")
 
@@ -158,20 +158,17 @@ def line(point: Point, row: Row) -> str:
 
 def plan_table(dataset: str, points: Sequence[Point], done: set[str]) -> str:
     """Every run with its size and cost, cheapest first."""
-    lines = [f"sweep of ScaledSASRec on {dataset}"]
-    lines.append(f"  {'run':<36} {'N':>7} {'targets':>9} {'epochs':>6} {'FLOP':>9}  run_id")
+    rows = [["run", "N", "targets", "epochs", "FLOP", "run_id", ""]]
     for point in points:
-        lines.append(
-            f"  {point.label:<36} {show_count(point.n_blocks):>7} {point.targets:>9,} {point.epochs:>6} "
-            f"{point.flops:>9.2e}  {point.run_id}{'  finished' if point.run_id in done else ''}"
-        )
-    return "\n".join(lines)
+        finished = "finished" if point.run_id in done else ""
+        size, seen = show_count(point.n_blocks), f"{point.targets:,}"
+        rows.append([point.label, size, seen, str(point.epochs), f"{point.flops:.2e}", point.run_id, finished])
+    return f"sweep of ScaledSASRec on {dataset}\n{text_table(rows, left=(0, 5, 6), indent='  ')}"
 
 
 def columns_text() -> str:
     """What each column of a row means, one a line."""
-    width = max(map(len, records.COLUMNS))
-    return "\n".join(f"{name:<{width}}  {meaning}" for name, meaning in records.COLUMNS.items())
+    return text_table(list(records.COLUMNS.items()), left=(0, 1))
 
 
 def read_grid(options: argparse.Namespace, more: dict[str, Any]) -> Grid:
