@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from logging import getLogger
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,7 @@ def read_atomic(
     separator: str = "\t",
     required: tuple[str, ...] = (),
     fields: dict[str, str] | None = None,
+    bad_rows: str | None = None,
 ) -> pd.DataFrame:
     """Read some columns of an atomic file: tokens as str, floats as float64.
 
@@ -96,11 +98,13 @@ def read_atomic(
         separator: one character between columns.
         required: fields that no line may leave empty; a float among them must be finite, a token not ``[PAD]``.
         fields: all fields of the file with the type to read them as (default: the header's).
+        bad_rows: the setting of this name, where there is one: "as_recbole" cuts lines with more columns than the
+            header and leaves out those with an empty required token, with one warning that counts both.
 
     Raises:
         UserError: naming file, line and column of the first thing that is wrong.
     """
-    coded = read_coded(path, columns, separator, required, fields)
+    coded = read_coded(path, columns, separator, required, fields, bad_rows)
     return pd.DataFrame({name: _texts(v) if isinstance(v, Coded) else v for name, v in coded.items()})
 
 
@@ -110,6 +114,7 @@ def read_coded(
     separator: str = "\t",
     required: tuple[str, ...] = (),
     fields: dict[str, str] | None = None,
+    bad_rows: str | None = None,
 ) -> dict[str, Coded | np.ndarray]:
     """As :func:`read_atomic`, with tokens as int32 codes over their distinct texts, in order of first appearance.
 
@@ -120,13 +125,30 @@ def read_coded(
         if name not in fields:
             raise UserError(f"{path}, line 1: there is no column '{name}'{nearest(name, fields)}")
 
+    lenient, cut = bad_rows == "as_recbole", 0
+
     def fault(otherwise: object) -> UserError:
-        return UserError(first_bad_line(path, fields, columns, separator, required) or f"{path}: {otherwise}")
+        told = first_bad_line(path, fields, columns, separator, required, bad_rows)
+        return UserError(told or f"{path}: {otherwise}")
 
     try:
-        table = _read_table(path, fields, columns, separator)
+        try:
+            table = _read_table(path, fields, columns, separator)
+        except pa.ArrowInvalid:
+            if not lenient:
+                raise
+            narrow, cut = _cut_to_header(path, len(fields), separator)
+            table = _read_table(narrow, fields, columns, separator)
     except pa.ArrowInvalid as failure:
         raise fault(failure) from failure
+    rows = table.num_rows
+    if lenient:
+        table = _with_ids(table, [f"{name}:token" for name in required if fields[name] == "token"])
+        if cut or len(table) < rows:
+            getLogger().warning(
+                f"{path}: {cut} lines with more columns than the header are cut, {rows - len(table)} lines without "
+                "a user or item left out (bad_rows: as_recbole)"
+            )
     if table.num_rows == 0:
         raise UserError(f"{path}: the file has a header and no rows")
     coded: dict[str, Coded | np.ndarray] = {}
@@ -142,7 +164,29 @@ def read_coded(
     return coded
 
 
-def _read_table(path: str | os.PathLike[str], fields: dict[str, str], columns: list[str], separator: str) -> pa.Table:
+def _cut_to_header(path: str | os.PathLike[str], width: int, separator: str) -> tuple[pa.BufferReader, int]:
+    """The file's text with every line cut to ``width`` columns, and how many lines had more."""
+    lines, cut = [], 0
+    with open(path, "rb") as file:
+        for line in file:
+            parts = line.rstrip(b"\r\n").split(separator.encode())
+            cut += len(parts) > width
+            lines.append(separator.encode().join(parts[:width]))
+    return pa.BufferReader(b"\n".join([*lines, b""])), cut
+
+
+def _with_ids(table: pa.Table, names: list[str]) -> pa.Table:
+    """The rows whose columns ``names`` are not empty; the empty text leaves their dictionaries too."""
+    for name in names:
+        texts = table.column(name).cast(pa.string())
+        there = pc.not_equal(texts, "")
+        table = table.filter(there).set_column(
+            table.column_names.index(name), name, texts.filter(there).dictionary_encode()
+        )
+    return table
+
+
+def _read_table(path: object, fields: dict[str, str], columns: list[str], separator: str) -> pa.Table:
     texts = pa.dictionary(pa.int32(), pa.string())
     types = {
         f"{name}:{kind}": pa.float64() if kind == "float" and name in columns else texts
@@ -181,8 +225,15 @@ def first_bad_line(
     columns: list[str],
     separator: str,
     required: tuple[str, ...] = (),
+    bad_rows: str | None = None,
 ) -> str:
-    """Find the first malformed line the slow way; runs only after the fast way has failed."""
+    """Find the first malformed line the slow way; runs only after the fast way has failed.
+
+    ``bad_rows``: with "as_recbole" more columns than the header has are no fault, nor is an empty required token; with
+    "refuse" it is said that there is the former.
+    """
+    lenient = bad_rows == "as_recbole"
+    hint = "; bad_rows: as_recbole reads such lines as RecBole does" if bad_rows == "refuse" else ""
     # bytes that are no UTF-8 become lone surrogates, which no sound text holds
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         next(file)
@@ -190,12 +241,16 @@ def first_bad_line(
             values = line.rstrip("\r\n").split(separator)
             if values == [""]:
                 continue
+            values = values[: len(fields)] if lenient else values
             if len(values) != len(fields):
-                return f"{path}, line {number}: {len(values)} columns where the header has {len(fields)}"
+                told = f"{path}, line {number}: {len(values)} columns where the header has {len(fields)}"
+                return told + hint * (len(values) > len(fields))
             for at, (name, kind) in enumerate(fields.items()):
-                fault = _fault(values[at], kind, name in required) if name in columns else ""
-                if fault:
-                    return f"{path}, line {number}, column {at + 1} ({name}): {fault}"
+                empty_id = values[at] == "" and kind == "token" and name in required
+                if name not in columns or (lenient and empty_id):
+                    continue
+                if fault := _fault(values[at], kind, name in required):
+                    return f"{path}, line {number}, column {at + 1} ({name}): {fault}{hint * empty_id}"
     return ""
 
 

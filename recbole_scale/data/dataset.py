@@ -98,7 +98,8 @@ class HistoryDataset(SequentialDataset):
         filters = self._filters({name for name in columns if kinds[name] == "float"})
         if filters is None:
             return None
-        return Recipe(path, self.uid_field, self.iid_field, self.time_field, self.config["field_separator"], filters)
+        names = self.uid_field, self.iid_field, self.time_field
+        return Recipe(path, *names, self.config["field_separator"], filters, self.config["bad_rows"])
 
     def _has_features(self) -> bool:
         """Whether RecBole would read a file of user or item features, and leave out who is not in it."""
@@ -260,7 +261,7 @@ def load_interactions(dataset: Any, path: str, source: Any, columns: list[str]) 
     separator = dataset.config["field_separator"]
     fields = read_kinds(dataset, path)
     required = tuple(f for f in (dataset.uid_field, dataset.iid_field, dataset.time_field) if f in columns)
-    frame = read_atomic(path, columns, separator, required, fields)
+    frame = read_atomic(path, columns, separator, required, fields, dataset.config["bad_rows"])
     if dataset.time_field in columns:
         check_units(path, frame[dataset.time_field].to_numpy())
     note_fields(dataset, {name: fields[name] for name in columns}, source)

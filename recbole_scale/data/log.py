@@ -38,7 +38,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is read from which file: names of the user, item and time columns, and the filters."""
+    """What is read from which file: names of the user, item and time columns, filters, ``bad_rows``."""
 
     path: Path
     user: str
@@ -46,11 +46,13 @@ class Recipe:
     time: str
     separator: str = "\t"
     filters: LogFilters = field(default_factory=LogFilters)
+    bad_rows: str | None = "refuse"
 
     def settings(self) -> dict[str, Any]:
         """Return what a cache depends on, the file's bytes apart."""
         names = {"user": self.user, "item": self.item, "time": self.time, "separator": self.separator}
-        return {**names, "filters": self.filters.plain()}
+        lenient = {"bad_rows": self.bad_rows} if self.bad_rows == "as_recbole" else {}
+        return {**names, "filters": self.filters.plain(), **lenient}
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def read_log(recipe: Recipe) -> Log:
     values = [name for name, _ in recipe.filters.values]
     header = read_header(recipe.path, recipe.separator)
     fields = with_kinds(recipe.path, header, (recipe.user, recipe.item), recipe.time)
-    columns = read_coded(recipe.path, list(dict.fromkeys(needed + values)), recipe.separator, tuple(needed), fields)
+    wanted = list(dict.fromkeys(needed + values))
+    columns = read_coded(recipe.path, wanted, recipe.separator, tuple(needed), fields, recipe.bad_rows)
     user, item, time = (columns.pop(name) for name in needed)
     assert isinstance(user, Coded) and isinstance(item, Coded) and isinstance(time, np.ndarray)
     check_units(recipe.path, time)

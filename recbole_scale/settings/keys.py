@@ -343,6 +343,12 @@ class PackageSettings(Settings):
     rows_on_demand: bool = key(
         FLAG, True, "RecBole's sequential models read rows made when a batch needs them, in place of a padded table."
     )
+    bad_rows: str = key(
+        choice("refuse", "as_recbole"),
+        "refuse",
+        "Interactions with an empty user or item, or with more columns than the header: refuse names the first; "
+        "as_recbole leaves the former out and cuts the latter, as RecBole's reader does in silence, and counts them.",
+    )
     detect_anomaly: bool = key(
         FLAG, False, "autograd's anomaly mode; RecBole's import of SINE switches it on for all models."
     )
