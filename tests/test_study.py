@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import walk_rows
+from pyarrow import parquet
+from pyarrow.csv import read_csv
 from study_rows_made import made_row
 from worlds import hits_that_pay
 
@@ -322,14 +324,29 @@ def test_a_log_whose_law_is_known_gives_the_known_answer(folder, quick, pretend,
     assert "\nNo: the runs promise" in capsys.readouterr().out
 
 
-def test_from_a_csv_to_a_page_by_real_runs(folder, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("option", "name", "where"),
+    [
+        ("--csv", "log.csv", []),
+        pytest.param("--parquet", "log.parquet", ["--ray_address", "local"], marks=pytest.mark.slow),
+        pytest.param("--csv", "log.parquet", ["--jobs", "2"], marks=pytest.mark.slow),
+    ],
+)
+def test_from_a_file_to_a_page_by_real_runs(folder, monkeypatch, capsys, option, name, where):
     """Candidates are timed and trained: three sizes, one seed, one epoch."""
     monkeypatch.setattr(planner, "EPOCHS", (1,))
     monkeypatch.setattr(planner, "_FIRST_SEEDS", 1)
     monkeypatch.setattr(planner, "_MOST_SEEDS", 1)
     monkeypatch.setattr(planner, "RATES", (0.003, 0.009))
     csv_of(folder / "log.csv")
-    assert main([*STUDY, "--hours", "0.5", "--sizes", "1x8", "2x8", "1x16", *SMALL]) == 0
+    if name.endswith("parquet"):
+        parquet.write_table(read_csv(folder / "log.csv"), folder / name)
+        (folder / "log.csv").unlink()
+    if where:
+        pytest.importorskip("ray")
+        monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    columns = [option, name, *STUDY[2:]]
+    assert main([*columns, "--hours", "0.5", "--sizes", "1x8", "2x8", "1x16", *where, *SMALL]) == 0
     study = folder / "studies" / "log"
     rows = finished_rows(str(study / "runs.jsonl"))
     assert len(rows) == 3 and all(row["epochs"] == 1 and row["test_nll"] > 0 for row in rows)

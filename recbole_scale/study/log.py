@@ -32,11 +32,20 @@ def prepared_log(options: argparse.Namespace, data_path: str) -> str:
     if missing:
         raise UserError(f"--{kind} needs {', '.join(missing)}: the columns of your file by name")
     path = Path(getattr(options, kind))
+    kind = "parquet" if _is_parquet(path) else kind
     name = options.dataset or re.sub(r"[^\w.-]+", "-", path.name.split(".")[0]).strip("-.") or "log"
     target = Path(data_path) / name
     if not _made_of(target / f"{name}.json", path):
         prepare(kind, [path], target, Options(columns=columns))
     return str(name)
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, whatever option and name it came with: by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def _made_of(card_file: Path, raw: Path) -> bool:
