@@ -139,7 +139,8 @@ def as_svg(figure: Figure, name: str, label: str) -> str:
     text = re.sub(r'\b(id=")([^"]+")', rf"\1{name}-\2", text)
     text = re.sub(r'(url\(#|href="#)', rf"\1{name}-", text)
     text = _tags(text, _recolour)
-    opening = f'<svg role="img" aria-label="{html.escape(label)}" '
+    text = re.sub(r"<defs>\s*<style[^>]*>[^<]*</style>\s*</defs>", "", text)  # for all elements: the root's attributes
+    opening = f'<svg role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" stroke-linecap="butt" '
     return re.sub(r'<svg ([^>]*?)(height|width)="[^"]*" (.*?)(height|width)="[^"]*"', rf"{opening}\1\3", text, count=1)
 
 
@@ -152,4 +153,11 @@ def _recolour(tag: str) -> str:
     for colour, variable in VARIABLES.items():
         tag = re.sub(colour, f"var(--{variable})", tag, flags=re.IGNORECASE)
     tag = re.sub("#000000", "currentColor", tag)
-    return re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", tag)
+    tag = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", tag)
+    return re.sub(r' style="([^"]*)"', lambda found: _attributes(found[1]), tag)
+
+
+def _attributes(declarations: str) -> str:
+    """A style as attributes of its element, which a page's policy need not admit."""
+    pairs = [declaration.split(":", 1) for declaration in declarations.split(";") if declaration.strip()]
+    return "".join(f' {name.strip()}="{value.strip()}"' for name, value in pairs)

@@ -203,14 +203,24 @@ def test_hostile_names_stay_text(browser, hostile):
     assert HOSTILE in text(browser, ".question") and "49" not in text(browser, ".question")
 
 
-def test_only_the_script_of_the_page_may_run(browser, page, tmp_path):
-    """The policy admits the script by its hash; another one, put in by whatever means, is refused."""
+@pytest.mark.parametrize(
+    ("put_in", "happened"),
+    [
+        ("<script>window.hit = 1</script>", "window.hit"),
+        ("<style>h1 { font-size: 99px }</style>", "getComputedStyle(document.querySelector('h1')).fontSize === '99px'"),
+        ("<p id=p style='font-size: 99px'></p>", "getComputedStyle(document.getElementById('p')).fontSize === '99px'"),
+        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACw=' onload='window.hit = 1'>", "window.hit"),
+    ],
+)
+def test_only_the_script_and_the_style_of_the_page_are_admitted(browser, page, tmp_path, put_in, happened):
+    """The policy admits both by their hashes; another one, put in by whatever means, is refused."""
     content = page.read_text()
+    assert "unsafe" not in content and " style=" not in content and content.count("<style") == 1
     other = tmp_path / "other.html"
-    other.write_text(content.replace("</main>", "<script>window.hit = 1</script></main>"))
+    other.write_text(content.replace("</main>", f"{put_in}</main>"))
     browser.complaints.clear()
     browser.open(other)
-    assert browser.run("window.hit") is None
+    assert not browser.run(happened)
     assert any("Content Security Policy" in one for one in browser.complaints)
     browser.complaints.clear()
 

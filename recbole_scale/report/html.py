@@ -1,6 +1,6 @@
 """The parts of a page, made by the templates beside this module: whatever comes from rows is escaped by jinja2.
 
-Style and script are files of their own; the page's policy admits that one script, by its hash, and nothing else.
+Style and script are files of their own; the page's policy admits these two, by their hashes, and nothing else.
 """
 
 from __future__ import annotations
@@ -113,12 +113,16 @@ def template(name: str, **values: Any) -> str:
 
 def page(title: str, *parts: str) -> str:
     """A whole page that needs no other file and no network."""
-    script = _source("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style, script = _source("page.css"), _source("page.js")
     return template(
-        "page.html", title=title, body=Markup("").join(map(Markup, parts)), style=Markup(_source("page.css")),
-        script=Markup(script), hash=digest,
+        "page.html", title=title, body=Markup("").join(map(Markup, parts)), style=Markup(style), script=Markup(script),
+        style_hash=_hash(style), script_hash=_hash(script),
     )  # fmt: skip
+
+
+def _hash(content: str) -> str:
+    """What a page's policy knows an element by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def _source(name: str) -> str:
