@@ -15,7 +15,8 @@ from recbole_scale.model.sizes import scaled_shape
 from recbole_scale.report.commands import next_commands
 from recbole_scale.report.costs import Costs, forward_flops
 from recbole_scale.report.report import Study, make_study
-from recbole_scale.report.verdict import decide, recent
+from recbole_scale.report.verdict import banded, decide, recent
+from recbole_scale.report.whatif import curves
 
 RIGHT = {"pays": "Yes", "does not": "No", "nothing learnt": "Not known yet", "cannot be known": "Not known yet"}
 
@@ -91,6 +92,32 @@ def test_a_law_that_bends_more_than_the_runs_do_decides_nothing_alone():
     verdict = decide(study)
     assert verdict.word == "Not known yet"  # the band knows of other forms
     assert verdict.gain[2] > seen.gain > verdict.gain[0]
+
+
+def bent() -> Study:
+    """A law whose band misses what the largest runs have won by far, in losses: they alone fall on."""
+    rows = [{**row, "test_metrics": None} for row in world("does not", 0)]
+    for row in rows:
+        if row["n_blocks"] >= 786432:
+            row["test_nll"] -= 0.02 * np.log2(row["n_blocks"] / 393216)
+    return make_study(rows, Question(resamples=100))
+
+
+@pytest.mark.parametrize(
+    "study", [bent(), study_of("pays", 0), study_of("cannot be known", 1)], ids=["bent", "pays", "open"]
+)
+def test_the_band_of_the_sliders_is_that_of_the_verdict(study):
+    verdict = decide(study)
+    known = curves(study, verdict, Costs(study.choice.fitted))
+    key = "hits" if verdict.metric else "loss"
+    law = study.deciding.metric_laws[verdict.metric] if verdict.metric else study.deciding.law
+    at = int(np.argmin(np.abs(np.log(np.array(known["n"]) / verdict.then))))
+    assert known[key][at] == pytest.approx(verdict.at_then, rel=2e-3)
+    assert known[key][known["now"]] == pytest.approx(verdict.at_now, rel=2e-3)
+    assert ("allows for it" in verdict.reason) == (verdict.metric is None)
+    drawn, own = np.array(known[key]), np.array([banded(law, n) for n in known["n"]])
+    assert np.isclose(drawn[: known["now"] + 1], own[: known["now"] + 1], rtol=1e-3).all()
+    assert np.isclose(drawn[-1], own[-1], rtol=1e-3).all() == (verdict.metric is not None)  # only the bent one is moved
 
 
 def test_an_open_verdict_names_the_command_that_decides_it():

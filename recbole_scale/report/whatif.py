@@ -31,7 +31,7 @@ from recbole_scale.report.costs import Costs
 from recbole_scale.report.findings import metric_of, reference_losses
 from recbole_scale.report.html import template
 from recbole_scale.report.report import Study
-from recbole_scale.report.verdict import Verdict, draws_of, hits_of
+from recbole_scale.report.verdict import Verdict, banded, draws_of, gain_per_doubling, hits_of
 from recbole_scale.text import duration, show_count
 
 _POINTS = 121
@@ -102,10 +102,12 @@ def curves(study: Study, verdict: Verdict, costs: Costs) -> dict[str, Any] | Non
         "serving": [[_short(cost.serving_ms)] for cost in each] if each[0].serving_ms else None,
     }
     law: Law = hits or found.law
-    low, high = WORTHS["hits" if hits is not None else "loss"]
+    decides = "hits" if hits is not None else "loss"
+    low, high = WORTHS[decides]
+    columns[decides] = _as_decided(columns[decides], law, grid, verdict)
     return {
         **{name: values for name, values in columns.items() if values is not None},
-        "gain": _gains(law, grid),
+        "gain": _gains(law, grid, verdict),
         "decides": None if verdict.gain is None else [_short(value) for value in verdict.gain],
         "now": int(np.searchsorted(grid, verdict.now)),
         "learnt": verdict.learnt,
@@ -118,12 +120,30 @@ def _banded(law: Law, grid: Any) -> list[list[float | None]]:
     return [list(map(_short, band)) for band in zip(law.predict(grid), lower, upper, strict=True)]
 
 
-def _gains(law: Law, grid: Any) -> list[list[float | None]]:
-    """What doubling each size wins, better being above 0, with its band."""
+def _as_decided(values: list[list[float | None]], law: Law, grid: Any, verdict: Verdict) -> list[list[float | None]]:
+    """The law's bands with what the verdict adds to them where the law misses the largest runs.
+
+    It adds nothing at the size that is there, the verdict's own at the one it speaks of, by the doubling in between.
+    """
+    if verdict.at_then is None or math.isnan(verdict.at_then[1]):
+        return values
+    own = banded(law, verdict.then)
+    share = np.log2(np.maximum(grid / verdict.now, 1.0)) / math.log2(verdict.then / verdict.now)
+    more = [share * (verdict.at_then[end] - own[end]) for end in (0, 1, 2)]
+    added = zip(values, *more, strict=True)
+    return [[_short(v + plus) for v, plus in zip(band, by, strict=True) if v is not None] for band, *by in added]
+
+
+def _gains(law: Law, grid: Any, verdict: Verdict) -> list[list[float | None]]:
+    """What doubling each size wins, better being above 0, with its band: the verdict's from the size that is there."""
     sign = 1.0 if isinstance(law, MetricLaw) else -1.0
     value = sign * (law.predict(2 * grid) - law.predict(grid))
     draws = sign * (draws_of(law, 2 * grid) - draws_of(law, grid))
     lower, upper = percentiles(draws, 0.95)
+    if verdict.gain is not None:
+        _, low, high = gain_per_doubling(law, verdict.now, verdict.then)
+        beyond = grid >= verdict.now
+        lower, upper = lower + beyond * (verdict.gain[1] - low), upper + beyond * (verdict.gain[2] - high)
     return [list(map(_short, band)) for band in zip(value, lower, upper, strict=True)]
 
 
@@ -179,16 +199,16 @@ def answer_figures(study: Study, known: dict[str, Any] | None) -> list[Drawn]:
         return []
     levels = references(study)
     name = hits_of(study.choice.fitted)
-    caption = "Circles: runs; diamonds: held-out runs. Shaded: 95 % band of the law, dashed beyond the largest run."
+    caption = "Circles: runs; diamonds: held-out runs. Shaded: 95 % band of the verdict, dashed beyond the largest run."
     with style():
         drawn = [Drawn("answer-loss", "Loss against size", caption, _figure(
             study, found, found.law, lambda row: row.get(study.question.loss), NAMES[study.question.loss],
-            {one.name: one.loss for one in levels}, known))]  # fmt: skip
+            {one.name: one.loss for one in levels}, known, "loss"))]  # fmt: skip
         law = found.metric_laws.get(name or "")
         if law is not None and name is not None:
             drawn.append(Drawn("answer-hits", f"{metric_name(name)}: how often the next item is among the first ten",
                 "Drawn as the loss is.", _figure(study, found, law, lambda row: metric_of(row, name),
-                metric_name(name), {one.name: one.hits for one in levels}, known)))  # fmt: skip
+                metric_name(name), {one.name: one.hits for one in levels}, known, "hits")))  # fmt: skip
     return drawn
 
 
@@ -200,12 +220,13 @@ def _figure(
     label: str,
     levels: dict[str, float | None],
     known: dict[str, Any],
+    key: str,
 ) -> Any:
     figure = new_figure(3.1)
     panel = figure.subplots()
     grid = np.array(known["n"])
     trained = grid <= max(float(row["n_blocks"]) for row in found.choice.fitted)
-    lower, upper = law.interval(grid)
+    _, lower, upper = np.array(known[key], dtype=float).T  # the sliders' band, which is the verdict's
     if np.isfinite(lower).all():
         panel.fill_between(grid, lower, upper, color=BLUE, alpha=0.2, linewidth=0)
     panel.plot(grid[trained], law.predict(grid[trained]), color=BLUE, linewidth=1.4, label="law")
