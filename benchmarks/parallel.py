@@ -79,7 +79,7 @@ class Worker:
         with context:
             for step in range(self.at, self.at + n):
                 step %= len(data)
-                trainer._train_step(data.batch(step), data.count(step))
+                trainer._train_step(self.parts(step), data.count(step))
                 trainer.losses.look(0, step + 1, len(data), (), ending=False)
                 targets += data.count(step)
         wall, cpu = perf_counter() - wall, process_time() - cpu
@@ -88,10 +88,13 @@ class Worker:
         every = self.group.gather(cpu)
         return {"targets": targets, "wall": wall, "cpu": sum(every), "wait": sum(waits) / n}
 
+    def parts(self, step: int) -> Any:
+        """This process's part of a batch."""
+        return self.prepared.train_data.parts(step, rank=self.group.rank(), world=self.group.world_size())
+
     def _uneven(self, step: int) -> float:
         """Share of its time that a process waits on average when time goes with targets: 1 - mean / largest."""
-        mine, _ = self.parallel.share(self.prepared.train_data.batch(step), "target_list")
-        sizes = self.group.gather(int((mine["target_list"] != 0).sum()))
+        sizes = self.group.gather(sum(len(part["target_places"]) for part, _ in self.parts(step)))
         return 1 - sum(sizes) / len(sizes) / max(sizes)
 
     def collectives(self, n: int) -> dict[str, float]:

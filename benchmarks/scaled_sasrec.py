@@ -61,9 +61,9 @@ def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> 
     since = [0.0, 0.0]  # targets and seconds since the last product
 
     class TimedTrainer(ScaledSASRecTrainer):
-        def _train_step(self, batch: Any, n_targets: int) -> None:
+        def _train_step(self, parts: Any, n_targets: int) -> None:
             start = time.perf_counter()
-            super()._train_step(batch, n_targets)
+            super()._train_step(parts, n_targets)
             now = time.perf_counter()
             if not clock["first"]:  # the first step warms up; it counts for the start, not for the rate
                 clock.update(first=now - imported, age=process_age())

@@ -19,40 +19,23 @@ import recbole_scale
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
 from recbole_scale.runs.run import build_model, make_config, prepare
-from recbole_scale.training.accumulation import accumulate, micro_batches
+from recbole_scale.training.accumulation import accumulate, built_ahead
 from recbole_scale.training.parallel import BatchLoss
 
 NO_DROPOUT = {**QUICK, "hidden_dropout_prob": 0.0, "train_batch_size": 64}
-
-
-class Batch(dict):
-    """A dict of tensors that is sliced like RecBole's Interaction."""
-
-    def __getitem__(self, key):
-        return super().__getitem__(key) if isinstance(key, str) else Batch({k: v[key] for k, v in self.items()})
-
-    def to(self, device):
-        return self
-
-
-def uneven_batch():
-    torch.manual_seed(0)
-    target = torch.randint(1, 9, (7, 5))
-    for row, kept in enumerate((5, 1, 4, 2, 5, 3, 1)):
-        target[row, kept:] = 0
-    return Batch({"x": torch.randn(7, 5, 4), TARGET_LIST: target})
 
 
 class Toy(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(1)
-        self.linear = nn.Linear(4, 9)
+        self.linear = nn.Linear(9, 9)
         self.held_back = 0
 
     def forward(self, batch):
         counted = batch[TARGET_LIST] != 0
-        return F.cross_entropy(self.linear(batch["x"][counted]), batch[TARGET_LIST][counted])
+        inputs = F.one_hot(batch["item_id_list"][counted] % 9, 9).float()
+        return F.cross_entropy(self.linear(inputs), batch[TARGET_LIST][counted] % 9)
 
     @contextmanager
     def no_sync(self):
@@ -60,13 +43,18 @@ class Toy(nn.Module):
         yield
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 50])
-def test_gradients_equal_the_whole_batch_with_unequal_targets(steps):
-    batch, whole, cut = uneven_batch(), Toy(), Toy()
+@pytest.fixture
+def loader(walk):
+    return prepare(make_config("ScaledSASRec", "walk", config_dict=NO_DROPOUT)).train_data
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 5000])
+def test_gradients_equal_the_whole_batch_with_unequal_targets(loader, steps):
+    batch, whole, cut = loader.batch(1), Toy(), Toy()
     expected = whole(batch)
     expected.backward()
-    parts = micro_batches(batch, TARGET_LIST, steps)
-    assert len(parts) == min(steps, 7)
+    parts = loader.parts(1, steps)
+    assert len(parts) == min(steps, len(batch[TARGET_LIST]))
     assert sum(share for _, share in parts) == pytest.approx(1)
     loss = accumulate(cut, parts, nullcontext, "cpu")
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
@@ -74,27 +62,42 @@ def test_gradients_equal_the_whole_batch_with_unequal_targets(steps):
     assert cut.held_back == len(parts) - 1  # gradients travel once a step
 
 
-def test_parts_without_targets_are_left_out():
-    batch = uneven_batch()
-    batch[TARGET_LIST][2:5] = 0
-    parts = micro_batches(batch, TARGET_LIST, 7)
-    assert len(parts) == 4
-    loss = accumulate(Toy(), parts, nullcontext, "cpu")
-    assert loss.item() == pytest.approx(Toy()(batch).item(), abs=1e-6)
-
-
 def test_the_models_gradients_equal_the_whole_batch(walk):
     prepared = prepare(make_config("ScaledSASRec", "walk", config_dict=NO_DROPOUT))
     model = build_model(prepared)
-    batch = prepared.train_data.batch(1)
     gradients = []
     for steps in (1, 4):
         model.zero_grad()
         amp = partial(torch.autocast, "cpu", torch.bfloat16, enabled=False)
-        accumulate(BatchLoss(model), micro_batches(batch, TARGET_LIST, steps), amp, "cpu")
+        accumulate(BatchLoss(model), prepared.train_data.parts(1, steps), amp, "cpu")
         gradients.append([p.grad.clone() for p in model.parameters()])
     for x, y in zip(*gradients, strict=True):
         torch.testing.assert_close(y, x, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # meta: as a GPU, in a thread, without memory to pin
+def test_batches_built_ahead_are_those_that_were_asked_for(loader, device):
+    asked = [0, 1, 2, 1, 2, 3, 0, len(loader) - 1]  # a run goes back, too
+    built = []
+
+    def build(step):
+        built.append(step)
+        return loader.parts(step, 2)
+
+    with built_ahead(build, len(loader), torch.device(device)) as take:
+        found = [take(step) for step in asked]
+    for step, parts in zip(asked, found, strict=True):
+        for (mine, weight), (expected, share) in zip(parts, loader.parts(step, 2), strict=True):
+            assert weight == share and torch.equal(mine[TARGET_LIST], expected[TARGET_LIST])
+    assert built == asked if device == "cpu" else len(built) > len(asked) and max(built) < len(loader)
+
+
+def test_a_batch_that_cannot_be_built_fails_where_it_is_asked_for():
+    def build(step):
+        raise OSError(f"batch {step} is gone")
+
+    with pytest.raises(OSError, match="batch 3 is gone"), built_ahead(build, 9, torch.device("meta")) as take:
+        take(3)
 
 
 def test_a_run_in_micro_batches_gives_the_same_curve(walk):
@@ -122,7 +125,6 @@ import recbole_scale, torch
 from recbole_scale.training import accumulation, group, parallel
 from torch.nn.parallel import DistributedDataParallel as DDP
 from recbole_scale.runs.run import build_model, make_config, prepare
-from recbole_scale.data.windows import TARGET_LIST
 from contextlib import nullcontext
 settings = dict(hidden_size=32, inner_size=128, MAX_ITEM_LIST_LENGTH=10, train_batch_size=int(sys.argv[2]), topk=[5],
                 hidden_dropout_prob=0.0, **group.torchrun_settings())
@@ -134,7 +136,7 @@ for p in model.parameters():
 loss, gradients = parallel.data_parallel(model), []
 for step in range(8):
     model.zero_grad()
-    parts = accumulation.micro_batches(prepared.train_data.batch(step), TARGET_LIST, int(sys.argv[3]))
+    parts = prepared.train_data.parts(step, int(sys.argv[3]), group.rank(), group.world_size())
     accumulation.accumulate(loss, parts, nullcontext, "cpu")
     gradients.append([p.grad.clone() for p in model.parameters()])
 if group.rank() == 0:
@@ -156,14 +158,3 @@ def test_two_processes_with_micro_batches_equal_one_process_with_the_whole_batch
         for a, b in zip(torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt"), strict=True):
             for x, y in zip(a, b, strict=True):
                 torch.testing.assert_close(y, x, atol=1e-6, rtol=1e-4)
-
-
-def test_slices_behave_like_recboles_interaction():
-    """The toy batch stands for the real one."""
-    from recbole.data.interaction import Interaction
-
-    real = Interaction(dict(uneven_batch()))
-    for (a, x), (b, y) in zip(
-        micro_batches(real, TARGET_LIST, 3), micro_batches(uneven_batch(), TARGET_LIST, 3), strict=True
-    ):
-        assert x == y and torch.equal(a[TARGET_LIST], b[TARGET_LIST])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from challenge_data import cases_of, histories_of
-from recbole.data.interaction import Interaction
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,7 +26,6 @@ from recbole_scale.model.layers import DecoderBlock
 from recbole_scale.model.sampled_softmax import SampledSoftmax, sampled_cross_entropy, training_counts
 from recbole_scale.model.sizes import Shape, flops_per_interaction
 from recbole_scale.model.softmax import ChunkedCrossEntropy
-from recbole_scale.training.accumulation import micro_batches
 from recbole_scale.training.guard import FEWEST, Guard
 from recbole_scale.training.optimizers import clipped_norm
 
@@ -160,13 +158,6 @@ def test_a_parameter_without_gradient_has_no_part_in_the_norm():
     with_gradient.grad = torch.tensor([3.0, 4.0])
     assert clipped_norm([with_gradient, without], None).item() == pytest.approx(5.0)
     assert clipped_norm([with_gradient, without], None, of_gradients=False).item() == pytest.approx(math.sqrt(5.0))
-
-
-def test_micro_batches_carry_their_share_of_the_targets():
-    batch = Interaction({"t": torch.tensor([[1, 0], [2, 3], [0, 0], [4, 5]])})
-    parts = micro_batches(batch, "t", 3)
-    assert [part["t"].tolist() for part, _ in parts] == [[[1, 0], [2, 3]], [[4, 5]]]  # the middle one has no target
-    assert [share for _, share in parts] == pytest.approx([3 / 5, 2 / 5])
 
 
 # Statistics and laws --------------------------------------------------------------------------------------------------

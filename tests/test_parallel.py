@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import socket
@@ -12,14 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUICK, walk_rows, write_inter
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_scale.training import group, parallel
-from recbole_scale.training.parallel import deal, interleave
+from recbole_scale.data.windows import TARGET_LIST, TARGET_PLACES, deal
+from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.training.parallel import interleave
 
 SETTINGS = ["--dataset=walk", "--hidden_size=32", "--inner_size=128", "--MAX_ITEM_LIST_LENGTH=10", "--epochs=3",
             "--train_batch_size=128", "--show_progress=False", "--topk=[5,10]", "--hidden_dropout_prob=0",
@@ -113,7 +114,6 @@ import os, sys, torch
 import recbole_scale
 from recbole_scale.runs.run import build_model, make_config, prepare
 from recbole_scale.training import group, parallel
-from recbole_scale.data.windows import TARGET_LIST
 settings = dict(hidden_size=32, inner_size=128, MAX_ITEM_LIST_LENGTH=10, train_batch_size=int(sys.argv[2]), topk=[5],
                 hidden_dropout_prob=0.0, **group.torchrun_settings())
 prepared = prepare(make_config("ScaledSASRec", "walk", config_dict=settings))
@@ -125,7 +125,7 @@ loss_module = parallel.data_parallel(model)
 gradients = []
 for step in range(len(prepared.train_data)):
     model.zero_grad()
-    batch, weight = parallel.share(prepared.train_data.batch(step), TARGET_LIST)
+    ((batch, weight),) = prepared.train_data.parts(step, rank=group.rank(), world=group.world_size())
     (loss_module(batch) * weight).backward()
     gradients.append([p.grad.clone() for p in model.parameters()])
 if group.rank() == 0:
@@ -232,45 +232,33 @@ def test_a_users_mistake_on_two_processes_is_one_sentence(folders):
     assert done.returncode == 2 and "Pop trains in one process: it is counted" in done.stderr
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(2, 5))
-def test_sharing_gives_every_sequence_to_one_process_and_balances_targets(counts, world):
-    number = torch.arange(1, 10)
-    batch = {"target": torch.stack([torch.where(number <= n, number, 0) for n in counts])}
-    batch["row"] = torch.arange(len(counts))
-    seen, targets, weights = [], [], []
-    for process in range(world):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(group, "world_size", lambda: world)
-            patch.setattr(group, "rank", lambda process=process: process)
-            mine, weight = parallel.share(Rows(batch), "target")
-        weights.append(weight)
-        if weight:
-            seen += mine["row"].tolist()
-            targets.append(int((mine["target"] != 0).sum()))
-            assert weight == pytest.approx(targets[-1] * world / sum(counts))
-    assert sorted(set(seen)) == sorted(seen)
-    assert sum(counts[row] for row in seen) == sum(counts)  # what is missing has no targets
-    assert sum(weights) == pytest.approx(world if sum(counts) else 0)
-    assert max(targets, default=0) - min(targets, default=0) <= max(counts) or len(targets) < world
-
-
-class Rows(dict):
-    """As RecBole's Interaction: a key gives a column, anything else rows."""
-
-    def __getitem__(self, key):
-        return super().__getitem__(key) if isinstance(key, str) else Rows({k: v[key] for k, v in self.items()})
-
-
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 9))
-@settings(max_examples=100, deadline=None)
-def test_rows_are_dealt_largest_first_to_whoever_has_least(counts, world):
-    expected, load = [[] for _ in range(world)], [0] * world
-    room = [math.ceil(len(counts) / world)] * world
-    for row in sorted(range(len(counts)), key=lambda at: -counts[at]):
-        least = min((p for p in range(world) if room[p]), key=load.__getitem__)
-        expected[least].append(row)
-        load[least], room[least] = load[least] + counts[row], room[least] - 1
-    assert deal(counts, world) == [sorted(rows) for rows in expected]
+def test_dealing_gives_every_row_to_one_process_and_balances_rows_and_targets(counts, world):
+    counts = np.array(counts)
+    dealt = [deal(counts, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(len(counts)))
+    assert all((np.diff(rows) > 0).all() for rows in dealt)
+    sizes, targets = [len(rows) for rows in dealt], [int(counts[rows].sum()) for rows in dealt]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(targets) - min(targets) <= max(counts)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_a_process_builds_its_own_rows_and_weights_make_the_whole_batch(walk, pieces, world):
+    loader = prepare(make_config("ScaledSASRec", "walk", config_dict={**QUICK, "train_batch_size": 32})).train_data
+    for step in range(len(loader)):
+        batch = loader.batch(step)
+        rows, weights = [], []
+        for rank in range(world):
+            for part, weight in loader.parts(step, pieces, rank, world):
+                places = part[TARGET_PLACES]
+                assert torch.equal(places, part[TARGET_LIST].flatten().nonzero().squeeze(1))
+                assert weight == pytest.approx(len(places) * world / loader.count(step)) or weight == 0
+                weights.append(weight)
+                rows += [row[row > 0].tolist() for row in part[TARGET_LIST]] if weight else []
+        assert sum(weights) == pytest.approx(world)
+        assert sorted(rows) == sorted(row[row > 0].tolist() for row in batch[TARGET_LIST])
 
 
 def test_interleave_restores_the_order_of_dealt_batches():

@@ -16,9 +16,11 @@ from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.ready_made import RowSplit
 from recbole_scale.data.windows import (
     TARGET_LIST,
+    TARGET_PLACES,
     Windows,
     batch_windows,
     cut_windows,
+    deal,
     gather_windows,
     padding_share,
 )
@@ -66,14 +68,37 @@ class WindowDataLoader:
         return (self.batch(step) for step in range(len(self)))
 
     def batch(self, step: int) -> Interaction:
-        """Batch ``step`` of the epoch: item list [B, T] and target list [B, T]."""
-        inputs, targets = gather_windows(self._dataset.histories.items, self.windows, self.batches[step])
-        return Interaction({self.item_list: torch.from_numpy(inputs), TARGET_LIST: torch.from_numpy(targets)})
+        """Batch ``step`` of the epoch: item list and target list [B, T], and where the M targets lie in the latter."""
+        return self._gather(self.batches[step])
+
+    def _gather(self, index: np.ndarray) -> Interaction:
+        inputs, targets = gather_windows(self._dataset.histories.items, self.windows, index)
+        made = {self.item_list: inputs, TARGET_LIST: targets, TARGET_PLACES: np.flatnonzero(targets)}
+        return Interaction({name: torch.from_numpy(array) for name, array in made.items()})
+
+    def parts(self, step: int, pieces: int = 1, rank: int = 0, world: int = 1) -> list[tuple[Interaction, float]]:
+        """What process ``rank`` of ``world`` trains of batch ``step``: its windows of each of ``pieces``, with weights.
+
+        A mean over the targets of a part times its weight, summed over parts and averaged over processes, is the mean
+        over the batch's targets. A process without windows in a piece repeats one of them with weight 0, so that all
+        go through equally many parts. No other process's windows are built.
+        """
+        index = self.batches[step]
+        counts = self._counts(step)
+        found = []
+        for piece in np.array_split(np.arange(len(index)), min(pieces, len(index))):
+            mine = piece[deal(counts[piece], rank, world)]
+            weight = int(counts[mine].sum()) * world / int(counts.sum())
+            found.append((self._gather(index[mine if len(mine) else piece[:1]]), weight))
+        return found
+
+    def _counts(self, step: int) -> np.ndarray:
+        index = self.batches[step]
+        return self.windows.length[index] - self.windows.context[index]
 
     def count(self, step: int) -> int:
         """Counted targets of batch ``step``."""
-        index = self.batches[step]
-        return int((self.windows.length[index] - self.windows.context[index]).sum())
+        return int(self._counts(step).sum())
 
     @property
     def n_targets(self) -> int:

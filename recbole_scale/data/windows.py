@@ -12,6 +12,7 @@ import numpy as np
 from recbole_scale.data.histories import gather_padded, ragged_ranges
 
 TARGET_LIST = "target_list"  # name of a batch's targets: what each position must predict, 0 where no loss is counted
+TARGET_PLACES = "target_places"  # and where the others stand in it, rows one after the other: the device need not look
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,18 @@ def gather_windows(items: np.ndarray, windows: Windows, index: np.ndarray) -> tu
     targets = gather_padded(items, start + 1, length, width)
     targets[np.arange(width) < context[:, None]] = 0
     return inputs, targets
+
+
+def deal(counts: np.ndarray, rank: int, world: int) -> np.ndarray:
+    """Rows of process ``rank`` of ``world``, ascending, of rows with ``counts`` targets, [B]: each its share of both.
+
+    Sorted by targets, rows are dealt from the first process to the last and back again, as teams are picked: numbers of
+    rows differ by one at most, and targets by no more than the largest row's do from the smallest's.
+    """
+    order = np.argsort(-counts, kind="stable")
+    turn = np.arange(-(-len(counts) // world))
+    place = turn * world + np.where(turn % 2, world - 1 - rank, rank)
+    return np.sort(order[place[place < len(counts)]])
 
 
 def padding_share(windows: Windows, batches: list[np.ndarray]) -> float:

@@ -15,7 +15,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from recbole_scale.data.windows import TARGET_LIST
+from recbole_scale.data.windows import TARGET_LIST, TARGET_PLACES
 from recbole_scale.model.layers import DecoderBlock, dropout, init_weights, layer_rates
 from recbole_scale.model.memory import softmax_chunk
 from recbole_scale.model.precision import resolve_precision
@@ -113,14 +113,16 @@ class ScaledSASRec(SequentialRecommender):
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean cross-entropy in nats over the batch's targets, exact or (``loss_type: SCE``) sampled.
 
-        A batch of windows holds ``target_list`` [B, T] (0: no loss there); a batch of RecBole's rows holds one
-        target per row.
+        A batch of windows holds ``target_list`` [B, T] (0: no loss there), and perhaps ``target_places`` [M], where it
+        is not 0, without which a GPU must be waited for; a batch of RecBole's rows holds one target per row.
         """
         item_seq = interaction[self.ITEM_SEQ]
         if TARGET_LIST in interaction:
             target = interaction[TARGET_LIST]
-            counted = target != 0  # [B, T]
-            hidden, target = self.forward(item_seq)[counted], target[counted]  # [M, D], [M]
+            known = TARGET_PLACES in interaction
+            places = interaction[TARGET_PLACES] if known else target.flatten().nonzero().squeeze(1)  # [M]
+            hidden = self.forward(item_seq).flatten(0, 1).index_select(0, places)  # [M, D]
+            target = target.flatten().index_select(0, places)  # [M]
         else:
             hidden, target = (
                 self._training_last(item_seq, interaction[self.ITEM_SEQ_LEN]),

@@ -1,4 +1,4 @@
-"""Several processes, one trainer: sharing batches, averaging gradients, putting evaluations together.
+"""Several processes, one trainer: averaging gradients, putting evaluations together.
 
 Every function also works in a single process, where it does nothing. Whole copies of the model (DDP) are handled here,
 models cut over processes (FSDP2) in :mod:`recbole_scale.training.shards`.
@@ -6,7 +6,6 @@ models cut over processes (FSDP2) in :mod:`recbole_scale.training.shards`.
 
 from __future__ import annotations
 
-import heapq
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -123,42 +122,6 @@ def save_sharded(state: dict[str, Any], folder: str) -> None:
     from recbole_scale.training import sharded_checkpoint
 
     sharded_checkpoint.save_sharded(state, folder)
-
-
-def share(batch: Any, targets: str) -> tuple[Any, float]:
-    """This process's sequences of a batch, and the weight that makes averaged gradients those of the whole batch.
-
-    A mean over local targets, averaged over processes, is not the mean over all targets; weighting each process by
-    local targets x processes / all targets makes it so. A process without sequences repeats the first with weight 0.
-    """
-    world = group.world_size()
-    if world == 1:
-        return batch, 1.0
-    counts = (batch[targets] != 0).flatten(1).sum(1).tolist()  # [B]
-    mine = deal(counts, world)[group.rank()]
-    count = sum(counts[row] for row in mine)
-    if count == 0:
-        return batch[:1], 0.0
-    return batch[torch.tensor(mine)], count * world / sum(counts)
-
-
-def deal(counts: list[int], world: int) -> list[list[int]]:
-    """Rows of each process: even numbers of rows, and of targets, so that no process waits long for another.
-
-    The row with the most targets left goes to the process with the fewest among those with room. Dealt as they come,
-    ML-1M's windows made the process with more targets take 4.5 % more of them than half.
-    """
-    dealt: list[list[int]] = [[] for _ in range(world)]
-    most = -(-len(counts) // world)
-    waiting = [(0, process) for process in range(world)]  # a heap of (targets so far, process)
-    for row in sorted(range(len(counts)), key=lambda at: -counts[at]):
-        load, least = waiting[0]
-        dealt[least].append(row)
-        if len(dealt[least]) < most:
-            heapq.heapreplace(waiting, (load + counts[row], least))
-        else:
-            heapq.heappop(waiting)
-    return [sorted(rows) for rows in dealt]
 
 
 def interleave(parts: list[Tensor], batch_size: int) -> Tensor:

@@ -15,10 +15,9 @@ from recbole_scale.bars import bar
 from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.data.id_tables import id_tables
 from recbole_scale.data.loaders import HistoryEvalDataLoader
-from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
 from recbole_scale.training import group, parallel
-from recbole_scale.training.accumulation import accumulate, micro_batches
+from recbole_scale.training.accumulation import Parts, accumulate, built_ahead
 from recbole_scale.training.best import Best, Bests
 from recbole_scale.training.budget import TimeBudget
 from recbole_scale.training.checkpoint import run_stem
@@ -223,9 +222,10 @@ class ScaledSASRecTrainer(Trainer):
         shown = bar(initial=step, total=last, disable=not show_progress, desc=f"train {epoch_idx:>3}")
         started, save_step, already = perf_counter(), int(self.config["save_step"] or 0), progress.epoch_targets
         self.budget.start()
-        with signals.held():
+        build = partial(train_data.parts, pieces=self.accumulation_steps, rank=group.rank(), world=group.world_size())
+        with signals.held(), built_ahead(build, last, self.device) as parts:
             while step < last and not self.budget.spent:
-                self._train_step(train_data.batch(step), train_data.count(step))
+                self._train_step(parts(step), train_data.count(step))
                 step += 1
                 shown.update()
                 ends = self.budget.look() or step == last
@@ -257,11 +257,10 @@ class ScaledSASRecTrainer(Trainer):
         self.speed = max(0, progress.epoch_targets - already) / max(self.epoch_seconds, 1e-9)  # targets per second
         return progress.mean_loss
 
-    def _train_step(self, batch: Any, n_targets: int) -> None:
+    def _train_step(self, parts: Parts, n_targets: int) -> None:
         progress = self.progress
         self.optimization.set_rate(progress.global_step, self.steps_per_epoch, self.budget, self.guard.rate_factor)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = micro_batches(batch, TARGET_LIST, self.accumulation_steps)
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=bool(self.enable_amp))
         loss = accumulate(self.loss, parts, autocast, self.device)
         norm = clipped_norm(self.model.parameters(), self.clip_grad_norm)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
+from recbole_scale.data.windows import deal
 from recbole_scale.model.layers import DecoderBlock, init_weights
 from recbole_scale.training import group, parallel
 from recbole_scale.training.checkpoint import load_checkpoint, save_checkpoint
@@ -66,6 +67,15 @@ def batch_of(step: int) -> Batch:
     return Batch(input=items[:, :-1], target=target)
 
 
+def dealt(batch: Batch) -> tuple[Batch, float]:
+    """This process's rows, and their weight."""
+    counts, world = (batch["target"] != 0).sum(1).numpy(), group.world_size()
+    mine = deal(counts, group.rank(), world)
+    if not len(mine):
+        return batch[:1], 0.0
+    return batch[torch.from_numpy(mine)], counts[mine].sum() * world / counts.sum()
+
+
 class Run:
     """Model, loss and optimizer of one process."""
 
@@ -78,7 +88,7 @@ class Run:
     def step(self, number: int) -> dict[str, Any]:
         """One step; returns loss, norm and whole gradients."""
         self.optimizer.zero_grad(set_to_none=True)
-        mine, weight = parallel.share(batch_of(number), "target")
+        mine, weight = dealt(batch_of(number))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             loss = self.loss(mine) * weight
         loss.backward()
