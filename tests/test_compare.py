@@ -144,6 +144,9 @@ def test_the_users_ranks_give_the_rows_metrics(walk, model):
     for k in (5, 10):
         assert ndcg_at(users["rank"], k).mean() == pytest.approx(result["test_result"][f"ndcg@{k}"], abs=1e-4)
         assert hit_at(users["rank"], k).mean() == pytest.approx(result["test_result"][f"recall@{k}"], abs=1e-4)
+        filtered = result["test_result_filtered"]
+        assert ndcg_at(users["rank_filtered"], k).mean() == pytest.approx(filtered[f"ndcg@{k}"], abs=1e-4)
+        assert hit_at(users["rank_filtered"], k).mean() == pytest.approx(filtered[f"recall@{k}"], abs=1e-4)
     assert users["nll"].mean() == pytest.approx(result["nll"], abs=1e-5)
 
 

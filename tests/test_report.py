@@ -40,6 +40,31 @@ QUICK = Question(resamples=100)
 HOSTILE = '<script>alert("x")</script>&\'$a$'
 
 
+def test_filtered_metrics_and_the_kind_of_an_nll_stand_beside_the_others(tmp_path):
+    """A masked run's own lists are the filtered ones; a loss of scores is marked."""
+    rows = [{**row, "test_metrics_filtered": {"ndcg@10": 0.4321, "recall@10": 0.8765}} for row in full_study()]
+    base = {**rows[0], "n_layers": None, "d_model": None, "n_parameters": 1000, "test_nll": 2.5}
+    kinds = {"Caser": "scores", "Markov": "probabilities", "GRU4Rec": "likelihood"}
+    others = [{**base, "model": model, "run_id": model, "nll_kind": kind} for model, kind in kinds.items()]
+    others[1] |= {"settings": {"mask_history": True}, "test_metrics": {"ndcg@10": 0.1234, "recall@10": 0.2345}}
+    for name, content in (("rows", rows), ("others", others)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    page = tmp_path / "page.html"
+    assert main(["--rows", str(tmp_path / "rows.jsonl"), "--others", str(tmp_path / "others.jsonl"), "--out", str(page),
+                 "--resamples", "100"]) == 0  # fmt: skip
+    content = page.read_text()
+    cells = {row[0]: row for row in re.findall(r"<td[^>]*>([^<]*)</td>" * 8, content) if row[0] in kinds}
+    sizes = re.search(r"<h2>Sizes</h2>.*?</section>", content, re.DOTALL)[0]
+    beside = re.search(r"<h2>Beside other models</h2>.*?</section>", content, re.DOTALL)[0]
+    for part in (sizes, beside):
+        assert "NDCG@10 filtered" in part and "HR@10 filtered" in part and "0.4321" in part and "0.8765" in part
+    assert cells["Caser"][4] == "2.5000 (of scores)" and cells["Markov"][4] == "2.5000 (-log p)"
+    assert cells["GRU4Rec"][4] == "2.5000"
+    markov = re.search(r"<tr><td[^>]*>Markov</td>.*?</tr>", beside, re.DOTALL)[0]
+    assert markov.count("0.1234") == markov.count("0.2345") == 2
+    assert "NDCG@10 filtered" in re.search(r"<h2>Runs</h2>.*", content, re.DOTALL)[0]
+
+
 class Page(HTMLParser):
     """Collects tags, attributes and text of a page, and whether every tag is closed."""
 

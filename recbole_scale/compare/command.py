@@ -92,7 +92,8 @@ def describe(dataset: str, budget: Budget, reference: str, seeds: int, rows: lis
         f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. {cut}, {ranking}, history {history}; "
         f"tested is the epoch with the best valid {metric}. Mean ± standard deviation over "
         f"seeds; differences from {reference} are over the same users (paired bootstrap), p after Holm's correction, "
-        f"* below 0.05. Best of a column: <."
+        f"* below 0.05. Filtered: without the items that a user had. NLL of scores: of a softmax over scores that no "
+        f"likelihood was trained for; -log p: of probabilities. Best of a column: <."
     )
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from recbole_scale.compare.significance import Difference, by_user, hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.errors import UserError
 from recbole_scale.runs.measuring import read_per_user
+from recbole_scale.runs.records import NLL_MARKS, filtered_metrics
 from recbole_scale.text import show_count, text_table
 
 METRICS = {"NDCG@10": (ndcg_at, 10), "HR@10": (hit_at, 10)}  # tested for significance
 COLUMNS = {"NDCG@10": "ndcg@10", "HR@10": "recall@10", "NDCG@50": "ndcg@50", "HR@50": "recall@50", "NLL": "nll"}
 FILTERED = ("NDCG@10", "HR@10")  # shown a second time, without what each user had
 LEVEL = 0.05
-NLL_MARKS = {"scores": "of scores", "probabilities": "-log p"}  # what an NLL is that is no softmax-trained likelihood
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences:
         values = np.array([_number(row["test_metrics"].get(key)) for row in rows])
         metrics[label] = _spread(values)
     for label in FILTERED:
-        found = [_filtered(row).get(COLUMNS[label]) for row in rows]
+        found = [filtered_metrics(row).get(COLUMNS[label]) for row in rows]
         metrics[f"{label} filtered"] = _spread(np.array([_number(value) for value in found]))
     cost = {key: float(np.mean([_number(row[key]) for row in rows])) for key in _COST[:-1]}
     cost["peak_memory_mb"] = max(_number(row["peak_memory_mb"]) for row in rows)
@@ -91,13 +91,6 @@ def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences:
 def _spread(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation over seeds (nan for one seed)."""
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
-
-
-def _filtered(row: dict[str, Any]) -> dict[str, Any]:
-    """Metrics without what each user had: those of the second lists, or the only ones where the history is masked."""
-    masked = row["settings"].get("mask_history") is True
-    found: dict[str, Any] = row["test_metrics"] if masked else row.get("test_metrics_filtered") or {}
-    return found
 
 
 _COST = ("epochs", "interactions_seen", "seconds_train", "seconds_evaluate", "peak_memory_mb")

@@ -11,6 +11,7 @@ from recbole_scale.fit.rows import Row
 from recbole_scale.report.findings import metric_of
 from recbole_scale.report.html import details, paragraph, section, table
 from recbole_scale.report.report import Study
+from recbole_scale.runs.records import filtered_metrics
 from recbole_scale.text import show_count
 
 _IN_COLUMNS = ("seed", "epochs", "n_layers", "hidden_size", "data_fraction")
@@ -41,6 +42,9 @@ def runs_section(study: Study) -> str:
 def _columns(study: Study, everywhere: dict[str, str]) -> dict[str, Callable[[Row], Any]]:
     """Columns of the table by name, each with what it shows of a row."""
     loss, metric, role = study.question.loss, study.metric, _roles(study)
+    filtered: dict[str, Callable[[Row], Any]] = {}
+    if metric and any(metric in filtered_metrics(row) for row in study.rows):
+        filtered[f"{metric_name(metric)} filtered"] = lambda row: _form(filtered_metrics(row).get(metric), ".4f")
     return {
         "run": lambda row: row.get("run_id"),
         "N": lambda row: _count(row.get("n_blocks")),
@@ -52,6 +56,7 @@ def _columns(study: Study, everywhere: dict[str, str]) -> dict[str, Callable[[Ro
         loss: lambda row: _form(row.get(loss), ".4f"),
         "se": lambda row: _form(row.get("test_nll_se"), ".4f"),
         metric_name(metric or "metric"): lambda row: _form(metric_of(row, metric), ".4f"),
+        **filtered,
         "s": lambda row: _form(row.get("seconds_total"), ",.0f"),
         "law": role,
         "device": lambda row: row.get("device"),

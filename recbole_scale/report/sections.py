@@ -18,9 +18,15 @@ from recbole_scale.report.html import bullets, cards, details, figures, paragrap
 from recbole_scale.report.next_runs import advice
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict
+from recbole_scale.runs.records import NLL_MARKS, filtered_metrics
 from recbole_scale.text import show_count
 
 _RANKS = (5, 10, 50)
+_FILTERED_TOLD = "; filtered: without the items that a user had, as many published tables are"
+_KINDS_TOLD = {
+    "scores": "; of scores: a softmax over scores that no likelihood was trained for",
+    "probabilities": "; -log p: of probabilities that the model gives",
+}
 
 
 def key_figures(study: Study) -> str:
@@ -66,8 +72,9 @@ def evidence_section(study: Study, verdict: Verdict, drawn: Sequence[Drawn]) -> 
 def sizes_section(study: Study) -> str:
     """Every size of the law with its loss, metrics and cost."""
     rows = study.choice.fitted + study.choice.held_out
-    loss, names = study.question.loss, _metric_names(rows)
-    head = ["N", "layers x d_model", "runs", "loss", "sd", *map(metric_name, names), "best epoch", "seconds", "MB"]
+    loss, names, filtered = study.question.loss, _metric_names(rows), _filtered_names(rows)
+    head = ["N", "layers x d_model", "runs", "loss", "sd", *map(metric_name, names), *_filtered_heads(filtered),
+            "best epoch", "seconds", "MB"]  # fmt: skip
     body = []
     for n, group in by_size(rows, loss).items():
         values = np.array([row[loss] for row in group])
@@ -77,10 +84,12 @@ def sizes_section(study: Study) -> str:
         body.append([
             show_count(n), shape, len(group), f"{values.mean():.4f}", sd,
             *(_mean([metric_of(row, name) for row in group], ".4f") for name in names),
-            _mean(best, ".0f"), _mean([row.get("seconds_total") for row in group], ",.0f"),
+            *_filtered_cells(group, filtered), _mean(best, ".0f"),
+            _mean([row.get("seconds_total") for row in group], ",.0f"),
             _mean([row.get("peak_memory_mb") for row in group], ",.0f"),
         ])  # fmt: skip
     caption = f"Means over seeds; loss is {loss} in nats, sd its standard deviation between seeds"
+    caption += _FILTERED_TOLD if filtered else ""
     return section("Sizes", table(head, body, caption))
 
 
@@ -125,18 +134,23 @@ def models_section(study: Study) -> str:
     for row in best_settings(others + study.choice.fitted + study.choice.held_out, []):
         shape = f"{row.get('n_layers')} x {row.get('d_model')}" if row.get("n_layers") else ""
         runs.setdefault((str(row.get("model")), shape, float(row.get("n_parameters") or 0)), []).append(row)
-    names = _metric_names([row for group in runs.values() for row in group])
-    head = ["model", "shape", "parameters", "runs", "loss", *map(metric_name, names), "train s"]
+    everybody = [row for group in runs.values() for row in group]
+    names, filtered = _metric_names(everybody), _filtered_names(everybody)
+    head = ["model", "shape", "parameters", "runs", "loss", *map(metric_name, names), *_filtered_heads(filtered),
+            "train s"]  # fmt: skip
     body = [
         [
             model, shape, show_count(count) if count else None, len(group),
-            _mean([row.get(loss) for row in group], ".4f"),
+            _marked(_mean([row.get(loss) for row in group], ".4f"), group[0].get("nll_kind")),
             *(_mean([metric_of(row, name) for row in group], ".4f") for name in names),
-            _mean([row.get("seconds_train") for row in group], ",.0f"),
+            *_filtered_cells(group, filtered), _mean([row.get("seconds_train") for row in group], ",.0f"),
         ]
         for (model, shape, count), group in runs.items()
     ]  # fmt: skip
     caption = "Means over seeds; all trainable parameters, embeddings included; budgets may differ between models"
+    caption += _FILTERED_TOLD if filtered else ""
+    kinds = {row.get("nll_kind") for row in everybody}
+    caption += "".join(told for kind, told in _KINDS_TOLD.items() if kind in kinds)
     return section("Beside other models", table(head, body, caption))
 
 
@@ -227,6 +241,25 @@ def _metric_names(rows: Sequence[Row]) -> list[str]:
     present = {name for row in rows for name in row.get("test_metrics") or {}}
     hit = "hit" if any(name.startswith("hit@") for name in present) else "recall"
     return [name for rank in _RANKS for name in (f"{hit}@{rank}", f"ndcg@{rank}") if name in present]
+
+
+def _filtered_names(rows: Sequence[Row]) -> list[str]:
+    """HR@10 and NDCG@10, as far as rows have them without what each user had."""
+    present = {name for row in rows for name in filtered_metrics(row)}
+    return [name for name in _metric_names(rows) if name.endswith("@10") and name in present]
+
+
+def _filtered_heads(names: Sequence[str]) -> list[str]:
+    return [f"{metric_name(name)} filtered" for name in names]
+
+
+def _filtered_cells(group: Sequence[Row], names: Sequence[str]) -> list[str | None]:
+    return [_mean([filtered_metrics(row).get(name) for row in group], ".4f") for name in names]
+
+
+def _marked(value: str | None, kind: Any) -> str | None:
+    """A mean NLL with what it is, where it is no softmax-trained likelihood."""
+    return f"{value} ({NLL_MARKS[kind]})" if value is not None and kind in NLL_MARKS else value
 
 
 def _mean(values: Sequence[Any], form: str) -> str | None:

@@ -76,7 +76,8 @@ def references(study: Study) -> list[Reference]:
 
 def _reference(study: Study, name: str, rows: Sequence[Row]) -> Reference | None:
     hits = hits_of(rows)
-    losses = [float(row[study.question.loss]) for row in rows if number(row, study.question.loss)]
+    likely = [row for row in rows if row.get("nll_kind") != "scores"]  # what was no likelihood is no level for one
+    losses = [float(row[study.question.loss]) for row in likely if number(row, study.question.loss)]
     found = [value for row in rows if (value := metric_of(row, hits)) is not None]
     if not losses and not found:
         return None

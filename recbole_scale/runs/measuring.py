@@ -219,12 +219,13 @@ def read_per_user(path: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
     """What :func:`save_per_user` wrote, every byte checked; None where there is no such file or it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in ("rank", "nll")}
+            second = [name for name in ("rank_filtered",) if name in stored]  # where the run had a second ranking
+            found = {name: stored[name] for name in ("rank", *second, "nll")}
             found["user"] = separated(stored["user_text"], stored["user_ends"])
     except (OSError, ValueError, LookupError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
             SyntaxError, TypeError, AttributeError, OverflowError, struct.error):  # fmt: skip
         return None
-    kinds = {"user": "O", "rank": "i", "nll": "f"}
+    kinds = {"user": "O", "rank": "i", "rank_filtered": "i", "nll": "f"}
     whole = all(array.ndim == 1 and array.dtype.kind == kinds[name] for name, array in found.items())
     return found if whole and len({len(array) for array in found.values()}) == 1 else None
 

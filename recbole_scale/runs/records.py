@@ -123,6 +123,16 @@ KINDS_OF_COLUMNS = {
 }
 
 
+NLL_MARKS = {"scores": "of scores", "probabilities": "-log p"}  # what an NLL is that is no softmax-trained likelihood
+
+
+def filtered_metrics(row: Mapping[str, Any], column: str = "test_metrics") -> Mapping[str, Any]:
+    """Metrics without what each user had: of the second lists, or the only ones where the history is masked."""
+    masked = (row.get("settings") or {}).get("mask_history") is True
+    found: Mapping[str, Any] = row.get(column if masked else f"{column}_filtered") or {}
+    return found
+
+
 RunRow = dict[str, Any]  # one run's values by the names in COLUMNS; a column it lacks is null
 
 

@@ -31,11 +31,12 @@ def counting_rows(prepared: Prepared) -> list[Row]:
     targets = histories.items[tests]
     nll = -np.log((counts[targets] + 1) / (counts.sum() + n_items))
     repeated = np.array([_repeat_rank(histories, position, order) for position in tests])
+    unseen = _metrics(np.array([_unseen_rank(histories, position, rank) for position in tests]))
     spread = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else None
     popular = _metrics(rank[targets]) | {"nll": float(nll.mean())}
     return [
-        _row(prepared, "Popularity", popular, float(nll.mean()), spread),
-        _row(prepared, "Repeat last", _metrics(repeated), None, None),
+        _row(prepared, "Popularity", popular, unseen, float(nll.mean()), spread),
+        _row(prepared, "Repeat last", _metrics(repeated), unseen, None, None),  # without what was seen, popularity
     ]
 
 
@@ -48,12 +49,26 @@ def _repeat_rank(histories: Any, position: int, order: Any) -> int:
     return listed.index(target) + 1 if target in listed else _TOP + 1
 
 
+def _unseen_rank(histories: Any, position: int, rank: Any) -> int:
+    """Rank by popularity of the item at ``position`` among those that the user has not had; 11 if they have had it."""
+    start = histories.offsets[histories.owner(np.array([position]))[0]]
+    seen, target = np.unique(histories.items[start:position]), histories.items[position]
+    return _TOP + 1 if target in seen else int(rank[target] - (rank[seen] < rank[target]).sum())
+
+
 def _metrics(rank: Any) -> dict[str, float]:
     hit = rank <= _TOP
     return {"recall@10": float(hit.mean()), "ndcg@10": float((hit / np.log2(rank + 1)).mean())}
 
 
-def _row(prepared: Prepared, name: str, metrics: dict[str, float], nll: float | None, se: float | None) -> Row:
+def _row(
+    prepared: Prepared,
+    name: str,
+    metrics: dict[str, float],
+    unseen: dict[str, float],
+    nll: float | None,
+    se: float | None,
+) -> Row:
     config = prepared.config
     return {
         "run_id": name.lower().replace(" ", "-"),
@@ -65,6 +80,8 @@ def _row(prepared: Prepared, name: str, metrics: dict[str, float], nll: float | 
         "n_users": prepared.dataset.user_num - 1,
         "n_items": prepared.dataset.item_num - 1,
         "test_metrics": metrics,
+        "test_metrics_filtered": unseen,
+        "nll_kind": None if nll is None else "probabilities",
         "test_nll": nll,
         "test_nll_se": se,
     }
