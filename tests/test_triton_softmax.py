@@ -11,7 +11,7 @@ from torch.nn import functional as F
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read as the kernels are defined
 pytest.importorskip("triton", reason="Triton is not installed here, so its interpreter cannot run the kernel")
 
-from recbole_scale.model.softmax import ChunkedCrossEntropy
+from recbole_scale.model.softmax import ChunkedCrossEntropy, item_cross_entropy
 from recbole_scale.model.triton_softmax import ITEMS, ROWS, TritonCrossEntropy
 
 SIZES = [(100, 130, 64), (7, 5, 50), (ROWS, ITEMS, 16), (ROWS + 1, 2 * ITEMS + 1, 24), (1, 1, 8)]
@@ -47,6 +47,20 @@ def test_the_kernel_in_bfloat16_is_as_good_as_the_chunks():
     for mine, other, true in zip(ours, chunks, twin, strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=1e-2, atol=1e-3)
         assert (mine - true).abs().max() <= 2 * (other - true).abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_models_loss_through_the_kernel_is_exact_to_a_thousandth_its_gradients_to_their_format(dtype):
+    torch.manual_seed(2)
+    hidden, weight = torch.randn(70, 64).to(dtype), (0.3 * torch.randn(131, 64)).to(dtype)  # row 0 is padding
+    target = torch.randint(1, 131, (70,))
+    ours = loss_and_gradients(lambda h, w: item_cross_entropy(h, w, target, 16, "triton"), hidden, weight)
+    twin = loss_and_gradients(lambda h, w: F.cross_entropy(h @ w[1:].T, target - 1), hidden.double(), weight.double())
+    torch.testing.assert_close(ours[0].double(), twin[0], rtol=1e-3, atol=0)
+    most = 1e-3 if dtype == torch.float32 else 1e-2  # softmax and gradients are written with 8 bits
+    for mine, true in zip(ours[1:], twin[1:], strict=True):
+        assert (mine - true).norm() <= most * true.norm()
+    assert not ours[2][0].any()
 
 
 def test_large_logits_do_not_overflow():

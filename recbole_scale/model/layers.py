@@ -53,17 +53,20 @@ class ByteDropout(torch.autograd.Function):
         return grads[0] * keep.to(grads[0].dtype).mul_(ctx.scale), None
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, rate: float) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, rate: float, scale: float | None = None) -> Tensor:
     """Causal attention of ``q``, ``k``, ``v`` [B, H, T, D/H] with dropout ``rate`` on its weights.
+
+    ``scale`` is what logits are multiplied with, ``(D/H) ** -0.5`` if None: a padded head has that of its true width.
 
     Through ``scaled_dot_product_attention``, but written out where a CPU drops weights: torch's own then takes nearly
     twice the time of its flash kernel, which knows no dropout on a CPU.
     """
     if rate == 0 or q.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True, scale=scale)
     length = q.shape[2]
+    scale = q.shape[3] ** -0.5 if scale is None else scale
     future = torch.full((length, length), -math.inf, dtype=q.dtype).triu(1)  # [T, T]
-    queries, keys, values = (part.flatten(0, 1) for part in (q * q.shape[3] ** -0.5, k, v))  # [B * H, T, D/H]
+    queries, keys, values = (part.flatten(0, 1) for part in (q * scale, k, v))  # [B * H, T, D/H]
     weights = torch.baddbmm(future, queries, keys.transpose(1, 2)).softmax(-1, dtype=torch.float32)
     return (dropout(weights, rate, True).to(v.dtype) @ values).view(q.shape)
 
@@ -72,11 +75,15 @@ class CausalSelfAttention(nn.Module):
     """Multi-head causal self-attention (:func:`causal_attention`).
 
     No padding mask is needed: sequences are padded on the right, so that a real position never sees padding.
+    With ``pad_heads`` the projections make heads whose width is a multiple of 8, which a GPU's flash attention asks
+    for: zeros are appended to their weights at each call, not to the activations, and the parameters stay as they are.
     """
 
-    def __init__(self, d_model: int, n_heads: int, dropout: float) -> None:
+    def __init__(self, d_model: int, n_heads: int, dropout: float, pad_heads: bool = False) -> None:
         super().__init__()
         self.n_heads = n_heads
+        self.scale = (d_model // n_heads) ** -0.5
+        self.missing = -(d_model // n_heads) % 8 if pad_heads else 0  # columns that a head is padded with
         self.dropout = dropout
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
@@ -85,9 +92,11 @@ class CausalSelfAttention(nn.Module):
         """Map ``x`` [B, T, D] to [B, T, D]; with ``last`` [B] (positions), only those queries: [B, 1, D]."""
         batch, length, width = x.shape
         if last is None:
-            q, k, v = self.qkv(x).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D/H]
-            y = causal_attention(q, k, v, self.dropout if self.training else 0.0)  # [B, H, T, D/H]
-            return self.out(y.transpose(1, 2).reshape(batch, length, width))
+            qkv = self._padded_qkv(x) if self.missing else self.qkv(x)
+            q, k, v = qkv.view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, H, T, D/H]
+            y = causal_attention(q, k, v, self.dropout if self.training else 0.0, self.scale)  # [B, H, T, D/H]
+            y = y.transpose(1, 2).reshape(batch, length, -1)
+            return self._padded_out(y) if self.missing else self.out(y)
         weight_q, weight_kv = self.qkv.weight.split([width, 2 * width])
         bias_q, bias_kv = self.qkv.bias.split([width, 2 * width])
         rows = torch.arange(batch, device=x.device)
@@ -96,6 +105,18 @@ class CausalSelfAttention(nn.Module):
         seen = torch.arange(length, device=x.device) <= last[:, None]  # [B, T]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])  # [B, H, 1, D/H]
         return self.out(y.transpose(1, 2).reshape(batch, 1, width))
+
+    def _padded_qkv(self, x: Tensor) -> Tensor:
+        """``self.qkv(x)``, with zeros at the end of each head, [B, T, 3 * H * (D/H + missing)]."""
+        weight = self.qkv.weight.unflatten(0, (3 * self.n_heads, -1))  # [3 * H, D/H, D]
+        bias = self.qkv.bias.unflatten(0, (3 * self.n_heads, -1))
+        padded = F.pad(weight, (0, 0, 0, self.missing)).flatten(0, 1), F.pad(bias, (0, self.missing)).flatten()
+        return F.linear(x, *padded)
+
+    def _padded_out(self, y: Tensor) -> Tensor:
+        """``self.out`` of heads with zeros at their end, [B, T, D]."""
+        weight = self.out.weight.unflatten(1, (self.n_heads, -1))  # [D, H, D/H]
+        return F.linear(y, F.pad(weight, (0, self.missing)).flatten(1), self.out.bias)
 
 
 class FeedForward(nn.Module):
@@ -130,10 +151,11 @@ class DecoderBlock(nn.Module):
         dropout: float = 0.0,
         attn_dropout: float = 0.0,
         inner_dropout: float = 0.0,
+        pad_heads: bool = False,
     ) -> None:
         super().__init__()
         self.ln_attn = nn.LayerNorm(d_model, eps=eps)
-        self.attn = CausalSelfAttention(d_model, n_heads, attn_dropout)
+        self.attn = CausalSelfAttention(d_model, n_heads, attn_dropout, pad_heads)
         self.ln_ffn = nn.LayerNorm(d_model, eps=eps)
         self.ffn = FeedForward(d_model, inner_size, activation, inner_dropout)
         self.dropout = dropout

@@ -10,6 +10,8 @@ import torch
 
 from recbole_scale.errors import UserError
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # from torch 2.9 on, and before
+
 
 def resolve_precision(setting: Any, device: torch.device, enable_amp: bool = False) -> str:
     """``float32``, ``bf16`` or ``bf16_weights`` for a setting of key ``precision``.
@@ -28,6 +30,22 @@ def resolve_precision(setting: Any, device: torch.device, enable_amp: bool = Fal
     return "bf16" if native or enable_amp else "float32"
 
 
+def prepare_gpu(tf32: bool) -> None:
+    """Before the first tensor on a GPU: float32 products as ``tf32`` says, whatever was set before; an allocator whose
+    segments grow, so that batches of many widths leave no holes. A user's own setting of the allocator stays.
+    """
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ.update(dict.fromkeys(ALLOCATOR, "expandable_segments:True"))
+
+
+def triton_is_there() -> bool:
+    """Whether Triton is installed and knows this machine's GPU."""
+    from torch.utils._triton import has_triton
+
+    return bool(has_triton())
+
+
 def check_compiler(device: torch.device) -> None:
     """Whether ``torch.compile`` finds what it needs.
 
@@ -35,9 +53,7 @@ def check_compiler(device: torch.device) -> None:
         UserError: no C++ compiler for a CPU, or no Triton for a GPU.
     """
     if device.type == "cuda":
-        from torch.utils._triton import has_triton
-
-        if not has_triton():
+        if not triton_is_there():
             raise UserError("compile: True needs Triton on a GPU, and it is not installed; leave compile out")
         return
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]

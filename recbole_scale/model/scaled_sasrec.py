@@ -18,10 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from recbole_scale.data.windows import TARGET_LIST, TARGET_PLACES
 from recbole_scale.model.layers import DecoderBlock, dropout, init_weights, layer_rates
 from recbole_scale.model.memory import softmax_chunk
-from recbole_scale.model.precision import resolve_precision
+from recbole_scale.model.precision import prepare_gpu, resolve_precision
 from recbole_scale.model.sampled_softmax import SampledSoftmax, proposal, training_counts
 from recbole_scale.model.sizes import Shape
-from recbole_scale.model.softmax import item_cross_entropy
+from recbole_scale.model.softmax import item_cross_entropy, softmax_kernel
 from recbole_scale.model.width import scale_initial, width_ratio
 from recbole_scale.settings import ScaledSASRecSettings
 
@@ -42,6 +42,10 @@ class ScaledSASRec(SequentialRecommender):
         device = config["device"]
         self.precision = resolve_precision(settings.precision, device, bool(config["enable_amp"]))
         self.activation_checkpointing = settings.activation_checkpointing
+        if device.type == "cuda":
+            prepare_gpu(settings.tf32)
+        pad_heads = device.type == "cuda" if settings.pad_heads is None else settings.pad_heads
+        self.softmax = softmax_kernel(settings.softmax, shape.d_model, shape.n_items, device)
         rates = dropout_rates(settings)
         self.embedding_dropout = rates[0]
         self.item_embedding = nn.Embedding(self.n_items, shape.d_model, padding_idx=0)
@@ -55,6 +59,7 @@ class ScaledSASRec(SequentialRecommender):
                 eps=settings.layer_norm_eps,
                 dropout=rate,
                 attn_dropout=attn_rate,
+                pad_heads=pad_heads,
             )
             for rate, attn_rate in zip(rates, attention_rates(settings), strict=True)
         )
@@ -138,8 +143,10 @@ class ScaledSASRec(SequentialRecommender):
             hidden, weight = hidden.bfloat16(), weight.bfloat16()
         elif hidden.dtype == torch.bfloat16:  # a CPU's products in bfloat16 would sum in it too
             hidden, weight = hidden.float(), weight.float()
-        loss = item_cross_entropy if self.sampled is None else self.sampled
-        return loss(hidden, weight, target, self.softmax_chunk)
+        if self.sampled is not None:
+            loss: Tensor = self.sampled(hidden, weight, target, self.softmax_chunk)
+            return loss
+        return item_cross_entropy(hidden, weight, target, self.softmax_chunk, self.softmax)
 
     def _training_last(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         hidden = self.forward(item_seq)

@@ -11,8 +11,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_scale.errors import UserError
 
-def item_cross_entropy(hidden: Tensor, item_weight: Tensor, target: Tensor, chunk: int) -> Tensor:
+WIDEST = 256  # D up to which the Triton kernel's block of rows and one of items fit beside their logits
+
+# Where the Triton kernel is taken by itself: by arithmetic, not yet by a clock. Stored logits cost about 44 bytes of
+# traffic each, making them again 4 D operations, so that wide models gain nothing; and it needs blocks of 64 items for
+# all of a GPU's cores.
+TRITON_WIDTH, TRITON_ITEMS = 128, 8192
+
+
+def softmax_kernel(setting: str, width: int, n_items: int, device: torch.device) -> str:
+    """``chunks`` or ``triton`` for a setting of key ``softmax``, a model's width and its items.
+
+    Raises:
+        UserError: ``triton`` is asked for where it cannot be.
+    """
+    from recbole_scale.model.precision import triton_is_there
+
+    if setting == "auto":
+        fits = width <= TRITON_WIDTH and n_items >= TRITON_ITEMS
+        return "triton" if fits and device.type == "cuda" and triton_is_there() else "chunks"
+    if setting == "triton":
+        if device.type != "cuda":
+            raise UserError("softmax: triton needs a GPU, and this runs on a CPU; leave softmax out")
+        if not triton_is_there():
+            raise UserError("softmax: triton needs Triton, and it is not installed; leave softmax out")
+        if width > WIDEST:
+            raise UserError(f"softmax: triton takes models up to hidden_size {WIDEST}, but it is {width}")
+    return setting
+
+
+def item_cross_entropy(
+    hidden: Tensor, item_weight: Tensor, target: Tensor, chunk: int, kernel: str = "chunks"
+) -> Tensor:
     """Mean full-softmax cross-entropy in nats, never holding more than ``chunk`` x V logits.
 
     The softmax and all sums are float32 (float64 for float64 input), whatever the type of ``hidden`` and the weights.
@@ -22,8 +54,14 @@ def item_cross_entropy(hidden: Tensor, item_weight: Tensor, target: Tensor, chun
         item_weight: item embedding with the padding row, [V + 1, D]; id 0 is no candidate.
         target: item ids in 1..V, [M].
         chunk: positions per chunk.
+        kernel: ``chunks``, or ``triton``, which writes no logits (:func:`softmax_kernel`).
     """
     weight, index = item_weight[1:], target - 1
+    if kernel == "triton":
+        from recbole_scale.model.triton_softmax import TritonCrossEntropy
+
+        exact: Tensor = TritonCrossEntropy.apply(hidden, weight, index)
+        return exact
     whole_precision = hidden.dtype in (torch.float32, torch.float64)  # torch's own would return a bfloat16 loss
     if hasattr(nn, "LinearCrossEntropyOptions") and whole_precision and not hidden.is_meta:
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(chunk, len(hidden)))

@@ -19,7 +19,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-WIDEST = 256  # D up to which a block of rows and one of items fit beside their logits
 ROWS, ITEMS = 64, 64  # logits a program holds at once
 # Triton's interpreter multiplies the bits of bfloat16 numbers; in float32 their products are the same
 WIDEN = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")

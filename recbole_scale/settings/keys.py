@@ -224,6 +224,19 @@ class TrainingSettings(Settings):
         "auto",
         "float32, bf16 (float32 master weights), bf16_weights; auto: bf16 on a GPU that has it.",
     )
+    tf32: bool = key(FLAG, False, "On a GPU: float32 products in TF32 (10 bits of fraction), several times as fast.")
+    softmax: str = key(
+        choice("auto", "chunks", "triton"),
+        "auto",
+        "On a GPU: triton, a kernel that writes no logits, or chunks of them; auto: triton up to hidden_size 128 with "
+        "8,192 items and more.",
+    )
+    pad_heads: bool | None = key(
+        optional(FLAG),
+        None,
+        "Compute heads whose width is no multiple of 8 (xlarge's 50) with zeros at their end, for flash attention; "
+        "same weights, same numbers. Empty: on a GPU.",
+    )
     activation_checkpointing: bool = key(
         FLAG, False, "Keep each block's input only and compute the block again backward: less memory, 1/3 more work."
     )
