@@ -117,7 +117,7 @@ def test_rows_that_moved_from_valid_to_test_are_other_data(both):
         open_checkpoints([best, other])
 
 
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", [pytest.param("year", marks=pytest.mark.slow), "b"])
 def test_a_comparison(both, name):
     call = ["--dataset", name, "--models", "GRU4Rec", "ScaledSASRec", "--epochs", "1", "--samples", "50"]
     small = {key: value for key, value in QUICK.items() if key not in ("epochs", "topk")}

@@ -23,8 +23,9 @@ import recbole_scale
 from recbole_scale import cli
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.search import command
+from recbole_scale.search.display import write_display
 from recbole_scale.search.folder import Trial, locked, trials, write_json
-from recbole_scale.search.outcome import best_of, outcomes
+from recbole_scale.search.outcome import Outcome, best_of, outcomes
 from recbole_scale.search.plan import SearchPlan
 from recbole_scale.search.space import Parameter, exhaustive, find_params_file, read_space, samples, space_size
 from recbole_scale.settings import load_settings_file
@@ -235,6 +236,22 @@ def test_the_best_trial_is_in_the_metrics_own_direction_and_never_a_failed_one(t
         assert best_of(found).number == best and found[-1].status == "failed"
 
 
+@pytest.mark.parametrize("ending", [".html", ".svg", ".png", ".pdf"])
+def test_the_trials_are_drawn_into_the_file_that_recbole_calls_display_file(tmp_path, ending):
+    plan = SearchPlan(folder=str(tmp_path), model="A<b>", dataset="d", settings={}, space=[], metric="ndcg@10",
+                      bigger=True, epochs=1, seed=1)  # fmt: skip
+    found = [Outcome(n, {"n_layers": n, "x": "<i>"}, "finished", 1, score, {}) for n, score in ((2, 0.3), (1, 0.2))]
+    path = tmp_path / f"p{ending}"
+    write_display(str(path), plan, [*found, Outcome(3, {}, "failed", 0, None, {})])
+    start = {".html": b"<!doctype html>", ".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}[ending]
+    content = path.read_bytes()
+    assert content.startswith(start) and len(content) > 2000
+    if ending == ".html":
+        text = content.decode()
+        assert "<td>1<td>0.2<td>" in text and text.index("<td>1<td>") < text.index("<td>2<td>")
+        assert "<i>" not in text and "A<b>" not in text and "<script" not in text
+
+
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys, time\nfrom recbole_scale.search.folder import locked\n"
@@ -269,6 +286,7 @@ MISTAKES = [
     (["--model=SASRek"], "no model 'SASRek'; did you mean 'SASRec"),
     (["--params_file=no.hyper"], "no params file no.hyper"),
     (["--learning_rat=1"], "unknown key 'learning_rat' among the settings; did you mean 'learning_rate'?"),
+    (["--display_file=x.gif"], "--display_file x.gif: a picture's name ends in .html"),
     (["--num_samples=0"], "--num_samples must be at least 1"),
     (["--cpus_per_trial=0"], "--cpus_per_trial must be above 0"),
     (["--reduction_factor=1"], "--reduction_factor must be above 1"),
@@ -307,9 +325,10 @@ def test_dry_run_prints_space_and_plan_and_writes_nothing(walk, capsys):
 def test_an_exhaustive_search_tries_every_setting_and_goes_on_where_it_was(walk, capsys):
     path = write_space(walk, "learning_rate choice [0.03,0.001]\nn_layers quniform 1,2,1\nn_heads choice [2,5]\n")
     arguments = ("--tool=Hyperopt", "--algo=exhaustive", f"--params_file={path}", "--dataset=walk", "--epochs=2",
-                 "--folder=s", "--results_file=rows.jsonl", *SMALL)  # fmt: skip
+                 "--folder=s", "--results_file=rows.jsonl", "--display_file=trials.html", *SMALL)  # fmt: skip
     code, out, err = hyper(capsys, *arguments)
     assert code == 0, err
+    assert (walk / "trials.html").read_text().count("<tr>") == 4  # those with a score
     found = outcomes(SearchPlan.load("s"))
     assert len(found) == 8 and sum(one.status == "failed" for one in found) == 4  # 16 is no multiple of 5
     assert "hidden_size 16 is not a multiple of n_heads 5" in out

@@ -10,9 +10,10 @@ from typing import Any
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.plugin.compat import load_ray_tune
 from recbole_scale.runs.run import data_digest, make_config
+from recbole_scale.search.display import check_display, write_display
 from recbole_scale.search.folder import locked
 from recbole_scale.search.options import ALGORITHMS, TOOLS, parser
-from recbole_scale.search.outcome import conclude
+from recbole_scale.search.outcome import conclude, outcomes
 from recbole_scale.search.plan import SearchPlan
 from recbole_scale.search.space import find_params_file, read_space
 from recbole_scale.settings import check_keys, find_settings_file, load_settings_file
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: a mistake in options, settings or params file, in one sentence.
     """
     options, settings = parser().parse_with_settings(arguments)
+    if options.display_file:
+        check_display(options.display_file)
     plan, source = _resumed(options, settings) if options.resume else _planned(options, settings)
     plan.digest = data_digest(make_config(plan.model, plan.dataset, None, dict(plan.settings)))
     if options.dry_run:
@@ -44,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             where = os.path.relpath(plan.folder)
             raise UserError(f"interrupted; the same command, or run_hyper --resume {where}, goes on") from stop
         conclude(plan, options.output_file)
+        if options.display_file:
+            write_display(options.display_file, plan, outcomes(plan))
 
 
 def _search(plan: SearchPlan) -> Any:

@@ -38,6 +38,7 @@ def parser() -> CommandParser:
     add("--folder", metavar="DIR", help="folder of the search (default: search/MODEL-DATASET)")
     add("--resume", nargs="?", const=True, metavar="DIR", help="go on with the search in this folder")
     add("--output_file", metavar="FILE", help="also write the table of trials here")
+    add("--display_file", metavar="FILE", help="also draw the trials' scores there (.html, .svg, .png or .pdf)")
     add("--dry_run", action="store_true", help="print the space and the plan, and stop")
     ray = made.add_argument_group("Ray")
     ray.add_argument("--cpus_per_trial", type=float, metavar="N", help="CPUs, and threads, of a trial (default: 1)")
