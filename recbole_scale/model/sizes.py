@@ -10,16 +10,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from recbole_scale.errors import UserError, check_choice
-from recbole_scale.settings import properties_folder
+from recbole_scale.settings import BY_DATA, properties_folder
 from recbole_scale.text import parse_count
 
 SIZE_NAMES = ("tiny", "small", "base", "medium", "large", "xlarge")
 EQUAL_N = 0.02  # shapes count as of equal size within this share of N
+# what the sizes' files say, as they are shipped, of the keys that the data may decide: another value was edited
+SHIPPED = {
+    size: dict(zip(BY_DATA, values, strict=True))
+    for size, values in {
+        "tiny": (0.1, 0.1, 30, 1024), "small": (0.2, 0.1, 30, 1024), "base": (0.2, 0.1, 30, 1024),
+        "medium": (0.2, 0.1, 27, 2048), "large": (0.3, 0.1, 12, 8192), "xlarge": (0.3, 0.1, 12, 16384),
+    }.items()
+}  # fmt: skip
 SHAPE_KEYS = ("n_layers", "hidden_size", "n_heads", "inner_size")
 
 
@@ -34,6 +43,20 @@ def load_size(name: str) -> dict[str, Any]:
     text = (properties_folder() / f"{name}.yaml").read_text("utf-8")
     settings: dict[str, Any] = yaml.safe_load(text)
     return {key: float(value) if key == "learning_rate" else value for key, value in settings.items()}
+
+
+def size_of_file(path: str) -> str | None:
+    """The size whose file ``path`` is by its name, ``properties/<size>.yaml``: the packaged one or a copy of it."""
+    return next((size for size in SIZE_NAMES if Path(path).absolute().match(f"properties/{size}.yaml")), None)
+
+
+def edited_defaults(size: str) -> dict[str, Any]:
+    """What somebody has edited in a size's packaged file, and so is no default but a word of the user's.
+
+    Shape and rate are not among them, as the data does not decide them.
+    """
+    others = {"size", "learning_rate", "attn_dropout_prob", *SHAPE_KEYS}
+    return {key: v for key, v in load_size(size).items() if key not in others and v != SHIPPED[size].get(key)}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.model.precision import check_compiler
-from recbole_scale.model.sizes import load_size
+from recbole_scale.model.sizes import edited_defaults, load_size, size_of_file
 from recbole_scale.plugin.measures import add_default_metrics, fit_metrics
 from recbole_scale.plugin.processes import check_several
 from recbole_scale.settings import PackageSettings, SettingsLoader, check_settings, parse_value, properties_folder
@@ -102,7 +102,13 @@ class ScaleConfig(Config):
     def _load_config_files(self, file_list: list[str] | None) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for name in file_list or ():
-            merged.update(load_settings_file(find_settings_file(name)))
+            found = load_settings_file(find_settings_file(name))
+            size = size_of_file(name)
+            if size is not None and found.get("size") == size:  # it says "size" and what has been edited in it
+                packaged = load_size(size)
+                merged = {k: v for k, v in merged.items() if k not in packaged}
+                found = {k: v for k, v in found.items() if k == "size" or v != packaged.get(k)}
+            merged.update(found)
         return merged
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any] | None:
@@ -135,7 +141,9 @@ class ScaleConfig(Config):
             given["eval_args"] = {**found["eval_args"], **given["eval_args"]}
         if model in WINDOW_MODELS:
             size = given.get("size", found["size"])
-            found.update(load_size(documented(model)["size"].kind.check("size", size)))
+            size = documented(model)["size"].kind.check("size", size)
+            found.update(load_size(size))
+            self.external_config_dict = given = {**edited_defaults(size), **given}
             if given.get("lr_rule") == "width":  # a larger size's own rate has its width in it already
                 found["learning_rate"] = load_size("tiny")["learning_rate"]
 

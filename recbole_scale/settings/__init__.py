@@ -1,7 +1,7 @@
 """Settings: read safely, known by name, typed and checked in one place, before anything is spent."""
 
 from recbole_scale.settings.checks import check_settings
-from recbole_scale.settings.identity import before_data, run_id
+from recbole_scale.settings.identity import BY_DATA, before_data, run_id
 from recbole_scale.settings.keys import FMLPRecSettings, PackageSettings, ScaledSASRecSettings
 from recbole_scale.settings.known import check_keys, known_keys
 from recbole_scale.settings.reading import (
@@ -14,6 +14,7 @@ from recbole_scale.settings.reading import (
 )
 
 __all__ = [
+    "BY_DATA",
     "FMLPRecSettings",
     "PackageSettings",
     "ScaledSASRecSettings",

@@ -19,15 +19,23 @@ ENVIRONMENT = {
     "REORDER_ITEM_SEQ",
 }  # fmt: skip
 
+BY_DATA = ("dropout_bottom", "dropout_top", "epochs", "train_batch_size")  # decided by the log, unless the user has
+
 
 def run_id(config: Any, without: tuple[str, ...] = ()) -> str:
     """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers.
 
-    Defaults that the data has decided count as what they were before, so that the id is known before data is read.
+    Defaults that the data has decided count as what they were before, so that the id is known before data is read; a
+    value that the user has set is told from an equal default, which the data may still change.
     ``without``: settings that do not count, for the name of what several runs share.
     """
-    final = {**config.final_config_dict, **before_data(config)}
+    before = before_data(config)
+    final = {**config.final_config_dict, **before}
     settings = {k: v for k, v in final.items() if k not in ENVIRONMENT and k not in without}
+    if "dropout_bottom" in final:
+        given = config.external_config_dict.keys() & {*BY_DATA} - before.keys() - {*without}
+        held = sorted(key for key in given if final[key] == config.internal_config_dict[key])
+        settings |= {"held": held} if held else {}
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
