@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -12,6 +14,9 @@ import termios
 
 import pyte
 import pytest
+
+from recbole_scale.bars import fitting
+from recbole_scale.training.epoch_log import epoch_line
 
 SHAPE = ["--n_layers=1", "--hidden_size=16", "--inner_size=32", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=64",
          "--topk=[5,10]"]  # fmt: skip
@@ -39,15 +44,44 @@ def on_terminal(command, columns, **more):
     return [line.rstrip() for line in screen.display if line.strip()], bytes(seen)
 
 
-@pytest.mark.parametrize("model, columns", [("ScaledSASRec", 80), ("GRU4Rec", 80), ("GRU4Rec", 160)])
+@pytest.mark.parametrize(
+    "model, columns", [("ScaledSASRec", 80), ("ScaledSASRec", 160), ("GRU4Rec", 80), ("GRU4Rec", 160)]
+)
 def test_bars_are_as_wide_as_the_terminal_and_leave_one_line_an_epoch(walk, model, columns):
     command = [sys.executable, "-m", "recbole_scale", f"--model={model}", "--dataset=walk", "--epochs=3", *OWN[model]]
     lines, seen = on_terminal(command, columns)
     assert b"it/s" in seen  # there were bars
     assert not [line for line in lines if "it/s" in line or "|" in line], "\n".join(lines)  # and none is left
-    epochs = [line for line in lines if "epoch   " in line]
-    assert len(epochs) == 3 and all("targets/s" in line or columns == 80 for line in epochs)
+    epochs = [line for line in lines if "  epoch " in line]
+    form = r"epoch \d  train \d\.\d+  NDCG@10 \d\.\d+\*?  NLL \d\.\d+\*?  \d\.\ds"
+    form = form if columns == 80 else r"epoch   \d  train .*  valid NDCG@10 .*  valid NLL .*s \+ .*K targets/s"
+    assert len(epochs) == 3 and all(re.search(rf"INFO  {form}$", line) for line in epochs), "\n".join(epochs)
     assert all(line.index("INFO") < 20 for line in epochs)  # nothing is glued in front of them
+    after = lines.index(epochs[0])
+    assert lines[after : after + 3] == epochs  # none runs into a second line
+    log = next((walk / "log" / model).glob("*.log")).read_text()
+    assert (
+        len(re.findall(r"epoch   \d  train (?:NLL|loss) .* valid NLL .* targets/s\n", log)) == 3
+    )  # the file has it all
+
+
+def test_a_line_is_as_long_as_its_terminal_takes(monkeypatch):
+    lines = epoch_line(
+        7, "NLL 6.2015", ["NDCG@10 0.0410*", "NLL 6.3270"], ["no gain: 3", "adam lr 1e-3"], [61.2, 3.1], 2e4
+    )
+    assert lines[0] == (
+        "epoch   7  train NLL 6.2015  valid NDCG@10 0.0410*  valid NLL 6.3270  no gain: 3  adam lr 1e-3  "
+        "61.2s + 3.1s  20.0K targets/s"
+    )
+    assert list(map(len, lines)) == sorted(map(len, lines), reverse=True)
+    assert lines[-2] == "epoch 7  train 6.2015  NDCG@10 0.0410*  NLL 6.3270  64s"
+    assert epoch_line(0, "", [], ["", ""], [1.0], 10.0)[-1] == "epoch 0  1.0s"
+    with open(os.devnull) as file:
+        assert fitting(lines, file) == lines[0] == fitting(lines, io.StringIO())
+    for columns in (30, 60, 80, 100, 160):
+        monkeypatch.setattr(os, "get_terminal_size", lambda fd, columns=columns: os.terminal_size((columns, 24)))
+        shown = fitting(lines, sys.__stdout__)
+        assert len(shown) <= columns or shown == lines[-1]
 
 
 def test_a_file_gets_lines_and_no_bars(walk):
@@ -60,13 +94,18 @@ def test_a_file_gets_lines_and_no_bars(walk):
         assert sum("epoch   " in line for line in text.splitlines()) == 3, text
 
 
-def test_a_sweeps_lines_stand_alone(walk):
+@pytest.mark.parametrize("columns", [80, 160])
+def test_a_sweeps_lines_stand_alone(walk, columns):
     verb = [sys.executable, "-c", "from recbole_scale.cli import recbole_scale_command as c; c()", "sweep"]
     command = [*verb, "--dataset", "walk", "--shapes", "1x8", "1x16", "--epochs", "2", *SHAPE[3:]]
-    lines, seen = on_terminal(command, 160)
-    assert b"0/2 runs, 1x8 seed 1: epoch 1 of 2" in seen and b"2/2 runs, nothing left" in seen  # it moves inside a run
+    lines, seen = on_terminal(command, columns)
+    assert columns == 80 or (
+        b"0/2 runs, 1x8 seed 1: epoch 1 of 2" in seen and b"2/2 runs, nothing left" in seen
+    )  # it moves inside a run
     results = [line for line in lines if "test NLL" in line]
     assert len(results) == 2 and all(line.startswith("[") for line in results), "\n".join(lines)
+    ends = r"best epoch \d of 2  .*s$" if columns == 160 else r"  NDCG@10 0\.\d+  [\d.]+ s$"
+    assert all(re.search(ends, line) for line in results)
     assert b"sweep" in seen and not [line for line in lines if "%|" in line]
 
 

@@ -9,7 +9,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from recbole.utils import ModelType
 
+from recbole_scale.bars import log_line
 from recbole_scale.data.texts import joined, separated
 from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
-from recbole_scale.text import metric_name
 from recbole_scale.training import group
+from recbole_scale.training.epoch_log import epoch_line, shown_metrics
 
 
 class BudgetSpent(Exception):
@@ -40,7 +41,7 @@ class Meter:
         self._train_epoch, self._valid_epoch = trainer._train_epoch, trainer._valid_epoch
         trainer._train_epoch, trainer._valid_epoch = self.train_epoch, self.valid_epoch
         trainer.seconds_train, trainer.targets_seen, trainer.evaluations, trainer.best_epoch = 0.0, 0, [], None
-        self._line = ""
+        self._trained = 0, "", 0.0, 0.0  # the last epoch: number, loss, seconds, targets per second
         for name, value in getattr(trainer, "measured_before", {}).items():  # of a resumed run
             setattr(trainer, name, value)
 
@@ -64,25 +65,26 @@ class Meter:
         trainer.evaluations.append({"epoch": epoch_idx, "train_loss": mean, "targets_per_second": round(speed, 1)})
         if self.spent:
             trainer.eval_step = min(trainer.eval_step, 1)  # what there is gets evaluated, unless nothing is to be
-        self._line = f"epoch {epoch_idx:>3}" + ("" if mean is None else f"  train loss {mean:.4f}")
-        self._line += f"{{}}  {trainer.seconds_train - seconds:.1f}s{{}}  {speed / 1e3:.1f}K targets/s"
+        self._trained = epoch_idx, "" if mean is None else f"loss {mean:.4f}", trainer.seconds_train - seconds, speed
         if trainer.eval_step <= 0 or (epoch_idx + 1) % trainer.eval_step:
-            trainer.logger.info(self._line.format("", ""))
+            self._log_epoch()
         return loss
+
+    def _log_epoch(self, valid: Sequence[str] = (), remark: str = "", seconds: tuple[float, ...] = ()) -> None:
+        epoch, loss, took, speed = self._trained
+        log_line(self.trainer.logger, epoch_line(epoch, loss, valid, [remark], [took, *seconds], speed))
 
     def valid_epoch(self, *arguments: Any, **named: Any) -> Any:
         """As the trainer's, noting metrics and the best epoch so far."""
         started, trainer = perf_counter(), self.trainer
         score, result = self._valid_epoch(*arguments, **named)
         best, trainer.latest_valid_result = trainer.best_valid_score, result
-        if score >= best if trainer.valid_metric_bigger else score <= best:
+        gained = score >= best if trainer.valid_metric_bigger else score <= best
+        if gained:
             trainer.best_epoch = trainer.evaluations[-1]["epoch"] if trainer.evaluations else 0
-            remark = "  *"
-        else:
-            remark = f"  no gain: {trainer.cur_step + 1}"
-        shown = {k: v for k, v in result.items() if k in ("nll", "ndcg@10", trainer.valid_metric.lower())}
-        measured = "".join(f"  valid {metric_name(k)} {v:.4f}" for k, v in shown.items())
-        trainer.logger.info(self._line.format(measured + remark, f" + {perf_counter() - started:.1f}s"))
+        chosen = trainer.valid_metric.lower()
+        remark = "" if gained else f"no gain: {trainer.cur_step + 1}"
+        self._log_epoch(shown_metrics(result, chosen, [chosen] if gained else []), remark, (perf_counter() - started,))
         if trainer.evaluations:
             trainer.evaluations[-1] |= {f"valid_{k}": float(v) for k, v in result.items()}
             trainer.evaluations[-1] |= {f"valid_{k}_filtered": v for k, v in trainer.evaluator.filtered.items()}

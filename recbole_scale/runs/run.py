@@ -345,7 +345,9 @@ def _above_bars(handler: logging.Handler) -> logging.Handler:
     if isinstance(handler, logging.FileHandler):
         return handler
     ours = LinesAboveBars()
-    ours.addFilter(lambda record: record.funcName != "data_preparation")  # our plan says it, and in fewer words
+    # our plan and the line "checkpoint" say it, and in fewer words
+    said = ("data_preparation", "Loading model structure")
+    ours.addFilter(lambda record: not (record.funcName == said[0] or record.getMessage().startswith(said[1])))
     ours.setLevel(handler.level)
     ours.setFormatter(handler.formatter)
     return ours

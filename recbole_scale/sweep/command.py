@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from recbole_scale.bars import bar, say
+from recbole_scale.bars import bar, fitting, say
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.rows import Row
 from recbole_scale.model.sizes import Rung, equal_shapes, rung_of, shaped
@@ -121,12 +122,13 @@ class Progress:
         self._running[point.run_id] = min(1.0, (epoch + 1) / point.epochs) * point.flops
         self._show(f", {point.label}: epoch {epoch + 1} of {point.epochs}")
 
-    def end(self, point: Point, line: str) -> None:
-        """``point`` is finished, as ``line`` tells."""
+    def end(self, point: Point, line: Sequence[str]) -> None:
+        """``point`` is finished, as ``line`` tells: the first of them that fits the terminal."""
         self._left.pop(point.run_id)
         self._running.pop(point.run_id, None)
         self._done += point.flops
-        say(f"[{self._count - len(self._left)}/{self._count}] {line}")
+        ended = f"[{self._count - len(self._left)}/{self._count}] "
+        say(ended + fitting(line, sys.stdout, len(ended)))
         self._show()
 
     def _show(self, remark: str = "") -> None:
@@ -143,17 +145,21 @@ class Progress:
         self._bar.refresh()
 
 
-def line(point: Point, row: Row) -> str:
-    """One finished run on one line."""
-    head = f"{point.label:<24} N {show_count(point.n_blocks):>6}"
+def line(point: Point, row: Row) -> list[str]:
+    """One finished run on one line: whole, and shorter for narrow terminals."""
     if row["status"] != "ok":
-        return f"{head}  failed: {row['error']}"
-    test = row["test_metrics"] or {}
-    text = head  # a sweep may measure no NLL
+        return [f"{point.label:<24} N {show_count(point.n_blocks):>6}  failed: {row['error']}"]
+    test, took = row["test_metrics"] or {}, duration(row["seconds_total"])
+    ndcg = f"  NDCG@10 {test['ndcg@10']:.4f}" if "ndcg@10" in test else ""
+    nll = error = ""  # a sweep may measure no NLL
     if row["test_nll"] is not None:
-        text += f"  test NLL {row['test_nll']:.4f} ± {row['test_nll_se']:.4f}"
-    text += f"  NDCG@10 {test['ndcg@10']:.4f}" if "ndcg@10" in test else ""
-    return f"{text}  best epoch {(row['best_epoch'] or 0) + 1} of {row['epochs']}  {duration(row['seconds_total'])}"
+        nll, error = f"  test NLL {row['test_nll']:.4f}", f" ± {row['test_nll_se']:.4f}"
+    ended = f"  best epoch {(row['best_epoch'] or 0) + 1} of {row['epochs']}"
+    return [
+        f"{point.label:<24} N {show_count(point.n_blocks):>6}{nll}{error}{ndcg}{ended}  {took}",
+        f"{point.label:<16}{nll}{error}{ndcg}  {took}",
+        f"{point.label}{nll}{ndcg}  {took}",
+    ]
 
 
 def plan_table(dataset: str, points: Sequence[Point], done: set[str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from recbole_scale.bars import log_line
 from recbole_scale.text import metric_name
 from recbole_scale.training.best import Best
 
@@ -21,18 +23,15 @@ def report_epoch(
         measured |= {f"valid_{k}": v for k, v in result.items()}
         measured |= {f"valid_{k}_filtered": v for k, v in trainer.evaluator.filtered.items()}
     trainer.evaluations.append(measured)
-    line = f"epoch {epoch:>3}  train NLL {loss:.4f}"
-    if result is not None:
-        gained = {each.metric for each in improved}
-        shown = {k: v for k, v in result.items() if k in ("nll", "ndcg@10", best.metric)}
-        line += "".join(f"  valid {metric_name(k)} {v:.4f}{'*' * (k in gained)}" for k, v in shown.items())
-        if best.metric not in gained:
-            line += f"  no gain: {best.waited}" if best.waited else "  no gain"
-    line += f"  {phase} lr {trainer.optimizer.param_groups[0]['lr']:.1e}  {trainer.epoch_seconds:.1f}s"
-    line += f" + {trainer.eval_seconds:.1f}s" if result is not None else ""
-    line += f"  {trainer.speed / 1e3:.1f}K targets/s"
     if verbose:
-        trainer.logger.info(line)
+        gained = {each.metric for each in improved}
+        wait = (
+            "" if result is None or best.metric in gained else f"no gain: {best.waited}" if best.waited else "no gain"
+        )
+        state = f"{phase} lr {trainer.optimizer.param_groups[0]['lr']:.1e}"
+        seconds = [trainer.epoch_seconds, *([trainer.eval_seconds] if result is not None else [])]
+        shown = shown_metrics(result or {}, best.metric, gained)
+        log_line(trainer.logger, epoch_line(epoch, f"NLL {loss:.4f}", shown, [wait, state], seconds, trainer.speed))
         if trainer.progress.stopped and (trainer.second_phase or not trainer.optimization.switch.on):
             trainer.logger.info(f"stopped early: no better {best.metric} since epoch {best.epoch}")
     trainer.tensorboard.add_scalar("Loss/Train", loss, epoch)
@@ -44,3 +43,37 @@ def report_epoch(
     trainer.wandblogger.log_metrics({"epoch": epoch, "train_loss": loss, "train_step": epoch}, head="train")
     if result is not None:
         trainer.wandblogger.log_metrics({**result, "valid_step": epoch}, head="valid")
+
+
+def shown_metrics(result: Mapping[str, float], chosen: str, gained: Collection[str]) -> list[str]:
+    """The valid metrics of an epoch's line: NDCG@10, NLL and the ``chosen`` one; a star marks what has ``gained``."""
+    shown = [key for key in result if key in ("nll", "ndcg@10", chosen)]
+    return [f"{metric_name(key)} {result[key]:.4f}{'*' * (key in gained)}" for key in shown]
+
+
+def epoch_line(
+    epoch: int, loss: str, valid: Sequence[str], remarks: Sequence[str], seconds: Sequence[float], speed: float
+) -> list[str]:
+    """An epoch's line: whole, as log files have it, and shorter ones for narrow terminals.
+
+    Args:
+        epoch: counted from 0.
+        loss: name and value of the training loss, or nothing.
+        valid: metrics with their values.
+        remarks: what else there is to say, the more important first; empty ones say nothing.
+        seconds: of training and, if there was one, of the evaluation.
+        speed: targets per second.
+    """
+    head, said = f"epoch {epoch:>3}", [remark for remark in remarks if remark]
+    trained = [f"train {loss}"] if loss else []
+    measured = [*trained, *(f"valid {part}" for part in valid)]
+    took = " + ".join(f"{each:.1f}s" for each in seconds)
+    total, brief = sum(seconds), f"epoch {epoch}"
+    ended = f"{total:.1f}s" if total < 10 else f"{total:.0f}s"
+    return [
+        "  ".join([head, *measured, *said, took, f"{speed / 1e3:.1f}K targets/s"]),
+        "  ".join([head, *measured, *said[:1], took]),
+        "  ".join([head, *measured, took]),
+        "  ".join([brief, *(f"train {loss.split()[-1]}" for _ in trained), *valid, ended]),
+        "  ".join([brief, *(valid or trained), ended]),
+    ]
