@@ -143,7 +143,8 @@ class ScaleConfig(Config):
             size = given.get("size", found["size"])
             size = documented(model)["size"].kind.check("size", size)
             found.update(load_size(size))
-            self.external_config_dict = given = {**edited_defaults(size), **given}
+            for key, value in edited_defaults(size).items():
+                given.setdefault(key, value)
             if given.get("lr_rule") == "width":  # a larger size's own rate has its width in it already
                 found["learning_rate"] = load_size("tiny")["learning_rate"]
 
