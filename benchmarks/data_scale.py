@@ -2,6 +2,7 @@
 
     python benchmarks/data_scale.py --rows 20000000 --work /tmp/scale --out results/data_scale.jsonl
     python benchmarks/data_scale.py --rows 100000000 --work /tmp/scale --steps first_read cached_start dry_run
+    python benchmarks/data_scale.py --users 5000000 --work /tmp/scale --steps dry_run
 
 The log is generated in MovieLens-20M's shape (`recbole_scale.prepare.synthetic`) and kept in `--work` until `--clean`.
 Every step runs in a process of its own; its seconds count from the process's start, imports included, and its memory
@@ -60,6 +61,26 @@ def generate(work: Path, rows: int, shuffled: bool) -> Path:
         writer = AtomicWriter(file, list(columns))
         for start in range(0, rows, 1 << 20):
             writer.write({name: values[start : start + (1 << 20)] for name, values in columns.items()})
+    return path
+
+
+def generate_short(work: Path, users: int) -> Path:
+    """Write a log of users of two to twenty interactions each, user by user, unless it is there; return its path."""
+    from recbole_scale.files import whole_files
+    from recbole_scale.prepare.writing import AtomicWriter
+
+    folder = work / f"short{users // 1_000_000}m"
+    path = folder / f"{folder.name}.inter"
+    if path.exists():
+        return path
+    rng = np.random.default_rng(0)
+    with whole_files(path) as (file,):
+        writer = AtomicWriter(file, ["user", "item", "time"])
+        for first in range(0, users, 50_000):
+            user = np.arange(first, min(first + 50_000, users))
+            user = np.repeat(user, rng.integers(2, 21, len(user)))
+            item = (rng.pareto(0.8, len(user)) * 50).astype(np.int64) % 200_000
+            writer.write({"user": user, "item": item, "time": rng.integers(1_500_000_000, 1_600_000_000, len(user))})
     return path
 
 
@@ -160,7 +181,8 @@ def dry_run(path: Path) -> dict[str, Any]:
     drop_caches(path)
     settings = {"data_path": str(path.parent.parent)}
     plan = recbole_scale.run("ScaledSASRec", path.parent.name, config_dict=settings, dry_run=True)["plan"]
-    return {"seconds": round(process_age(), 2), "peak_mb": round(peak_mb()), "plan": plan.splitlines()}
+    spent = {"seconds": round(process_age(), 2), "cpu_seconds": round(time.process_time(), 2)}
+    return {**spent, "peak_mb": round(peak_mb()), "plan": plan.splitlines()}
 
 
 STEPS: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -195,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=20_000_000)
     parser.add_argument("--shuffled", action="store_true", help="rows in no order of users or times")
+    parser.add_argument("--users", type=int, help="instead of --rows: users of 2 to 20 interactions each")
     parser.add_argument("--work", type=Path, required=True, help="folder for the generated log")
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--out", type=Path, help="also append the rows to this JSON-lines file")
@@ -206,7 +229,10 @@ def main() -> None:
         os.dup2(2, 1)  # what libraries print goes to stderr
         print(json.dumps(STEPS[arguments.child](arguments.work)), file=result_file)
         return
-    path = generate(arguments.work.resolve(), arguments.rows, arguments.shuffled)
+    work = arguments.work.resolve()
+    path = (
+        generate_short(work, arguments.users) if arguments.users else generate(work, arguments.rows, arguments.shuffled)
+    )
     rows = []
     for step in arguments.steps:
         rows.append(measure(step, path, arguments.work))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import QUICK, walk_rows, write_inter
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
+from recbole_scale.data import histories
 from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.histories import Histories, Split, ragged_ranges, split_histories, time_order
 from recbole_scale.errors import UserError
@@ -170,3 +174,23 @@ def test_times_further_apart_than_float64_counts_keep_users_apart():
         time = np.floor(rng.uniform(low, high, 500))
         time[::7] = time[0]
         assert time_order(user, time).tolist() == np.lexsort((time, user)).tolist()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 1000])
+def test_rows_that_lie_user_by_user_are_sorted_in_parts_to_the_same_order(monkeypatch, rows):
+    monkeypatch.setattr(histories, "ROWS_AT_ONCE", rows)
+    rng = np.random.default_rng(rows)
+    for user in (np.sort(rng.integers(0, 9, 60)), rng.integers(0, 9, 60)):
+        time = rng.integers(0, 5, 60).astype(float)  # ties
+        assert time_order(user, time).tolist() == np.lexsort((time, user)).tolist()
+
+
+def test_the_name_of_the_data_does_not_depend_on_how_much_is_hashed_at_once(monkeypatch):
+    tokens = np.array(["[PAD]", "a", "b", "c"], dtype=object)
+    made = histories.Histories(np.array([1, 2, 3], np.int32), np.array([1], np.int32), np.array([0, 3]))
+    data = SimpleNamespace(uid_field="u", iid_field="i", field2id_token={"u": tokens[:2], "i": tokens}, histories=made)
+    found = histories.data_fingerprint(data)
+    monkeypatch.setattr(histories, "TEXTS_AT_ONCE", 1)
+    assert histories.data_fingerprint(data) == found
+    parts = [b"[PAD]\na", b"[PAD]\na\nb\nc", *(a.tobytes() for a in (made.items, made.users, made.offsets))]
+    assert hashlib.sha256(b"".join(parts)).hexdigest()[:16] == found

@@ -161,6 +161,8 @@ def read_coded(
             if not whole:
                 raise fault(f"'{name}' is empty")
         coded[name] = values
+        del column
+        pa.default_memory_pool().release_unused()  # it would keep what the table took, a GB of a large log
     return coded
 
 

@@ -20,7 +20,7 @@ from recbole_scale.data.log import Log, Recipe, load_log
 from recbole_scale.data.ready_made import rows_of
 from recbole_scale.data.recbole_filters import Interval, LogFilters
 from recbole_scale.data.rows import HistoryRows
-from recbole_scale.data.texts import as_objects
+from recbole_scale.data.texts import Numbers, as_objects
 from recbole_scale.data.time_units import check_units
 from recbole_scale.errors import UserError, nearest
 
@@ -141,7 +141,7 @@ class HistoryDataset(SequentialDataset):
         for name, texts in ((self.uid_field, log.users), (self.iid_field, log.items)):
             tokens = as_objects([PADDING, *texts.to_pylist()])
             self.field2id_token[name] = tokens
-            self.field2token_id[name] = {token: number for number, token in enumerate(tokens.tolist())}
+            self.field2token_id[name] = Numbers(tokens)
         self.histories, self.times = log.histories, log.times
 
     def build(self) -> list[HistoryDataset]:

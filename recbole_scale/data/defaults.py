@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
 DENSE, SPARSE = 79.0, 12.0  # interactions over sqrt(users x items): of ml-100k, and of Amazon Beauty
 DENSE_DROPOUT, SPARSE_DROPOUT = 0.1, 0.4
@@ -68,7 +68,7 @@ def decide_by_data(config: Any, histories: Any) -> None:
     final = config.final_config_dict
     if "dropout_bottom" not in final or "by_data" in final:
         return  # another model, or decided before
-    counts = len(histories.items), len(histories.users), len(np.unique(histories.items))
+    counts = len(histories.items), len(histories.users), len(pd.unique(histories.items))
     decided = by_data(final, config.external_config_dict, *counts)
     final["by_data"] = {key: final[key] for key in decided}
     final.update(decided)

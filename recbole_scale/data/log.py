@@ -120,13 +120,16 @@ def read_log(recipe: Recipe) -> Log:
                 f"{recipe.path}: the filters leave nothing, the data is empty; {_described(recipe.filters)}"
             )
     users, items = _by_first_appearance(user), _by_first_appearance(item)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(users.codes))])
-    item_ids = items.codes + np.int32(1)
-    if not in_time_order(users.codes, time):
-        order = time_order(users.codes, time)
-        item_ids, time = item_ids[order], time[order]
+    owners, item_ids, names = users.codes, items.codes + np.int32(1), (users.texts, items.texts)
+    del user, item, users, items  # what is large goes as soon as it can
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owners))])
+    if not in_time_order(owners, time):
+        order = time_order(owners, time)
+        del owners
+        item_ids = item_ids[order]
+        time = time[order]
     histories = Histories(item_ids, np.arange(1, len(offsets), dtype=np.int32), offsets)
-    return Log(histories, time, users.texts, items.texts)
+    return Log(histories, time, *names)
 
 
 def _by_first_appearance(column: Coded) -> Coded:
@@ -154,8 +157,8 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _to_arrays(log: Log) -> dict[str, np.ndarray]:
-    user_text, user_ends = joined(log.users.to_pylist())
-    item_text, item_ends = joined(log.items.to_pylist())
+    user_text, user_ends = joined(log.users)
+    item_text, item_ends = joined(log.items)
     arrays = {"items": log.histories.items, "times": log.times, "offsets": log.histories.offsets}
     arrays |= {"user_ends": user_ends, "item_ends": item_ends, "user_text": user_text, "item_text": item_text}
     return {name: np.ascontiguousarray(arrays[name], dtype) for name, dtype in DTYPES.items()}
