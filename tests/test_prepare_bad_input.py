@@ -140,6 +140,21 @@ def test_gzip_in_name_only(tmp_path, capsys):
     assert "is no gzip file" in refuse(capsys, tmp_path, "amazon-2023", "--raw", path)
 
 
+@pytest.mark.parametrize("kind", ["zip", "gz"])
+def test_a_small_file_that_unpacks_without_end_is_refused(tmp_path, capsys, monkeypatch, kind):
+    monkeypatch.setattr(sources, "SMALL_BYTES", 1 << 20)
+    data = "\n".join(["7::30::4::1588615855"] * 200_000).encode()  # 4 MB, packed 400 times smaller
+    path = tmp_path / f"ratings.dat.{kind}"
+    if kind == "zip":
+        write_zip(path, "ml-1m/ratings.dat", data)
+    else:
+        path.write_bytes(gzip.compress(data))
+    told = refuse(capsys, tmp_path, "ml-1m", "--raw", path)
+    assert "unpacks to more than 100 times its 0.0 MB" in told and "unpack it and name the unpacked file" in told
+    monkeypatch.setattr(sources, "MOST_TIMES", 1000)
+    assert sum(block.data.count(b"7::30") for block in sources.text_blocks(path, ["ratings.dat"])) == 200_000
+
+
 def test_damaged_zip(tmp_path, capsys):
     data = "\n".join(lines_of("ml-20m", ROWS * 50)).encode()
     path = write_zip(tmp_path / "ml.zip", "ml-20m/ratings.csv", data)

@@ -21,6 +21,8 @@ BLOCK_BYTES = 16 << 20
 QUOTE_REACH = (
     1 << 20
 )  # a quoted value may run over line ends for this many bytes; longer means a quote was never closed
+MOST_TIMES = 100  # that a packed log grows; published ones grow 3 to 10 times
+SMALL_BYTES = 64 << 20  # that every packed file may grow to
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 GZIP_MAGIC = b"\x1f\x8b"
 # zipfile and zlib answer damaged bytes with any of these
@@ -109,18 +111,42 @@ def open_bytes(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
     """Open a plain file, a gzip file or a zip member for reading bytes; the magic bytes decide, not the name."""
     if member is not None:
         with zipfile.ZipFile(path) as archive, archive.open(member) as handle:
+            inside = archive.getinfo(member)
+            _check_unpacked(path, inside.file_size, inside.compress_size)
             yield handle
         return
     with open(path, "rb") as handle:
         magic = handle.read(2)
     if magic == GZIP_MAGIC:
         with gzip.open(path, "rb") as packed:
-            yield cast(IO[bytes], packed)
+            yield cast(IO[bytes], _Unpacked(packed, path))
         return
     if path.suffix == ".gz":
         raise UserError(f"'{path}' is named .gz but is no gzip file; download it again or take '.gz' off its name")
     with open(path, "rb") as handle:
         yield handle
+
+
+class _Unpacked:
+    """Bytes of a packed file that does not say how long it is; refused once they are too many."""
+
+    def __init__(self, handle: Any, path: Path) -> None:
+        self._handle, self._path, self._packed, self._read = handle, path, path.stat().st_size, 0
+
+    def read(self, size: int) -> bytes:
+        """As a file's ``read``; raises UserError at the limit."""
+        data: bytes = self._handle.read(size)
+        self._read += len(data)
+        _check_unpacked(self._path, self._read, self._packed)
+        return data
+
+
+def _check_unpacked(path: Path, unpacked: int, packed: int) -> None:
+    if unpacked > max(SMALL_BYTES, MOST_TIMES * packed):
+        raise UserError(
+            f"'{path}' unpacks to more than {MOST_TIMES} times its {packed / 1e6:.1f} MB, which no log does; where "
+            "that is right, unpack it and name the unpacked file"
+        )
 
 
 def text_blocks(
