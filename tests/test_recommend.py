@@ -97,6 +97,7 @@ def test_files_of_histories_give_the_lists_of_the_data_set(walk, kind):
 
 def test_a_long_file_is_read_and_written_in_blocks(walk, monkeypatch):
     from recbole_scale.serving import recommend as module
+    from recbole_scale.serving import users
 
     trained = load_trained(checkpoint())
     (walk / "users.txt").write_text("".join(f"v{i} i1 i{i % 40}\n" for i in range(3000)))
@@ -107,7 +108,7 @@ def test_a_long_file_is_read_and_written_in_blocks(walk, monkeypatch):
         return original(trained, chunk, *rest)
 
     monkeypatch.setattr(module, "rank", watched)
-    monkeypatch.setattr(module, "text_blocks", lambda path: _small_blocks(path))
+    monkeypatch.setattr(users, "text_blocks", lambda path: _small_blocks(path))
     recommend(trained, "users.txt", "out.parquet", topk=3, batch_size=64)
     assert max(size for size, _ in sizes) <= 64 and sum(size for size, _ in sizes) == 3000
     assert pq.ParquetFile("out.parquet").metadata.num_row_groups == len(sizes)  # written as they came

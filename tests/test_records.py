@@ -14,7 +14,8 @@ import pytest
 
 from recbole_scale.errors import UserError
 from recbole_scale.runs import records
-from recbole_scale.runs.records import COLUMNS, append_row, read_rows
+from recbole_scale.runs.records import COLUMNS, KINDS_OF_COLUMNS, RunRow, append_row, read_rows
+from recbole_scale.runs.row_file import KINDS
 
 WRITER = """
 import sys
@@ -65,6 +66,12 @@ def test_a_torn_line_is_cut_off_and_never_joined(tmp_path):
     assert read_rows(path)["run_id"].tolist() == ["whole"]
     append_row(path, {"run_id": "next"})
     assert read_rows(path)["run_id"].tolist() == ["whole", "next"]
+
+
+def test_columns_their_kinds_and_meanings_are_those_of_one_type():
+    assert list(COLUMNS) == list(KINDS_OF_COLUMNS) == list(RunRow.__annotations__)
+    assert set(KINDS_OF_COLUMNS.values()) == set(KINDS)
+    assert all(meaning and meaning not in KINDS for meaning in COLUMNS.values())
 
 
 def test_not_a_number_is_null_and_unknown_columns_are_refused(tmp_path):

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
-from recbole.data.transform import construct_transform
-from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
 
@@ -28,9 +26,8 @@ from recbole_scale.errors import UserError
 from recbole_scale.model.incremental import CachedSteps
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.model.sizes import parameter_groups
-from recbole_scale.plugin.config import begin, recboles_refusal
-from recbole_scale.plugin.config import checkpoint_config as config_of_settings
-from recbole_scale.plugin.register import find_model
+from recbole_scale.plugin.checkpoints import open_sequential, other_data, trained_model
+from recbole_scale.plugin.config import recboles_refusal
 from recbole_scale.runs import plan
 from recbole_scale.settings import run_id
 from recbole_scale.training.checkpoint import load_checkpoint
@@ -94,17 +91,12 @@ def open_checkpoints(paths: list[str], data_path: str | None = None) -> list[Che
     loaded: dict[str, HistoryDataset] = {}
     found: list[Checkpoint] = []
     for path in paths:
-        state = load_checkpoint(path)
-        config = checkpoint_config(state, path, data_path)
-        if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-            raise UserError(f"{path} holds {config['model']}, which is no sequential model")
+        state, config = open_sequential(path, data_path)
         dataset = _dataset(config, loaded)
         fingerprint = data_fingerprint(dataset)
         found.append(Checkpoint(path, config, dataset, fingerprint, _run_id(path, config)))
         if state.get("data") not in (None, "", fingerprint):
-            raise UserError(
-                f"{path} was trained on other data than '{config['dataset']}' in {config['data_path']} holds now"
-            )
+            raise UserError(f"{other_data(config, path)}: its users, items or interactions have changed")
         _check_same(found[0], found[-1])
         if twin := next((point for point in found[:-1] if point.run_id == found[-1].run_id), None):
             raise UserError(f"{twin.path} and {path} are checkpoints of one run, {twin.run_id}; give one of them")
@@ -115,21 +107,6 @@ def _run_id(path: str, config: Any) -> str:
     """The id of a checkpoint's run: in its name, or the hash of its settings, as the run's row has it."""
     named = re.search(r"-([0-9a-f]{10})\.best\.pth$", path)
     return named[1] if named else run_id(config)
-
-
-def checkpoint_config(state: dict[str, Any], path: str, data_path: str | None = None) -> Any:
-    """RecBole's Config of a checkpoint's settings, on the device at hand.
-
-    Raises:
-        UserError: the checkpoint holds no settings, or RecBole refuses them.
-    """
-    settings = state.get("config")
-    if not isinstance(settings, dict) or not {"model", "dataset"} <= settings.keys():
-        raise UserError(f"{path} holds no settings of a run; checkpoints of plain RecBole cannot be read")
-    config = config_of_settings(settings, **({"data_path": data_path} if data_path else {}))
-    begin(config)
-    construct_transform(config)  # writes into the settings of models that mask items, which the run's id counts
-    return config
 
 
 def _dataset(config: Any, loaded: dict[str, HistoryDataset]) -> HistoryDataset:
@@ -166,14 +143,7 @@ def build_ranker(checkpoint: Checkpoint) -> tuple[RecBoleRanker, dict[str, Any]]
         UserError: the model cannot be built from ids alone, or its tensors have other shapes.
     """
     config, dataset = checkpoint.config, checkpoint.dataset
-    state = load_checkpoint(checkpoint.path)
-    model = recboles_refusal(lambda: find_model(config["model"])(config, dataset).to(config["device"]))
-    try:
-        model.load_state_dict(state["state_dict"])
-    except RuntimeError as failure:
-        reason = " ".join(str(failure).split())[:300]
-        raise UserError(f"{checkpoint.path} does not fit '{config['dataset']}' as it is now: {reason}") from failure
-    model.load_other_parameter(state.get("other_parameter"))
+    model = trained_model(config, dataset, load_checkpoint(checkpoint.path), checkpoint.path)
     return RecBoleRanker(model, config, dataset.item_num - 1), describe(checkpoint, model)
 
 

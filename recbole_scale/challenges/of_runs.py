@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from logging import getLogger
 from pathlib import Path
 
-from recbole_scale.challenges.models import checkpoint_config
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Row, as_rows, best_settings
+from recbole_scale.plugin.checkpoints import open_checkpoint
 from recbole_scale.runs import records
 from recbole_scale.settings import run_id
-from recbole_scale.training.checkpoint import load_checkpoint
 
 # checkpoints of our own trainer say in their name which run they are of
 NAMED = re.compile(r"-([0-9a-f]{10})\.best\.pth$")
@@ -75,7 +74,7 @@ def files_of(ids: Sequence[str], folder: str) -> dict[str, str]:
         if not set(ids) - found.keys():
             break
         try:
-            run = run_id(checkpoint_config(load_checkpoint(str(path)), str(path)))
+            run = run_id(open_checkpoint(str(path))[1])
         except UserError:
             continue  # somebody else's file is no reason to stop
         if run in ids:

@@ -273,12 +273,10 @@ def load_data_and_model(model_file: str) -> tuple[Any, Any, Any, Any, Any, Any]:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import ModelType, get_model, init_logger, init_seed
 
-    from recbole_scale.plugin.config import checkpoint_config
+    from recbole_scale.plugin.checkpoints import open_checkpoint
     from recbole_scale.plugin.trees import booster_from
-    from recbole_scale.training.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(model_file)
-    config = checkpoint_config(checkpoint["config"])
+    checkpoint, config = open_checkpoint(model_file)
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     getLogger().info(config)

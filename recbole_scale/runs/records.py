@@ -7,120 +7,133 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, get_type_hints
 
 import pandas as pd
 
 from recbole_scale.errors import UserError
 from recbole_scale.runs.row_file import Row, append_lines, read_lines
 
-COLUMNS: dict[str, str] = {
-    "run_id": "hash of the resolved settings; equal runs have equal ids",
-    "resumed_from": "run_id of the run it went on from, where that had other settings (fewer epochs, say)",
-    "status": "ok or failed",
-    "error": "one sentence when status is failed, else null",
-    "dataset": "name of the data set",
-    "data_fingerprint": "hash of users, items and their order after filtering",
-    "data_digest": "hash of the bytes of the interaction files",
-    "split": "RecBole's eval_args.split",
-    "model": "name of the model",
-    "size": "rung of the ladder, null for a shape of its own and for other models",
-    "n_layers": "decoder blocks",
-    "d_model": "width (RecBole's hidden_size)",
-    "n_heads": "attention heads",
-    "n_blocks": "N: weight matrices of the blocks, layers * (4 d_model^2 + 2 d_model * inner_size)",
-    "n_blocks_exact": "N with biases and LayerNorms",
-    "n_item_embedding": "parameters of the item embedding, padding row included",
-    "n_positions": "parameters of the position embedding",
-    "n_parameters": "all trainable parameters",
-    "n_users": "users",
-    "n_items": "items",
-    "users_tested": "users with a test row",
-    "users_dropped": "users without one: their history is too short",
-    "uniform_nll": "loss of guessing among all items, log of their number, nats",
-    "popularity_nll": "test loss of items in proportion to their training interactions plus one, nats",
-    "flops_per_interaction": "training FLOPs per target, item softmax included",
-    "flops_total": "flops_per_interaction * interactions_seen",
-    "interactions_seen": "training targets, repeats counted",
-    "unique_interactions": "training targets of one epoch",
-    "data_fraction": "share of users that train; all are evaluated",
-    "epochs": "epochs trained",
-    "valid_metric": "metric on valid that chose the checkpoint and counted patience; null in older rows",
-    "best_epoch": "epoch (from 0) of the best valid metric: of the chosen model",
-    "best_epoch_nll": "epoch of the best valid NLL; null where no such model was kept (RecBole's own models)",
-    "best_epoch_ranking": "epoch of the best valid ranking metric: valid_metric, or NDCG@10 when that is NLL",
-    "seed": "random seed",
-    "evaluations": "list, one per epoch: epoch, phase, train_nll, targets_per_second, valid_<metric>",
-    "phases": "list, one per optimizer: phase, optimizer, learning_rate, first_epoch, reason, and the best epoch and "
-    "valid metrics at its end",
-    "skipped_steps": "steps left out since loss or gradient was not finite",
-    "spikes": "losses above spike_factor x the running median",
-    "rollbacks": "returns to the last good checkpoint after three skipped steps in a row",
-    "best_valid_metrics": "metrics of the chosen model on valid",
-    "best_valid_nll": "valid NLL of the model that is best by it (where only one is kept, of that), nats",
-    "best_valid_metrics_filtered": "of its ranked lists on valid, items the user had left out; {} where the ranking "
-    "leaves them out anyway, null where it was not measured",
-    "test_metrics": "metrics of the chosen model on test",
-    "test_metrics_filtered": "of its ranked lists on test, items the user had left out; {} where the ranking leaves "
-    "them out anyway",
-    "test_metrics_nll": "metrics on test of the model with the best valid NLL",
-    "test_metrics_nll_filtered": "of its ranked lists, items the user had left out",
-    "test_metrics_ranking": "metrics on test of the model with the best valid ranking metric",
-    "test_metrics_ranking_filtered": "of its ranked lists, items the user had left out",
-    "test_nll": "test NLL of the model with the best valid NLL (where only one is kept, of that), nats per held-out "
-    "interaction; what laws are fitted to",
-    "test_nll_se": "standard error of test_nll over interactions",
-    "nll_kind": "what the NLL is: likelihood (softmax-trained), probabilities (-log p), scores (no trained likelihood)",
-    "trunk_step": "step at which the run went on from a shorter one's trunk (wsd), whose seconds_train count; 0: alone",
-    "seconds_train": "time in training steps, s",
-    "seconds_evaluate": "time of ranking the test rows once, s",
-    "seconds_total": "time of the whole run, s",
-    "peak_memory_mb": "largest resident memory of the process so far, MB (device memory on a GPU)",
-    "device": "what it ran on",
-    "threads": "CPU threads of torch, in each process",
-    "processes": "processes that trained together",
-    "versions": "recbole_scale, recbole, torch, numpy, python",
-    "commit": "commit of the recbole_scale checkout, null when installed without one",
-    "started": "start of the run, UTC",
-    "settings": "what the user set",
-    "tuning": "where a sweep tuned its rates: learning_rate chosen, valid_nll by rate tried, seed and epochs of the "
-    "trials, at_the_edge: the best rate is the least or the largest tried; else null",
-    "by_data": "defaults that the log's density and size decided, by key",
-}
+# kinds of values, as they are checked when a row is read; any may be null
+Text = Annotated[str | None, "a text"]
+Count = Annotated[int | None, "a whole number of 0 or more"]
+Number = Annotated[float | None, "a number"]
+Metrics = Annotated[dict[str, float | None] | None, "numbers by name"]
+Objects = Annotated[list[dict[str, Any]] | None, "a list of objects"]
+Plain = Annotated[dict[str, Any] | None, "an object"]
 
 
-_TEXTS = (
-    "run_id resumed_from status error dataset data_fingerprint data_digest model size device commit started "
-    "valid_metric nll_kind"
-)
-_COUNTS = (
-    "n_layers d_model n_heads n_blocks n_blocks_exact n_item_embedding n_positions n_parameters n_users n_items "
-    "interactions_seen unique_interactions epochs skipped_steps spikes rollbacks trunk_step threads processes"
-)
-_NUMBERS = (
-    "flops_per_interaction flops_total data_fraction best_epoch best_epoch_nll best_epoch_ranking seed best_valid_nll "
-    "test_nll test_nll_se uniform_nll popularity_nll seconds_train seconds_evaluate seconds_total peak_memory_mb"
-)
-KINDS_OF_COLUMNS = {
-    **dict.fromkeys(_TEXTS.split(), "a text"),
-    **dict.fromkeys(_COUNTS.split(), "a whole number of 0 or more"),
-    **dict.fromkeys(_NUMBERS.split(), "a number"),
-    **dict.fromkeys(
-        (
-            "best_valid_metrics",
-            "best_valid_metrics_filtered",
-            "test_metrics",
-            "test_metrics_filtered",
-            "test_metrics_nll",
-            "test_metrics_nll_filtered",
-            "test_metrics_ranking",
-            "test_metrics_ranking_filtered",
-        ),
-        "numbers by name",
-    ),
-    **dict.fromkeys(("evaluations", "phases"), "a list of objects"),
-    **dict.fromkeys(("split", "versions", "settings", "by_data", "tuning"), "an object"),
-}
+class RunRow(TypedDict, total=False):
+    """One run's values; a column it lacks is null. Order, kinds and meanings of all columns are taken from here."""
+
+    run_id: Annotated[Text, "hash of the resolved settings; equal runs have equal ids"]
+    resumed_from: Annotated[
+        Text,
+        "run_id of the run it went on from, where that had other settings (fewer epochs, say)",
+    ]
+    status: Annotated[Text, "ok or failed"]
+    error: Annotated[Text, "one sentence when status is failed, else null"]
+    dataset: Annotated[Text, "name of the data set"]
+    data_fingerprint: Annotated[Text, "hash of users, items and their order after filtering"]
+    data_digest: Annotated[Text, "hash of the bytes of the interaction files"]
+    split: Annotated[Plain, "RecBole's eval_args.split"]
+    model: Annotated[Text, "name of the model"]
+    size: Annotated[Text, "rung of the ladder, null for a shape of its own and for other models"]
+    n_layers: Annotated[Count, "decoder blocks"]
+    d_model: Annotated[Count, "width (RecBole's hidden_size)"]
+    n_heads: Annotated[Count, "attention heads"]
+    n_blocks: Annotated[Count, "N: weight matrices of the blocks, layers * (4 d_model^2 + 2 d_model * inner_size)"]
+    n_blocks_exact: Annotated[Count, "N with biases and LayerNorms"]
+    n_item_embedding: Annotated[Count, "parameters of the item embedding, padding row included"]
+    n_positions: Annotated[Count, "parameters of the position embedding"]
+    n_parameters: Annotated[Count, "all trainable parameters"]
+    n_users: Annotated[Count, "users"]
+    n_items: Annotated[Count, "items"]
+    users_tested: Annotated[Count, "users with a test row"]
+    users_dropped: Annotated[Count, "users without one: their history is too short"]
+    uniform_nll: Annotated[Number, "loss of guessing among all items, log of their number, nats"]
+    popularity_nll: Annotated[Number, "test loss of items in proportion to their training interactions plus one, nats"]
+    flops_per_interaction: Annotated[Number, "training FLOPs per target, item softmax included"]
+    flops_total: Annotated[Number, "flops_per_interaction * interactions_seen"]
+    interactions_seen: Annotated[Count, "training targets, repeats counted"]
+    unique_interactions: Annotated[Count, "training targets of one epoch"]
+    data_fraction: Annotated[Number, "share of users that train; all are evaluated"]
+    epochs: Annotated[Count, "epochs trained"]
+    valid_metric: Annotated[Text, "metric on valid that chose the checkpoint and counted patience; null in older rows"]
+    best_epoch: Annotated[Number, "epoch (from 0) of the best valid metric: of the chosen model"]
+    best_epoch_nll: Annotated[
+        Number,
+        "epoch of the best valid NLL; null where no such model was kept (RecBole's own models)",
+    ]
+    best_epoch_ranking: Annotated[
+        Number,
+        "epoch of the best valid ranking metric: valid_metric, or NDCG@10 when that is NLL",
+    ]
+    seed: Annotated[Number, "random seed"]
+    evaluations: Annotated[Objects, "list, one per epoch: epoch, phase, train_nll, targets_per_second, valid_<metric>"]
+    phases: Annotated[
+        Objects,
+        "list, one per optimizer: phase, optimizer, learning_rate, first_epoch, reason, and the best epoch "
+        "and valid metrics at its end",
+    ]
+    skipped_steps: Annotated[Count, "steps left out since loss or gradient was not finite"]
+    spikes: Annotated[Count, "losses above spike_factor x the running median"]
+    rollbacks: Annotated[Count, "returns to the last good checkpoint after three skipped steps in a row"]
+    best_valid_metrics: Annotated[Metrics, "metrics of the chosen model on valid"]
+    best_valid_nll: Annotated[
+        Number,
+        "valid NLL of the model that is best by it (where only one is kept, of that), nats",
+    ]
+    best_valid_metrics_filtered: Annotated[
+        Metrics,
+        "of its ranked lists on valid, items the user had left out; {} where the ranking leaves them out "
+        "anyway, null where it was not measured",
+    ]
+    test_metrics: Annotated[Metrics, "metrics of the chosen model on test"]
+    test_metrics_filtered: Annotated[
+        Metrics,
+        "of its ranked lists on test, items the user had left out; {} where the ranking leaves them out anyway",
+    ]
+    test_metrics_nll: Annotated[Metrics, "metrics on test of the model with the best valid NLL"]
+    test_metrics_nll_filtered: Annotated[Metrics, "of its ranked lists, items the user had left out"]
+    test_metrics_ranking: Annotated[Metrics, "metrics on test of the model with the best valid ranking metric"]
+    test_metrics_ranking_filtered: Annotated[Metrics, "of its ranked lists, items the user had left out"]
+    test_nll: Annotated[
+        Number,
+        "test NLL of the model with the best valid NLL (where only one is kept, of that), nats per held-out "
+        "interaction; what laws are fitted to",
+    ]
+    test_nll_se: Annotated[Number, "standard error of test_nll over interactions"]
+    nll_kind: Annotated[
+        Text,
+        "what the NLL is: likelihood (softmax-trained), probabilities (-log p), scores (no trained likelihood)",
+    ]
+    trunk_step: Annotated[
+        Count,
+        "step at which the run went on from a shorter one's trunk (wsd), whose seconds_train count; 0: alone",
+    ]
+    seconds_train: Annotated[Number, "time in training steps, s"]
+    seconds_evaluate: Annotated[Number, "time of ranking the test rows once, s"]
+    seconds_total: Annotated[Number, "time of the whole run, s"]
+    peak_memory_mb: Annotated[Number, "largest resident memory of the process so far, MB (device memory on a GPU)"]
+    device: Annotated[Text, "what it ran on"]
+    threads: Annotated[Count, "CPU threads of torch, in each process"]
+    processes: Annotated[Count, "processes that trained together"]
+    versions: Annotated[Plain, "recbole_scale, recbole, torch, numpy, python"]
+    commit: Annotated[Text, "commit of the recbole_scale checkout, null when installed without one"]
+    started: Annotated[Text, "start of the run, UTC"]
+    settings: Annotated[Plain, "what the user set"]
+    tuning: Annotated[
+        Plain,
+        "where a sweep tuned its rates: learning_rate chosen, valid_nll by rate tried, seed and epochs of "
+        "the trials, at_the_edge: the best rate is the least or the largest tried; else null",
+    ]
+    by_data: Annotated[Plain, "defaults that the log's density and size decided, by key"]
+
+
+_FIELDS = {name: hint.__metadata__ for name, hint in get_type_hints(RunRow, include_extras=True).items()}
+COLUMNS: dict[str, str] = {name: meaning for name, (_, meaning) in _FIELDS.items()}
+KINDS_OF_COLUMNS: dict[str, str] = {name: kind for name, (kind, _) in _FIELDS.items()}
 
 
 NLL_MARKS = {"scores": "of scores", "probabilities": "-log p"}  # what an NLL is that is no softmax-trained likelihood
@@ -133,11 +146,8 @@ def filtered_metrics(row: Mapping[str, Any], column: str = "test_metrics") -> Ma
     return found
 
 
-RunRow = dict[str, Any]  # one run's values by the names in COLUMNS; a column it lacks is null
-
-
-def failed(run_id: str, error: str, dataset: str, model: str, settings: Mapping[str, Any]) -> RunRow:
-    """The row of a run that failed or was lost; ``error`` is one sentence."""
+def failed(run_id: str, error: str, dataset: str, model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The :class:`RunRow` of a run that failed or was lost; ``error`` is one sentence."""
     return {
         "run_id": run_id,
         "status": "failed",

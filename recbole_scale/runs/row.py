@@ -15,7 +15,7 @@ from recbole_scale.training import group
 
 
 def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any], both: dict[str, Any]) -> dict[str, Any]:
-    """The run's row; columns are documented in :mod:`recbole_scale.runs.records`.
+    """The run's row, a :class:`recbole_scale.runs.records.RunRow`.
 
     ``both``: the columns of :func:`~recbole_scale.runs.measuring.measured_bests`.
     """

@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     if bool(arguments.out) == bool(arguments.export):
         raise UserError("give --out for lists of items, or --export for the model itself")
     from recbole_scale.runs.trained import best_of_rows, one_checkpoint
-    from recbole_scale.serving.recommend import load_trained, recommend
+    from recbole_scale.serving.recommend import recommend
+    from recbole_scale.serving.trained import load_trained
 
     if arguments.runs:
         path = best_of_rows(arguments.runs, arguments.dataset, arguments.checkpoint_dir)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recbole_scale.errors import UserError
 from recbole_scale.files import check_writable
-from recbole_scale.serving.recommend import Trained
+from recbole_scale.serving.trained import Trained
 
 IDS = "items.json"  # in the exported file: raw ids by number
 
