@@ -21,10 +21,10 @@ from recbole_scale.report.hover import marks, panels
 
 
 def text(value: Any) -> str:
-    """``value`` as a cell shows it: a dash for None and nan; a number and its sign stay on one line."""
+    """``value`` as a cell shows it: a dash for None and nan; a number and its signs stay on one line."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return str(value).replace(" %", "\u00a0%")
+    return str(value).replace(" %", "\u00a0%").replace("± ", "±\u00a0")
 
 
 @cache

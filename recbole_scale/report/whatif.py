@@ -168,19 +168,21 @@ def what_if(known: dict[str, Any], verdict: Verdict) -> str:
         value, *band = known[key][start]
         shown[key] = _said(key, value)
         ends = band and band[0] is not None
-        shown[f"{key}_band"] = f"{_said(key, band[0])} to {_said(key, band[1])}" if ends else ""
+        shown[f"{key}_band"] = " to ".join(_said(key, end, "") for end in band) if ends else ""
     return template(
         "whatif.html", curves=known, shown=shown, readings=readings, last=len(known["n"]) - 1, start=start, worth=worth,
         budget="hours" in known,
     )  # fmt: skip
 
 
-def _said(key: str, value: float | None) -> str:
+def _said(key: str, value: float | None, unit: str | None = None) -> str:
+    """A reading with its unit, or the one given."""
     if value is None:
         return "not known"
+    nats, visits = (" nats", " of 1,000 visits") if unit is None else (unit, unit)
     return {
-        "loss": lambda: f"{value:.3f} nats",
-        "hits": lambda: f"{1000 * value:.0f} of 1,000 visits",
+        "loss": lambda: f"{value:.3f}{nats}",
+        "hits": lambda: f"{1000 * value:.0f}{visits}",
         "ndcg": lambda: f"{value:.4f}",
         "hours": lambda: duration(3600 * value),
         "memory": lambda: show_memory(value),

@@ -59,6 +59,7 @@
       hours: time, memory: (v) => (v < 1000 ? v.toFixed(0) + " MB" : (v / 1000).toPrecision(3) + " GB"),
       serving: (v) => (v < 1 ? v.toPrecision(2) : v.toPrecision(3)) + " ms a user",
     };
+    const bare = { loss: (v) => v.toFixed(3), hits: (v) => (1000 * v).toFixed(0), ndcg: form.ndcg };  /* the unit stands before */
     const put = (id, text) => { const place = byId(id); if (place) place.textContent = text; };
     const known = (value) => value !== null && value !== undefined;
     const budgetOf = (i) => {  /* the budget slider is even in log hours */
@@ -93,7 +94,7 @@
         if (!curves[name]) continue;
         const [value, low, high] = curves[name][i];
         put("at-" + name, known(value) ? form[name](value) : "not known");
-        put("at-" + name + "-band", known(low) ? `${form[name](low)} to ${form[name](high)}` : "");
+        put("at-" + name + "-band", known(low) ? `${bare[name](low)} to ${bare[name](high)}` : "");
       }
       marker("answer-loss", i, "loss");
       marker("answer-hits", i, "hits");
@@ -116,8 +117,8 @@
       const beyond = "beyond " + count(curves.n[curves.now]);
       const banded = known(curves.gain[0][1]);
       const text = mid === null ? `by the law no doubling ${beyond} wins so much` : `by the law doubling wins so much up to ${place(mid)}`;
-      const range = !banded || high === null || low === last ? "" : low === null ? ` (95 % band: nowhere ${beyond}, up to ${place(high)})`
-        : ` (95 % band ${place(low)} to ${place(high)})`;
+      const range = !banded || high === null || low === last ? "" : low === null ? ` (95\u00a0% band: none, up to ${place(high)})`
+        : ` (95\u00a0% band ${place(low)} to ${place(high)})`;
       put("pays", `At that: ${word}; ${text}${range}.`);
     };
     size.addEventListener("input", () => {
