@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -40,12 +42,48 @@ def test_the_gpu_script_runs_whole_on_a_cpu(tmp_path, log):
     assert not [row for row in found if "error" in row]
     speeds = [row for row in found if row["part"] == "speed"]
     assert {row["size"] for row in speeds} == {"tiny", "small", "base", "medium", "large", "xlarge"}
-    assert all(row["tokens_per_second"] > 0 and row["mfu"] > 0 and len(row["losses"]) == 3 for row in speeds)
+    assert all(row["tokens_per_second"] > 0 and row["mfu"] > 0 and row["steps"] == 2 for row in speeds)
+    assert all(row["train_nll"] == pytest.approx(math.log(50), rel=0.1) for row in speeds)  # of 50 random items
+    assert done.stdout.count("| xlarge | precision=bf16 |") == 2 and "| tiny | precision=float32 |" in done.stdout
     curves = {row["precision"]: row for row in found if row["part"] == "curve"}
     assert set(curves) == {"bf16", "float32"}
     bf16, float32 = (curves[name]["curve"][0]["train_nll"] for name in ("bf16", "float32"))
     assert bf16 != float32 and bf16 == pytest.approx(float32, rel=0.02)
-    assert [row["size"] for row in found if row["part"] == "one step"] == ["xlarge", "xlarge"]
+    assert [row["size"] for row in found if row["part"] == "one step"] == ["xlarge"]
+
+
+def test_a_machine_without_recbole_is_told_in_one_sentence_what_is_missing(tmp_path):
+    blocked = {"recbole", "recbole_scale", "ray", "thop", "colorlog", "texttable"}
+    there = tmp_path / "packages"  # all that is installed but those, as links; -S hides the installed ones themselves
+    there.mkdir()
+    for folder in sys.path:
+        for path in Path(folder).glob("*") if folder.endswith("site-packages") else ():
+            if path.name.partition(".")[0].partition("-")[0] not in blocked and not (there / path.name).exists():
+                (there / path.name).symlink_to(path)
+    done = subprocess.run(
+        [sys.executable, "-S", BENCHMARKS / "gpu.py", "--smoke", "--out", tmp_path / "gpu.jsonl"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(there), "WHEELS": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: recbole, colorlog, texttable cannot be imported; ")
+    assert "gpu.sh --wheels" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "gpu.jsonl").exists()
+
+
+def test_wheels_that_were_carried_along_are_used(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    monkeypatch.setattr(gpu, "WHEELS", tmp_path)
+    monkeypatch.setattr(gpu, "NEEDED", ("json", "carried_along"))
+    monkeypatch.setenv("PYTHONPATH", "before")
+    with zipfile.ZipFile(tmp_path / "carried_along-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("carried_along/__init__.py", "")
+    assert gpu.absent() == ["carried_along"]
+    gpu.use_wheels(tmp_path / "unpacked")
+    assert gpu.absent() == []
+    assert os.environ["PYTHONPATH"].split(os.pathsep) == ["before", str(tmp_path / "unpacked")]  # for the parts
 
 
 def test_memory_is_measured_and_estimated(tmp_path):
