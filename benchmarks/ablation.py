@@ -32,25 +32,10 @@ EFFECTS = {
 
 
 def shape_settings(shape: str) -> dict[str, Any]:
-    """Settings of LAYERSxWIDTH: the ladder's own where it has the shape, else the rates of the size nearest in width.
+    """Settings of LAYERSxWIDTH: the model that a sweep makes of it, with the nearest size's rates."""
+    from recbole_scale.model.sizes import shaped
 
-    Heads are then at least 32 wide.
-    """
-    from recbole_scale.errors import UserError
-    from recbole_scale.model.sizes import SIZE_NAMES, load_size
-
-    layers_text, _, width_text = shape.partition("x")
-    if not (layers_text.isdigit() and width_text.isdigit() and int(layers_text) and int(width_text)):
-        raise UserError(f"the shape {shape} is not of the form LAYERSxWIDTH, as 2x64")
-    layers, width = int(layers_text), int(width_text)
-    sizes = {name: load_size(name) for name in SIZE_NAMES}
-    for name, size in sizes.items():
-        if (size["n_layers"], size["hidden_size"]) == (layers, width):
-            return {"size": name}
-    near = min(sizes.values(), key=lambda size: abs(size["hidden_size"] - width))
-    heads = max(h for h in range(1, max(1, width // 32) + 1) if width % h == 0)
-    rates = {key: near[key] for key in ("learning_rate", "train_batch_size", "epochs")}
-    return {"n_layers": layers, "hidden_size": width, "inner_size": 4 * width, "n_heads": heads, **rates}
+    return shaped(shape).settings
 
 
 def settings_of(arguments: argparse.Namespace, shape: str, seed: int, lad: bool) -> dict[str, Any]:

@@ -16,19 +16,18 @@ import ablation
 
 import recbole_scale
 from recbole_scale.errors import UserError
-from recbole_scale.model.sizes import load_size
+from recbole_scale.model.sizes import SHAPE_KEYS, load_size, rung_of
 
 QUICK = ["MAX_ITEM_LIST_LENGTH=10", "train_batch_size=256", "topk=[5,10]", "warmup_steps=5"]
 
 
-def test_shapes_are_the_ladders_or_take_the_rates_of_the_nearest_width():
-    assert ablation.shape_settings("12x256") == {"size": "medium"}
-    wide = ablation.shape_settings("2x1200")
-    assert (wide["n_layers"], wide["hidden_size"], wide["inner_size"]) == (2, 1200, 4800)
-    assert 1200 % wide["n_heads"] == 0 and wide["learning_rate"] == load_size("xlarge")["learning_rate"]
-    assert ablation.shape_settings("24x32")["n_heads"] == 1
+def test_a_shape_is_the_model_that_a_sweep_makes_of_it():
+    medium = load_size("medium")
+    assert ablation.shape_settings("12x256") == {"size": "medium", **{key: medium[key] for key in SHAPE_KEYS}}
+    for shape in ("2x1200", "24x32", "12x32"):
+        assert ablation.shape_settings(shape) == rung_of(shape).settings
     for wrong in ("2", "x64", "0x64", "2x64x3", "axb"):
-        with pytest.raises(UserError, match="not of the form"):
+        with pytest.raises(UserError, match=r"not of the form|do not divide"):
             ablation.shape_settings(wrong)
 
 
