@@ -110,6 +110,8 @@ def test_cold_start_has_the_same_users_at_each_length_and_short_ones_apart():
 def test_users_who_are_all_too_short_are_one_sentence():
     with pytest.raises(UserError, match=r"at least 50 items, but the longest before a test item has 4"):
         cold_start.make_cases(base())
+    with pytest.raises(UserError, match="the longest before a test item has 0;"):
+        cold_start.make_cases(base().take(np.zeros(len(base().lengths), dtype=bool)))
 
 
 # Multi-domain ---------------------------------------------------------------------------------------------------------

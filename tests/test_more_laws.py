@@ -48,6 +48,9 @@ def test_a_metric_follows_the_loss():
     truth = 1 / (1 + np.exp(-(4.0 - 1.1 * np.array([5.5, 5.9]))))
     assert (low <= truth).all() and (truth <= high).all()
     assert law.interval(5.5, new_run=True)[1] > high[0]
+    apart, alone = (fit_metric_of_loss(loss, metric, labels) for labels in (None, [f"{run:02}" for run in range(15)]))
+    assert np.array_equal(apart.lines, alone.lines)  # without labels every run is a size of its own
+    assert not np.array_equal(law.lines, alone.lines)  # with them, runs of one size share its error
     with pytest.raises(UserError, match="at least 4 runs"):
         fit_metric_of_loss([6, 5, 4], [0.1, 0.2, 0.3])
 
@@ -62,6 +65,13 @@ def test_the_performance_law_grows_on_or_peaks():
     assert peaks.predict(peaks.peak) > max(peaks.predict(peaks.peak / 3), peaks.predict(3 * peaks.peak))
     with pytest.raises(UserError, match="4 sizes"):
         fit_performance_law([1, 2, 3], [0.1, 0.2, 0.3])
+    for sizes, values in (
+        ([0, 1, 2, 3], [0.1] * 4),
+        ([1, 2, 3, 4], [0.1] * 3),
+        ([1, 2, 3, 4], [0.1, 0.2, 0.3, np.nan]),
+    ):
+        with pytest.raises(UserError, match="equal length, sizes above 0"):
+            fit_performance_law(sizes, values)
 
 
 def test_the_valley_at_equal_flops_is_found_and_has_a_band():

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -232,6 +233,24 @@ def test_the_newer_of_file_and_folder_is_resumed(tmp_path):
     (folder / INDEX).touch()
     os.utime(file, (1, 1))
     assert last_checkpoint(str(file)) == str(folder)
+
+
+@pytest.mark.parametrize("gib", [0.001, 64])
+def test_auto_is_one_mode_in_the_plan_and_in_the_run(walk, monkeypatch, gib):
+    """What other programs hold now may change whether it fits, but not what every process must agree on."""
+    import recbole_scale.model.memory as memory
+    from recbole_scale.runs.plan import training_setup
+    from recbole_scale.runs.run import build_model, make_config, prepare
+
+    config = make_config("ScaledSASRec", "walk", config_dict={"parallel": "auto", "topk": [5], "state": "error"})
+    network = build_model(prepare(config))
+    total = SimpleNamespace(total=int(gib * 2**30), available=0)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: total)
+    planned = training_setup(config, network, 1000, processes=2)
+    monkeypatch.setattr(parallel.group, "world_size", lambda: 2)
+    assert planned.parallel == parallel.choose_mode("auto", network, config["device"])
+    assert planned.parallel == ("ddp" if gib > 1 else "fsdp")
+    assert memory.available_memory(config["device"], 0, 2) <= memory.memory_of_a_process(config["device"], 2)
 
 
 def test_auto_chooses_by_what_fits(monkeypatch):
