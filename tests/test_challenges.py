@@ -121,9 +121,10 @@ DOMAIN_OF = np.array([-1, 0, 0, 1, 2, 1, 1])  # items 1 2: books, 3 5 6: films, 
 
 def test_diff_has_no_item_of_the_targets_domain_and_mix_the_same_cases():
     log = cases_of(([1, 3, 4], 5), ([3, 5], 6), ([1, 2, 5], 2))
-    mix, diff = multi_domain.make_cases(log, DOMAIN_OF, ["books", "films", "games"])
+    mix, short, diff = multi_domain.make_cases(log, DOMAIN_OF, ["books", "films", "games"])
     assert plain(mix) == [([1, 3, 4], [5]), ([1, 2, 5], [2])]  # the second has only films before a film
     assert plain(diff) == [([1, 4], [5]), ([5], [2])]
+    assert plain(short) == [([3, 4], [5]), ([5], [2])]  # as long as diff, the most recent items
     assert mix.dropped == {"no item of another domain in the history": 1}
     assert mix.groups["target domain"].tolist() == diff.groups["target domain"].tolist() == ["to films", "to books"]
     assert mix.groups["domains"].tolist() == diff.groups["domains"].tolist() == ["3 domains", "2 domains"]

@@ -34,7 +34,7 @@ def cases(challenge):
         return [(s, level, "all", {}) for s, levels in (("last", (5, 10, 20)), ("short", (10, 20))) for level in levels]
     if challenge == "multi_domain":
         groups = ("all", "to home_kitchen", "to beauty", "1 domain", "2 domains", "10 domains")
-        return [(setting, None, group, {}) for setting in ("mix", "diff") for group in groups]
+        return [(setting, None, group, {}) for setting in ("mix", "mix_short", "diff") for group in groups]
     if challenge == "robustness":
         return [("clean", 0.0, "all", {}), *((k, r, "all", lost) for k in ("delete", "swap") for r in (0.1, 0.5))]
     steps = [(feed, step, "all", lost if step > 1 else {}) for feed in ("greedy", "truth") for step in (1, 2, 3)]

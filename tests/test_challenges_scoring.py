@@ -190,6 +190,8 @@ def test_references_are_the_challenges_own():
     assert reference(key("multi_domain", "diff", None, "to books"), known) == key(
         "multi_domain", "mix", None, "to books"
     )
+    short = key("multi_domain", "mix_short", None, "to books")  # as long as diff: what is lost is not lost by length
+    assert reference(key("multi_domain", "diff", None, "to books"), known | {short: None}) == short
     assert reference(key("trajectory", "greedy", 10, "all"), known) == key("trajectory", "greedy", 1, "all")
     assert reference(key("trajectory", "greedy", 1, "all"), known) is None
 

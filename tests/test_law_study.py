@@ -18,6 +18,7 @@ from recbole_scale.fit.more import prices
 from recbole_scale.fit.rows import Question, best_settings, choose
 from recbole_scale.fit.study import answer, estimate_flops
 from recbole_scale.laws.loss import fit_power_law
+from recbole_scale.laws.metrics import fit_metric_law
 from recbole_scale.laws.rollout import Judgement, rollout, widening
 from recbole_scale.text import parse_count, show_count
 
@@ -379,6 +380,26 @@ def test_a_rollout_that_missed_widens_the_bands():
     law = fit_power_law([1e4, 1e5, 1e6] * 3, [6.0, 5.5, 5.3] * 2 + [6.01, 5.49, 5.31], resamples=100)
     (low, high), (lower, upper) = law.interval(1e7), law.widened(2.0).interval(1e7)
     assert np.log(upper / lower) == pytest.approx(2 * np.log(high / low), rel=0.02)
+
+
+def test_a_metric_whose_rollout_missed_has_wider_bands():
+    """Sizes off the saturating law by turns: the metric's own rollout misses, and its band is that much wider."""
+    x = np.repeat(np.geomspace(1e4, 1e7, 6), 3)
+    rng = np.random.default_rng(0)
+    smooth = 0.2 / (1 + (2e4 / x) ** 0.5)
+    bent = smooth * np.where(x < 5e5, 1.0, 0.9) * np.exp(0.001 * rng.standard_normal(len(x)))
+    law = fit_metric_law(x, bent, resamples=120)
+    factor = widening(rollout(x, bent, fit=fit_metric_law, resamples=120))
+    (low, high), (lower, upper) = law.interval(1e8), law.widened(factor).interval(1e8)
+    assert factor > 1.5
+    assert np.log(upper / lower) == pytest.approx(factor * np.log(high / low), rel=1e-6)
+    rows = [row for row in make_rows(fractions=(1.0,)) if "n_blocks" in row]
+    sizes = sorted({row["n_blocks"] for row in rows})
+    for row in rows:
+        at = sizes.index(row["n_blocks"]) + 0.001 * row["seed"]
+        row["test_metrics"] = {"ndcg@10": 0.1 + 0.01 * at - 0.008 * max(at - 2.5, 0.0)}
+    known = answer(rows, Question(resamples=120)).metric_laws["ndcg@10"]
+    assert known.inner.fit.widening > 1.0
 
 
 def test_e_is_said_to_hold_on_these_users():

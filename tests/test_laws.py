@@ -55,7 +55,7 @@ def test_constants_come_back_from_exact_rows(E, alpha, first):
 
 
 @pytest.mark.slow
-def test_the_95_percent_band_covers_at_least_90_percent():
+def test_the_95_percent_band_covers_90_to_99_percent():
     """100 draws with 0.2 % noise: the law inside, at the edge and far beyond the data, and each constant."""
     sizes = np.geomspace(98_304, 9.8e7, 7)
     x = np.repeat(sizes, 3)
@@ -69,7 +69,8 @@ def test_the_95_percent_band_covers_at_least_90_percent():
         ends = np.concatenate([np.stack([lower, upper], axis=1), list(law.bands().values())])
         hits.append((ends[:, 0] <= truth) & (truth <= ends[:, 1]))
     coverage = np.mean(hits, axis=0)
-    assert (coverage >= 0.90).all(), coverage  # results/laws.txt says where it is above 99 %
+    # 100 draws cannot tell one band of 99 % from one of 100 (a third of the times none misses); all together can
+    assert (coverage >= 0.90).all() and coverage.mean() <= 0.99, coverage
 
 
 def test_the_band_holds_with_three_seeds_at_some_sizes_and_one_at_others():

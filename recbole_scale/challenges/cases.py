@@ -74,8 +74,8 @@ class Cases:
             groups={name: labels[index] for name, labels in self.groups.items()},
         )
 
-    def last(self, length: int) -> Cases:
-        """The same cases with the last ``length`` items of each history."""
+    def last(self, length: int | np.ndarray) -> Cases:
+        """The same cases with the last ``length`` items of each history, one number or one a case [n]."""
         count = np.minimum(self.lengths, length)
         return replace(self, items=self.items[ragged_ranges(self.offsets[1:] - count, count)], offsets=ends_of(count))
 

@@ -111,18 +111,23 @@ def _span(length: float, rows: Sequence[Row]) -> str:
 
 
 def multi_domain_figure(rows: list[Row], metric: str) -> Figure:
-    """Mix and diff as bars, the gain in each, and diff by target domain and by domains in the history."""
+    """Mix, its part as long as diff, and diff as bars, the gain in each, and diff by target domain and by domains in the history."""
     figure, panels = panels_of(4, 2)
     looks = looks_of(rows)
     cells = [row for row in rows if row["metric"] == metric]
     whole = [row for row in cells if row["group"] == "all"]
     diff = [row for row in cells if row["setting"] == "diff"]
     count = {row["group"]: row["n"] for row in diff}
-    settings = ["mix", "diff"]
+    names = {
+        "mix": "mix: whole\nhistory",
+        "mix_short": "mix: as\nlong as diff",
+        "diff": "diff: without the\ntarget's domain",
+    }
+    settings = [setting for setting in names if any(row["setting"] == setting for row in cells)]
     bars(panels[0], whole, looks, settings, "setting")
     gains(panels[1], whole, looks, settings, "setting", _gain(rows, metric))
     for panel in panels[:2]:
-        panel.set_xticks(range(2), ["mix: whole history", "diff: without the\ntarget's domain"])
+        panel.set_xticks(range(len(settings)), [names[setting] for setting in settings])
         panel.set_xlabel(f"the same {max(row['n'] for row in whole):,} cases")
     panels[0].set_ylabel(metric_name(metric))
     domains = sorted(group for group in count if group.startswith("to "))

@@ -12,7 +12,7 @@ from recbole_scale.text import show_count
 
 COLUMNS: dict[str, str] = {
     "challenge": "long_tail, cold_start, multi_domain, robustness, trajectory",
-    "setting": "set of cases: last, all, short, mix, diff, clean, delete, greedy, truth, ...",
+    "setting": "set of cases: last, all, short, mix, mix_short, diff, clean, delete, greedy, truth, ...",
     "level": "strength of the setting: history length, noise ratio, step; null where it has none, as a window as a set",
     "group": "all, or a group of the cases: G1..G4, to <domain>, <n> domains",
     "metric": "hr@k, ndcg@k, mrr, nll (nats), coverage@10, recall@window",
@@ -20,7 +20,7 @@ COLUMNS: dict[str, str] = {
     "n": "cases",
     "lower": "2.5 % of the bootstrap over users",
     "upper": "97.5 % of the bootstrap over users",
-    "change": "value relative to the challenge's own reference (no noise, step 1, mix, longest history, G1), minus 1",
+    "change": "value relative to the challenge's own reference (no noise, step 1, mix (diff: mix_short), longest history, G1), minus 1",
     "change_lower": "its 2.5 %, resamples paired",
     "change_upper": "its 97.5 %, resamples paired",
     "gain": "value relative to the smallest model's, minus 1",
@@ -76,7 +76,8 @@ def reference(key: Key, cells: dict[Key, Estimate]) -> Key | None:
     elif key.challenge == "trajectory" and level is not None:
         level = 1
     elif key.challenge == "multi_domain":
-        setting = "mix"
+        as_long = Key(key.challenge, "mix_short", level, group, key.metric)  # older rows lack it
+        setting = "mix_short" if setting == "diff" and as_long in cells else "mix"
     elif key.challenge == "cold_start" and setting in ("last", "all"):
         level = max(k.level for k in cells if k.challenge == "cold_start" and k.setting == setting and k.level)
     elif key.challenge == "long_tail" and group != "all":

@@ -77,8 +77,8 @@ def loss_figure(answer: Answer) -> Figure:
     constants = ", ".join(
         f"{name} = {show_count(value) if name == 'x0' else f'{value:#.3g}'}" for name, value in law.constants().items()
     )
-    verdict = "" if law.identified else " (not identified)"
-    top.set_title(f"{answer.choice.dataset}, {answer.choice.model}\n{constants}{verdict}")
+    said = constants if law.identified else "constants not identified"
+    top.set_title(f"{answer.choice.dataset}, {answer.choice.model}\n{said}")
     top.legend()
     bottom.axhline(0.0, color=BLACK, linewidth=0.8)
     _points(bottom, answer, lambda row: 100.0 * (row[question.loss] / float(law.predict(row[question.x])) - 1.0))

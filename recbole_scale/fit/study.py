@@ -22,6 +22,7 @@ from recbole_scale.text import parse_count, show_count
 
 MISFIT = 0.01  # p value of the lack of fit below which something besides seed noise sets the sizes apart
 OTHER_COUNTS = {"n_blocks": "n_parameters", "n_blocks_exact": "n_parameters", "n_parameters": "n_blocks"}
+_ROLLOUT_RESAMPLES = 120  # enough for the width of a band, of every metric and window
 _METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision")
 
 
@@ -214,10 +215,21 @@ def _metric_laws(
         try:
             law = fit_metric_law(x, value, groups, **options)
             _refuse_below_measured(law, *_metric_columns(choice.held_out, name, question.x))
-            laws[name] = law
+            laws[name] = law.widened(_metric_widening(x, value, groups, question))
         except UserError as refusal:
             notes.append(f"no law for {name}: {refusal}")
     return laws
+
+
+def _metric_widening(x: list[float], value: list[float], groups: list[Any], question: Question) -> float:
+    """How much wider the bands of a metric's law must be to hold what its own rollout held out; 1 where none can be."""
+    if len(set(x)) <= MIN_SIZES or not question.resamples:
+        return 1.0
+    few = min(question.resamples, _ROLLOUT_RESAMPLES)
+    try:
+        return widening(rollout(x, value, groups, fit=fit_metric_law, resamples=few, seed=question.seed))
+    except UserError:  # a window of the smaller sizes may have no law
+        return 1.0
 
 
 def _of_other_users(choice: Choice, question: Question) -> list[str]:

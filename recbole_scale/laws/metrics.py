@@ -11,7 +11,7 @@ Two forms, and each is the power law of another quantity, so that one fit serves
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,10 @@ class MetricLaw:
         lower, upper = percentiles(np.stack(_constants(self.form, *draws.T), axis=-1), level)
         names = ("limit", "x0", "alpha")
         return {name: (float(low), float(high)) for name, low, high in zip(names, lower, upper, strict=True)}
+
+    def widened(self, factor: float) -> MetricLaw:
+        """The same law with bands ``factor`` times as wide; see :meth:`recbole_scale.laws.loss.Law.widened`."""
+        return replace(self, inner=self.inner.widened(factor))
 
     def constants(self) -> dict[str, float]:
         """The fitted constants by name."""

@@ -175,11 +175,12 @@ def _key_figures(study: Study) -> list[tuple[str, str]]:
     if found is None:
         return pairs
     law = (study.deciding or found).law
-    verdict = "" if law.identified else ", not identified"
-    low, high = law.bands()["alpha"]
-    pairs.append((f"alpha = {law.alpha:.3g}", f"95 % band {_band(low, high, '.3g')}{verdict}"))
-    low, high = law.bands()["E"]
-    pairs.append((f"E = {law.E:.3g} nats", f"floor of the law; 95 % band {_band(low, high, '.3g')}{verdict}"))
+    if law.identified:
+        (alpha_low, alpha_high), (low, high) = law.bands()["alpha"], law.bands()["E"]
+        pairs.append((f"alpha = {law.alpha:.3g}", f"95 % band {_band(alpha_low, alpha_high, '.3g')}"))
+        pairs.append((f"E = {law.E:.3g} nats", f"floor of the law; 95 % band {_band(low, high, '.3g')}"))
+    else:
+        pairs.append(("no constants", f"the law is {law.message.split(':')[0]}"))
     for judged in found.held_out[-1:]:
         shown = f"predicted {judged.predicted:.3f}, measured {judged.observed:.3f} at {show_count(judged.x)}, held out"
         pairs.append((f"{100 * judged.signed_error:+.2f} %", shown))

@@ -1,7 +1,8 @@
 """Multi-domain transfer: is a history of other domains enough to find the target?
 
 Source: arXiv 2311.11351, challenge "multi-domain transfer"; the paper names 'mix-domain' and 'diff-domain' without
-defining them. Here: 'mix' is the history as it is, 'diff' has no item of the target's domain.
+defining them. Here: 'mix' is the history as it is, 'diff' has no item of the target's domain, and 'mix_short' is the
+most recent part of 'mix' that is as long as 'diff': what diff loses beside it is not lost by length.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def read_domains(
 
 
 def make_cases(base: Cases, domain_of: np.ndarray, names: list[str]) -> list[Cases]:
-    """Sets "mix" and "diff" of the same cases, grouped by the target's domain and by how many domains the history has.
+    """Sets "mix", "mix_short" and "diff" of the same cases, grouped by the target's domain and by how many domains the history has.
 
     Cases whose history has no item of another domain are dropped from both and counted.
 
@@ -96,4 +97,5 @@ def make_cases(base: Cases, domain_of: np.ndarray, names: list[str]) -> list[Cas
         dropped={"no item of another domain in the history": int((~enough).sum())},
     )
     diff = mix.keep_items(other)
-    return [mix.take(enough).named("multi_domain", "mix"), diff.take(enough).named("multi_domain", "diff")]
+    sets = {"mix": mix, "mix_short": mix.last(diff.lengths), "diff": diff}
+    return [cases.take(enough).named("multi_domain", name) for name, cases in sets.items()]
