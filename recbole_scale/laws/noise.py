@@ -19,8 +19,13 @@ from numpy.typing import NDArray
 from recbole_scale.laws.fitting import Array
 
 _RATIOS = np.concatenate([[0.0], np.geomspace(0.1, 30.0, 16)])  # tau / sigma in the middle of the sizes
-_RATIO_SCALE = 0.4  # prior: half of the weight below this ratio
-_SLOPE_SD = 2.0  # prior of the slope; sigma of results/ml-1m falls by a factor of 17 over the sizes, a slope of -2.9
+# Prior: the share of ladders whose sizes have no error of their own, and the scale of its half-Cauchy ratio in the
+# others. Residuals of few sizes tell little, so this decides much. Both were chosen by coverage (docs/scaling.md): with
+# one size to spare the lower scale leaves ladders with tuning errors below 80 % covered.
+_ABSENT, _RATIO_SCALE = 0.4, 2.0
+_ABSENT_ONE_SPARE, _RATIO_SCALE_ONE_SPARE = 0.3, 5.0
+_TERM = 3  # constants that the sizes must fix
+_SLOPE_SD = 3.5  # prior of the slope; sigma of results/ml-1m falls by a factor of 17 over the sizes, a slope of -2.9
 _EXACT = 1e-10  # residuals of that size are arithmetic
 
 
@@ -65,10 +70,12 @@ def noise_of(residuals: Residuals, count: int, rng: np.random.Generator) -> Nois
     """Draw ``count`` times from the posterior of the noise."""
     ratio, slope, log_v, log_a, rest = _scan(residuals)
     spare = max(len(residuals.values) - residuals.gradient.shape[1], 1)
-    # half-Cauchy in the ratio, as density per step of the logarithm; all below the first step is put at zero
-    scaled = ratio / _RATIO_SCALE
-    at_zero = np.arctan(_RATIOS[1] / _RATIO_SCALE) / np.log(_RATIOS[2] / _RATIOS[1])
-    prior = np.log(np.where(ratio > 0, scaled / (1.0 + scaled**2), at_zero))
+    few = int(residuals.sizes.max()) + 1 <= _TERM + 1
+    absent, scale = (_ABSENT_ONE_SPARE, _RATIO_SCALE_ONE_SPARE) if few else (_ABSENT, _RATIO_SCALE)
+    slab = _RATIOS[1:] / scale
+    slab /= 1.0 + slab**2  # half-Cauchy, as density per step of the logarithm
+    share = np.concatenate([[absent], (1.0 - absent) * slab / slab.sum()])
+    prior = np.log(share)[np.searchsorted(_RATIOS, ratio)]
     prior -= 0.5 * (slope**2).sum(axis=1) / _SLOPE_SD**2
     posterior = prior - 0.5 * log_v - 0.5 * log_a - 0.5 * spare * np.log(rest)
     weights = np.exp(posterior - posterior.max())
@@ -92,7 +99,7 @@ def _best(log_v: Array, rest: Array, runs: int) -> float:
 def _scan(residuals: Residuals) -> tuple[Array, ...]:
     """Ratio, slopes, log|V|, log|X'V^-1 X| and the weighted rest of squares at every point of the grid."""
     axes = residuals.places.shape[1]
-    steps = np.linspace(-5.0, 5.0, 31 if axes == 1 else 11)
+    steps = np.linspace(-6.0, 6.0, 31 if axes == 1 else 13)
     cells = np.array(list(product(_RATIOS, *[steps] * axes)))
     ratio, slope = cells[:, 0], cells[:, 1:]
     log_sd = slope @ (residuals.places - 0.5).T  # [G, n]
