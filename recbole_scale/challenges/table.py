@@ -20,7 +20,8 @@ COLUMNS: dict[str, str] = {
     "n": "cases",
     "lower": "2.5 % of the bootstrap over users",
     "upper": "97.5 % of the bootstrap over users",
-    "change": "value relative to the challenge's own reference (no noise, step 1, mix (diff: mix_short), longest history, G1), minus 1",
+    "change": "value relative to the challenge's own reference (no noise, step 1, mix and for diff mix_short, longest "
+    "history, G1), minus 1",
     "change_lower": "its 2.5 %, resamples paired",
     "change_upper": "its 97.5 %, resamples paired",
     "gain": "value relative to the smallest model's, minus 1",

@@ -46,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     more = more_of(rows, found, options.price_per_hour)
     print("\n" + more_text(more, found))
     content["more"] = more_json(more)
+    if options.per_user:
+        from recbole_scale.fit.users import population_json, population_of, population_text  # reading them takes torch
+
+        population = population_of(found, options.per_user)
+        print("\n" + population_text(population))
+        content["population"] = population_json(population)
     out = Path(options.out)
     write_json(content, out / "law.json")
     written = ["law.json", *_figures(found, out)]

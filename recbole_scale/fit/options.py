@@ -32,6 +32,7 @@ def parser() -> CommandParser:
     add("--joint", action="store_true", help="also fit the joint law in size and data, and split budgets by it")
     add("--d_over_n", default=":", metavar="LOW:HIGH", help="interactions for each parameter that the joint law takes")
     add("--price_per_hour", type=float, metavar="P", help="price of an hour of this machine, to cost a gain in money")
+    add("--per_user", metavar="DIR", help="files of `sweep --per_user DIR`: E for all users, not only for those tested")
     add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
     add("--out", default="results", metavar="DIR", help="folder for law.json and figures (default: %(default)s)")

@@ -68,9 +68,10 @@ def read_domains(
 
 
 def make_cases(base: Cases, domain_of: np.ndarray, names: list[str]) -> list[Cases]:
-    """Sets "mix", "mix_short" and "diff" of the same cases, grouped by the target's domain and by how many domains the history has.
+    """Sets "mix", "mix_short" and "diff" of the same cases, grouped by the target's domain and the history's breadth.
 
-    Cases whose history has no item of another domain are dropped from both and counted.
+    Breadth is how many domains the whole history has. Cases whose history has no item of another domain are dropped
+    from all and counted.
 
     Args:
         base: cases of the data set's own split.
