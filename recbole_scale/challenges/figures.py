@@ -111,7 +111,7 @@ def _span(length: float, rows: Sequence[Row]) -> str:
 
 
 def multi_domain_figure(rows: list[Row], metric: str) -> Figure:
-    """Mix, its part as long as diff, and diff as bars, the gain in each, and diff by target domain and breadth of history."""
+    """Mix, its part as long as diff, and diff as bars, the gain in each, and diff by target and breadth."""
     figure, panels = panels_of(4, 2)
     looks = looks_of(rows)
     cells = [row for row in rows if row["metric"] == metric]
