@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.settings import parse_arguments
 
+_COMMANDS = r"(?:recbole-scale|run_recbole|run_hyper|torchrun) "
 _PLACES = ("FILE", "DIR", "PATH")  # metavars of values that may hold commas and spaces
+
+
+class _Help(argparse.HelpFormatter):
+    """Help as wide as the terminal: prose is filled, a command that is too long goes on behind a backslash."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return filled(text, width)
+
+
+def filled(text: str, width: int) -> str:
+    """Prose filled to ``width`` letters; indented lines stay, but for commands, continued as shells read them."""
+    lines: list[str] = []
+    for line in text.replace("\\\n", "").splitlines():
+        words = " ".join(line.split())
+        if not line.startswith("  "):
+            joins = lines and lines[-1] and not lines[-1].startswith("  ") and not lines[-1].endswith(":")
+            lines += [f"{lines.pop()} {words}"] if joins and words else [words]
+        else:
+            lines.append(f"  {words}" if re.match(_COMMANDS, words) else line)
+    return "\n".join(_fitted(line, width) for line in lines)
+
+
+def _fitted(line: str, width: int) -> str:
+    command, known = re.match(_COMMANDS, line.strip()), re.match(r"  [\w-]+ {2,}", line)  # a name and what it means
+    if len(line) <= width or (line.startswith("  ") and not command and not known):
+        return line
+    indent = " " * (6 if command else known.end() if known else 0)
+    keep = {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
+    return (" \\\n" if command else "\n").join(textwrap.wrap(line, width - 2 * bool(command), **keep))  # type: ignore[arg-type]
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -27,7 +59,7 @@ class CommandParser(argparse.ArgumentParser):
             prog=prog,
             description=description,
             epilog=f"examples:\n{examples}" if examples else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
 

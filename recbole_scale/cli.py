@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import CommandParser, filled
 from recbole_scale.errors import UserError, exit_code, nearest
 from recbole_scale.settings import find_settings_file, load_settings_file
 from recbole_scale.signals import ends_by_signal
@@ -60,12 +61,14 @@ def run_verb(arguments: Sequence[str]) -> int:
 def verbs_text() -> str:
     """What ``recbole-scale --help`` prints."""
     lines = [f"  {verb:<12}{VERBS[verb][1]}" for verb in _there()]
-    return (
-        "usage: recbole-scale VERB [OPTIONS], recbole-scale VERB --help, recbole-scale --version\n\n"
+    text = (
+        "usage: recbole-scale VERB [OPTIONS]\n\n"
         "If I make my sequential recommender bigger, or give it more data, how much better will it get?\n\n"
         + "\n".join(lines)
-        + "\n\nBeside them, with RecBole's own flags: run_recbole trains one model, run_hyper searches its settings."
+        + "\n\nBeside them, with RecBole's own flags: run_recbole trains one model, run_hyper searches its settings. "
+        "recbole-scale VERB --help lists a verb's options; --version says which this is."
     )
+    return filled(text, shutil.get_terminal_size().columns - 2)
 
 
 def _there() -> list[str]:

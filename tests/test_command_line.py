@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ def test_help_lists_the_verbs_in_the_order_of_use(capsys):
     assert cli.run_verb(["--help"]) == 0
     text = capsys.readouterr().out
     wanted = ["prepare", "synthetic", "sweep", "fit", "report", "challenges", "compare", "recommend"]
-    assert [line.split()[0] for line in text.splitlines() if line.startswith("  ")] == [
+    assert [line.split()[0] for line in text.splitlines() if re.match(r"  \w", line)] == [
         verb for verb in cli.VERBS if verb in THERE
     ]
     assert [verb for verb in THERE if verb != "study"] == wanted
@@ -42,6 +43,29 @@ def test_help_takes_less_than_half_a_second_of_cpu_and_no_torch(words):
     assert done.stdout.splitlines()[-1] == "loaded []"
     if words[0] in THERE:
         assert f"usage: recbole-scale {words[0]}" in done.stdout
+
+
+def _help_of(command: str) -> str:
+    if command == "run_recbole":
+        return cli._parser().format_help()
+    module = "recbole_scale.search.options" if command == "run_hyper" else f"{cli._room(command)}.options"
+    if command != "run_hyper" and not cli._is_there(module):
+        module = cli._module(command)
+    return importlib.import_module(module).parser().format_help()
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_help_fits_its_terminal_and_its_examples_can_be_copied(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", "1000")
+    commands = [*THERE, "run_recbole", "run_hyper"]
+    wide = {command: _help_of(command) for command in commands}
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for text in (cli.verbs_text(), *map(_help_of, commands)):
+        assert max(map(len, text.splitlines())) <= columns, text
+    for command in commands:
+        examples = [line for line in wide[command].splitlines() if re.match(r"  (recbole-scale|run_\w+) ", line)]
+        narrow = re.sub(r" \\\n +", " ", _help_of(command))
+        assert examples and all(line in narrow.splitlines() for line in examples), command
 
 
 @pytest.mark.parametrize(

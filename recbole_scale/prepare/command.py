@@ -166,7 +166,8 @@ def parser() -> CommandParser:
     )
     made.add_argument("--out", required=True, metavar="dataset/NAME", help="folder; the file in it is NAME.inter")
     own = made.add_argument_group(
-        "your own columns (csv, jsonl, parquet, inter): by name, by number with --no_header, a.b inside a JSON object"
+        "your own columns",
+        "of csv, jsonl, parquet and inter files: by name, by number with --no_header, a.b inside a JSON object",
     )
     for role, text in COLUMNS.items():
         own.add_argument(f"--{role}", metavar="COL", help=text)

@@ -240,20 +240,25 @@ _EXAMPLES = """  recbole-scale synthetic --users 1500 --items 500 --interactions
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``recbole-scale synthetic``. Raises UserError for settings that contradict each other."""
-    parser = CommandParser(
+def parser() -> CommandParser:
+    """The options of ``recbole-scale synthetic``."""
+    found = CommandParser(
         "recbole-scale synthetic",
         "Generate a log with order-2 structure and the exact NLL of each kind of predictor.",
         _EXAMPLES,
     )
     for name in ("users", "items", "interactions"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=SyntheticSettings.seed)
-    parser.add_argument("--domains", type=int, default=SyntheticSettings.domains)
-    parser.add_argument("--topics", type=int, default=0, help="0 chooses about sqrt(items / domains)")
-    parser.add_argument("--out", required=True, metavar="dataset/NAME")
-    given = vars(parser.parse_args(argv))
+        found.add_argument(f"--{name}", type=int, required=True)
+    found.add_argument("--seed", type=int, default=SyntheticSettings.seed)
+    found.add_argument("--domains", type=int, default=SyntheticSettings.domains)
+    found.add_argument("--topics", type=int, default=0, help="0 chooses about sqrt(items / domains)")
+    found.add_argument("--out", required=True, metavar="dataset/NAME")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``recbole-scale synthetic``. Raises UserError for settings that contradict each other."""
+    given = vars(parser().parse_args(argv))
     out = given.pop("out")
     card = write_synthetic(SyntheticSettings(**given), out)
     print(f"wrote {card['interactions']:,} interactions to {out}; exact nats an interaction for each predictor:")
