@@ -148,5 +148,7 @@ def test_per_user_files_are_read_whole_or_not_at_all(tmp_path):
     assert read_per_user(path) is None
     np.savez(path, **{**good, "user_text": np.array([{}, 1], dtype=object)})  # a pickle, which is not opened
     assert read_per_user(path) is None
+    np.savez(path, user=np.array(["a", "b"]), rank=good["rank"], nll=good["nll"])  # as they were once
+    assert read_per_user(path)["user"].tolist() == ["a", "b"]
     np.savez(path, **good)
     assert np.array_equal(read_per_user(path)["rank"], good["rank"])

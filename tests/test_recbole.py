@@ -100,3 +100,12 @@ def test_recbole_imported_first_still_learns_our_names(walk):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=walk)
     assert done.stdout.strip() == "2", done.stderr[-2000:]
+
+
+def test_a_users_own_script_keeps_its_command_line_to_itself(walk, monkeypatch):
+    from recbole.quick_start import load_data_and_model
+
+    checkpoint = recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "epochs": 1})["checkpoint"]
+    monkeypatch.setattr(sys, "argv", ["infer.py", "--hidden_size=64", "--topk=[3]", "--nonsense"])
+    config, model, *_ = load_data_and_model(checkpoint)
+    assert config["hidden_size"] == model.shape.d_model == QUICK["hidden_size"] and config["topk"] == QUICK["topk"]

@@ -223,7 +223,10 @@ def read_per_user(path: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
         with np.load(path, allow_pickle=False) as stored:
             second = [name for name in ("rank_filtered",) if name in stored]  # where the run had a second ranking
             found = {name: stored[name] for name in ("rank", *second, "nll")}
-            found["user"] = separated(stored["user_text"], stored["user_ends"])
+            if "user" in stored:  # written before texts were joined
+                found["user"] = stored["user"].astype(object)
+            else:
+                found["user"] = separated(stored["user_text"], stored["user_ends"])
     except (OSError, ValueError, LookupError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
             SyntaxError, TypeError, AttributeError, OverflowError, struct.error):  # fmt: skip
         return None
