@@ -9,6 +9,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.model import precision
 from recbole_scale.model.layers import DecoderBlock, init_weights
 from recbole_scale.model.softmax import softmax_kernel
+from recbole_scale.training import group
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -71,3 +72,18 @@ def test_float32_products_are_what_was_set(monkeypatch, tf32, expected):
         assert precision.ALLOCATOR[0] not in precision.os.environ  # the user's own stays
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("use_gpu", [True, False])
+def test_processes_with_gpus_meet_by_nccl_and_tell_each_other_objects_by_gloo(monkeypatch, use_gpu):
+    told = {}
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(group.dist, "rendezvous", lambda *_: iter([(group.dist.HashStore(), 3, 4)]))
+    monkeypatch.setattr(group.dist, "init_process_group", lambda backend, **more: told.update(more, backend=backend))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = {"local_rank": 1, "offset": 2, "world_size": 4, "nproc": 2, "ip": "127.0.0.1", "port": "1"}
+    device = group.join(settings, use_gpu)
+    assert (told["rank"], told["world_size"]) == (3, 4) and told["timeout"].total_seconds() == 1800
+    assert told["backend"] == ("cpu:gloo,cuda:nccl" if use_gpu else "gloo")
+    assert told["device_id"] == (torch.device("cuda", 1) if use_gpu else None)
+    assert device == (torch.device("cuda", 1) if use_gpu else torch.device("cpu"))

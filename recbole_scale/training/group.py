@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from recbole_scale.errors import UserError
 
+LONGEST_WAIT = timedelta(minutes=30)  # for another process, which may be writing a checkpoint; nccl's own is 10
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -60,7 +62,7 @@ def join(settings: Mapping[str, Any], use_gpu: bool) -> torch.device:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(settings["nproc"])))
     if not dist.is_initialized():
         _meet(
-            "nccl" if use_gpu else "gloo",
+            device,
             f"{settings['ip']}:{settings['port']}",
             local + int(settings["offset"]),
             int(settings["world_size"]),
@@ -68,8 +70,11 @@ def join(settings: Mapping[str, Any], use_gpu: bool) -> torch.device:
     return device
 
 
-def _meet(backend: str, address: str, number: int, world: int) -> None:
+def _meet(device: torch.device, address: str, number: int, world: int) -> None:
     """Find the other processes through a store at ``address``.
+
+    Tensors on GPUs travel through nccl, bound to ``device`` from the start; Python's objects through gloo, so that
+    gathering them waits for no GPU.
 
     A torchrun that starts its processes again keeps its store, with what the dead ones wrote in it: each attempt has
     names of its own.
@@ -78,7 +83,12 @@ def _meet(backend: str, address: str, number: int, world: int) -> None:
     try:
         store, number, world = next(dist.rendezvous(f"tcp://{address}", number, world))
         dist.init_process_group(
-            backend, store=dist.PrefixStore(f"attempt-{attempt}", store), rank=number, world_size=world
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore(f"attempt-{attempt}", store),
+            rank=number,
+            world_size=world,
+            timeout=LONGEST_WAIT,
+            device_id=device if device.type == "cuda" else None,
         )
     except (RuntimeError, ValueError) as failure:
         reason = " ".join(str(failure).split())[:200]
