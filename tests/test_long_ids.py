@@ -101,7 +101,7 @@ def test_domains_of_cases():
     cases = Cases("overall", "test", None, np.arange(n), np.arange(n), np.tile([1, 2], n), np.arange(0, 2 * n + 1, 2),
                   np.ones((n, 1), dtype=np.int64))  # fmt: skip
     with little_memory():
-        mix, _ = multi_domain.make_cases(cases, np.array([-1, 0, 1]), [LONG, "b"])
+        mix, *_ = multi_domain.make_cases(cases, np.array([-1, 0, 1]), [LONG, "b"])
     assert set(mix.groups["target domain"]) == {f"to {LONG}"}
 
 
