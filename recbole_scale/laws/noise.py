@@ -20,8 +20,8 @@ from recbole_scale.laws.fitting import Array
 
 _RATIOS = np.concatenate([[0.0], np.geomspace(0.1, 30.0, 16)])  # tau / sigma in the middle of the sizes
 # Prior: the share of ladders whose sizes have no error of their own, and the scale of its half-Cauchy ratio in the
-# others. Residuals of few sizes tell little, so this decides much. Both were chosen by coverage (docs/scaling.md): with
-# one size to spare the lower scale leaves ladders with tuning errors below 80 % covered.
+# others. Residuals of few sizes tell little, so this decides much. Both were chosen by coverage (docs/scaling.md); with
+# one size to spare more is laid on an error, for else ladders that have one are covered in about 80 %.
 _ABSENT, _RATIO_SCALE = 0.4, 2.0
 _ABSENT_ONE_SPARE, _RATIO_SCALE_ONE_SPARE = 0.3, 5.0
 _TERM = 3  # constants that the sizes must fix
