@@ -27,8 +27,8 @@ def population_of(found: Answer, folder: str) -> Population:
         kept = read_per_user(path)
         if kept is None:
             raise UserError(f"{path}: no whole file of users; `sweep --per_user {folder}` writes one a run")
-        order = np.argsort(kept["user"].astype(str), kind="stable")
-        names = kept["user"][order].astype(str)
+        order = np.argsort(kept["user"], kind="stable")
+        names = kept["user"][order]
         if users is not None and not np.array_equal(users, names):
             raise UserError(f"{path}: other users than in the file of {found.choice.fitted[0]['run_id']}")
         users = names
