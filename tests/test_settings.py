@@ -93,8 +93,8 @@ TAKEN = {
     **dict.fromkeys(
         ("activation_checkpointing", "compile", "data_cache", "detect_anomaly", "enable_amp", "enable_scaler",
          "filter_inter_by_user_or_item", "kg_reverse_r", "mask_history", "normalize_all", "optimizer_switch",
-         "repeatable", "reproducibility", "require_pow", "rows_on_demand", "show_progress", "shuffle", "use_gpu",
-         "valid_metric_bigger"), ("True",)),
+         "repeatable", "reproducibility", "require_pow", "rows_on_demand", "show_progress", "shuffle", "tf32",
+         "use_gpu", "valid_metric_bigger"), ("True",)),
     **dict.fromkeys(
         ("additional_feat_suffix", "alias_of_entity_id", "alias_of_item_id", "alias_of_relation_id",
          "alias_of_user_id", "benchmark_filename", "clip_grad_norm", "dataloaders_save_path", "dataset_save_path",
@@ -120,6 +120,7 @@ TAKEN = {
     "item_inter_num_interval": ("None",),
     "user_inter_num_interval": ("None",),
     "lr_rule": ("None",),
+    "pad_heads": ("None", "True"),
     "share_trunk": ("True",),
     "warmup_steps": ("0", "None"),
     "gpu_id": ("0", "[1, 2]"),
