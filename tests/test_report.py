@@ -168,7 +168,7 @@ def test_overfitting_at_the_top_is_said_with_its_epoch():
 
 def test_the_answer_rests_on_held_out_runs_too_and_says_what_the_judged_law_gave():
     """Held out, the top does better than the smaller sizes promise: the answer must not be deaf to it."""
-    rows = [{**row, "test_nll": row["test_nll"] - 0.02 * (row["n_blocks"] > 98304)} for row in made_rows(0.0005)[:-1]]
+    rows = [{**row, "test_nll": row["test_nll"] - 0.02 * (row["n_blocks"] > 98304)} for row in made_rows(0.0001)[:-1]]
     study = make_study(rows, replace(QUICK, holdout=("197K", "small")))
     whole = make_study(rows, QUICK)
     (first, second), (limit, *_) = sentences(study), worth_up_to(whole.found.law)
