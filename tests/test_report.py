@@ -100,7 +100,7 @@ def write(path, rows):
 
 
 def challenge_row(challenge, group, n, value, **columns):
-    """One row of challenge_tasks.py."""
+    """One row of a challenge."""
     known = {"challenge": challenge, "group": group, "metric": "ndcg@10", "value": value, "n": 50, "lower": 0.9 * value,
              "upper": 1.1 * value, "dataset": "made", "model": "ScaledSASRec", "n_blocks": n, "n_parameters": n,
              "run_id": str(n), "setting": "equal_items"}  # fmt: skip
@@ -515,7 +515,7 @@ def test_counts_survive_rows_that_lack_them(tmp_path):
         (["--challenges", "absent.jsonl"], "there is no results file absent.jsonl"),
         (
             ["--challenges", "bad.jsonl"],
-            "bad.jsonl, row 2: no row of challenge_tasks.py, for it has no column 'setting'",
+            "bad.jsonl, row 2: no row of recbole-scale challenges, for it has no column 'setting'",
         ),
         (["--out", "runs.jsonl/page.html"], "runs.jsonl/page.html"),
     ],

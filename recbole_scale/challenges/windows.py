@@ -150,7 +150,7 @@ def _check_before(path: str | os.PathLike[str], tokens: np.ndarray, before: np.n
     why = (
         "which may hold the window; train on the data set that was written with the windows"
         if read[first] > before[first]
-        else "so that some were filtered out; filter the log first, with prepare_data.py, then --make_trajectory_data"
+        else "so that some were filtered out; filter it first, with recbole-scale prepare, then --make_trajectory_data"
     )
     raise UserError(
         f"{path}: user '{tokens[first]}' has {before[first]} interactions before the window, but {read[first]} in the "

@@ -27,7 +27,7 @@ _PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "d
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the rows; the options of ``run_scripts/fit_power_law.py`` by the same names."""
+    """What is asked of the rows; the options of ``recbole-scale fit`` by the same names."""
 
     dataset: str | None = None
     model: str | None = None

@@ -39,15 +39,19 @@ def read_challenges(path: str | Path) -> list[Row]:
     """Rows of a challenge file; of a case measured twice the last one.
 
     Raises:
-        UserError: no such file, or a line that is no row of ``challenge_tasks.py``.
+        UserError: no such file, or a line that is no row of ``recbole-scale challenges``.
     """
     rows: dict[Any, Row] = {}
     for number, row in enumerate(read_lines(path, KINDS_OF_COLUMNS), 1):
         lacking = [name for name in COLUMNS if name not in row]
         if lacking:
-            raise UserError(f"{path}, row {number}: no row of challenge_tasks.py, for it has no column '{lacking[0]}'")
+            raise UserError(
+                f"{path}, row {number}: no row of recbole-scale challenges, for it has no column '{lacking[0]}'"
+            )
         if None in (row[name] for name in ("challenge", "setting", "group", "metric", "value", "dataset", "n")):
-            raise UserError(f"{path}, row {number}: no row of challenge_tasks.py, for a value that it needs is null")
+            raise UserError(
+                f"{path}, row {number}: no row of recbole-scale challenges, for a value that it needs is null"
+            )
         key = ("run_id", "n_parameters", "challenge", "setting", "level", "group", "metric", "mask_history")
         rows[tuple(str(row[name]) for name in key)] = row
     return list(rows.values())

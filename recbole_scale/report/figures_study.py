@@ -46,9 +46,7 @@ def data_figure(rows: Sequence[Row], laws: Mapping[float, PowerLaw], loss: str =
     runs = by_size(best_settings(rows, []), loss)
     groups = {n: group for n, group in runs.items() if len(distinct(group, "unique_interactions")) > 1}
     if not any(len(distinct(group, "unique_interactions")) >= _LEAST for group in groups.values()):
-        reason = (
-            f"No size was trained on {_LEAST} or more amounts of data; size_sweep.py --fractions 0.1 0.25 0.5 1 does."
-        )
+        reason = f"No size was trained on {_LEAST} amounts of data or more; sweep --fractions 0.1 0.25 0.5 1 does."
         return Drawn("data", title, "", skipped=reason)
     figure = new_figure(3.6)
     panel = figure.subplots()
@@ -84,7 +82,7 @@ def aspect_figure(rows: Sequence[Row], loss: str = LOSS) -> Drawn:
     ]
     groups = [group for group in groups if len(distinct(group, "ratio")) >= _LEAST]
     if not groups:
-        reason = f"No N was trained in {_LEAST} or more shapes; size_sweep.py --equal_n 98.3K makes them."
+        reason = f"No N was trained in {_LEAST} or more shapes; recbole-scale sweep --equal_n 98.3K makes them."
         return Drawn("aspect", title, "", skipped=reason)
     figure = new_figure(3.2)
     panel = figure.subplots()

@@ -110,7 +110,9 @@ def advice(sizes: Sequence[SizeMean], ends: Ends, ladder: Sequence[Row], found: 
             f"{min(size.overfits_after or 0 for size in over)}: more data or dropout helps there, not more size."
         )
     if len(distinct(ladder, "unique_interactions")) < 3:
-        said.append("Data: a law in D needs three or more amounts of data; size_sweep.py --fractions 0.1 0.25 0.5 1.")
+        said.append(
+            "Data: a law in D needs three or more amounts of data; recbole-scale sweep --fractions 0.1 0.25 0.5 1."
+        )
     if found is not None and found.law.lack_of_fit < MISFIT:
         said.append("Sizes miss the law by more than seed noise: tune each size alike before adding seeds.")
     return said
