@@ -318,7 +318,7 @@ def test_a_model_whose_training_may_have_seen_the_window_is_refused(tmp_path):
 def test_a_model_whose_training_filtered_interactions_out_is_refused_and_told_so(tmp_path):
     folder, _ = window_folder(tmp_path)
     filtered = histories_of([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5], [8, 7, 6, 5, 4])
-    with pytest.raises(UserError, match=r"user 'a' has 6 .* but 5 in the data .* filter the log first"):
+    with pytest.raises(UserError, match=r"user 'a' has 6 .* but 5 in the data .* filter it first"):
         windows.make_cases(folder / "log-cut2.windows", filtered, USERS, ITEMS)
 
 
