@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from study_rows_made import SHAPES, made_row
 
 from recbole_scale import files
+from recbole_scale.cli import run_verb
 from recbole_scale.compare.command import write_tables
 from recbole_scale.data.texts import joined
 from recbole_scale.drawing import write_figure
@@ -152,3 +156,36 @@ def test_per_user_files_are_read_whole_or_not_at_all(tmp_path):
     assert read_per_user(path)["user"].tolist() == ["a", "b"]
     np.savez(path, **good)
     assert np.array_equal(read_per_user(path)["rank"], good["rank"])
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A disk of its own without a byte left; only who may mount has one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    (place / "other").write_bytes(b"x" * 65536)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_is_really_full_is_one_sentence_and_nothing_is_left(full_disk, name):
+    with pytest.raises(UserError, match="no space left on device") as told:
+        WRITERS[name](full_disk)
+    assert str(full_disk) in str(told.value)
+    assert [path.name for path in full_disk.rglob("*") if path.is_file()] == ["other"]
+
+
+def test_a_report_for_a_full_disk_says_so_and_leaves_no_half_page(full_disk, tmp_path, capsys):
+    rows = [made_row(shape, seed) for shape in SHAPES for seed in (1, 2)]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = ["report", "--rows", str(tmp_path / "runs.jsonl"), "--resamples", "100"]
+    out, figures = ["--out", str(full_disk / "page.html")], ["--figures", str(full_disk / "figures")]
+    for more, what in (([*out], "--out"), (["--out", str(tmp_path / "page.html"), *figures], "the figure")):
+        assert exit_code(lambda more=more: run_verb([*report, *more])) == 2
+        told = capsys.readouterr().err.strip().splitlines()[-1]
+        assert told.startswith(f"error: {what} {full_disk}") and "no space left on device" in told
+        assert [path.name for path in full_disk.rglob("*") if path.is_file()] == ["other"]
