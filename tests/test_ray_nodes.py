@@ -1,0 +1,79 @@
+"""A Ray cluster of two nodes on this machine: what a run gets, what no node holds, and a worker that dies."""
+
+from __future__ import annotations
+
+import os
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from recbole_scale.errors import UserError
+from recbole_scale.runs.ray_cluster import at_once, check_nodes, nodes_of, share_of_a_run
+from recbole_scale.runs.records import COLUMNS, read_rows
+from recbole_scale.sweep import on_ray
+from recbole_scale.sweep.engine import Gate, RowsFile
+from recbole_scale.sweep.sweep import Point
+
+pytest.importorskip("ray", reason="Ray is not installed (make setup installs it)")
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A head with two CPUs, and a node with one CPU and what Ray is told is a GPU."""
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **small})
+    cluster.add_node(num_cpus=1, num_gpus=1, **small)
+    cluster.wait_for_nodes()
+    with on_ray.joined(cluster.address) as ray:
+        yield SimpleNamespace(ray=ray, address=cluster.address)
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_shares_are_of_nodes_and_what_none_holds_is_refused(two_nodes, tmp_path):
+    nodes = nodes_of(two_nodes.ray)
+    assert sorted((node["CPU"], node.get("GPU", 0.0)) for node in nodes) == [(1.0, 1.0), (2.0, 0.0)]
+    share = share_of_a_run(nodes, None, None)
+    assert share == {"CPU": 1.0, "GPU": 1.0} and at_once(nodes, share, "a run") == 1
+    assert at_once(nodes, share_of_a_run(nodes, None, 0.0), "a run") == 3
+    with pytest.raises(UserError, match="a run asks for 2 CPU and 1 GPU, but no node of the cluster holds that"):
+        at_once(nodes, share_of_a_run(nodes, 2.0, 1.0), "a run")
+    check_nodes(two_nodes.ray, [str(tmp_path / "shared")])
+    assert list((tmp_path / "shared").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_search_on_the_cluster_refuses_what_no_node_holds(two_nodes, tmp_path):
+    from recbole_scale.search.plan import SearchPlan
+    from recbole_scale.search.ray_search import _resources
+
+    plan = SimpleNamespace(gpus_per_trial=None, cpus_per_trial=2, settings={}, folder=str(tmp_path))
+    assert SearchPlan.__dataclass_fields__.keys() >= vars(plan).keys()
+    with pytest.raises(UserError, match="a trial asks for 2 CPU and 1 GPU, but no node of the cluster holds that"):
+        _resources(plan)
+    plan.gpus_per_trial = 0
+    assert _resources(plan) == {"cpu": 2, "gpu": 0}
+
+
+@pytest.mark.slow
+def test_the_row_of_a_lost_worker_is_whole_and_names_its_host(two_nodes, tmp_path, monkeypatch):
+    def dies(point, cpus, board, rows, until):
+        import ray
+
+        ray.get(board.note.remote(point.run_id, socket.gethostname(), 0))
+        os._exit(1)
+
+    monkeypatch.setattr(on_ray, "_on_worker", dies)
+    point = Point("1x8", "walk", {"seed": 1, "hidden_size": 8}, (), "lost-run", 768, 10, 1, 1.0, digest="d")
+    rows = RowsFile(str(tmp_path / "rows.jsonl"))
+    options = {"num_cpus": 1, "num_gpus": 0, "max_retries": 0}
+    told = []
+    on_epoch = lambda point, epoch: told.append(epoch)  # noqa: E731 (an object of the engine's in other runs)
+    [(_, row)] = on_ray._run_all(two_nodes.ray, [(point, point)], options, rows, on_epoch, Gate())
+    assert row["status"] == "failed" and row["run_id"] == "lost-run" and row["n_blocks"] == 768
+    assert row["error"].startswith(f"the worker on {socket.gethostname()} was lost: ")
+    [kept] = read_rows(rows.path).to_dict("records")
+    assert set(kept) == set(COLUMNS) and kept["run_id"] == "lost-run" and kept["data_digest"] == "d"
