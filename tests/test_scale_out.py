@@ -47,7 +47,7 @@ def test_a_store_is_looked_at_under_the_name_of_the_attempt(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     monkeypatch.setattr(group.dist, "rendezvous", lambda *where: iter([(group.dist.HashStore(), 1, 2)]))
     monkeypatch.setattr(group.dist, "init_process_group", lambda backend, **named: seen.update(named))
-    group._meet("gloo", "localhost:1", 1, 2)
+    group._meet(torch.device("cpu"), "localhost:1", 1, 2)
     seen["store"].set("key", "of this attempt")
     assert isinstance(seen["store"], group.dist.PrefixStore) and (seen["rank"], seen["world_size"]) == (1, 2)
     assert seen["store"].underlying_store.get("attempt-2/key") == b"of this attempt"
@@ -59,7 +59,7 @@ def test_processes_that_do_not_meet_blame_no_setting(monkeypatch):
 
     monkeypatch.setattr(group.dist, "rendezvous", lost)
     with pytest.raises(UserError, match=r"the 2 processes of this run did not find each other at localhost:1 .*timed"):
-        group._meet("gloo", "localhost:1", 1, 2)
+        group._meet(torch.device("cpu"), "localhost:1", 1, 2)
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ import pandas as pd
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_scale.data import dataset as our_dataset  # by name only: it may be what is just being imported
 from recbole_scale.data.atomic import PADDING, check_file, first_bad_line, read_header
-from recbole_scale.data.dataset import load_interactions, read_kinds
 from recbole_scale.data.histories import time_order
 from recbole_scale.data.texts import as_objects
 from recbole_scale.errors import UserError, nearest
@@ -40,7 +40,7 @@ def _load_feat(self: Any, filepath: str, source: Any) -> Any:
     """Read interactions with our fast reader, features with RecBole's."""
     if source != FeatureSource.INTERACTION:
         return _load_features(self, filepath, source)
-    fields = read_kinds(self, filepath)
+    fields = our_dataset.read_kinds(self, filepath)
     wanted, unwanted = self._get_load_and_unload_col(source)
     for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
         name = self.config[key]
@@ -53,7 +53,7 @@ def _load_feat(self: Any, filepath: str, source: Any) -> Any:
             f"{self.uid_field}:token, {listed}:token_seq, {self.iid_field}:token"
         )
     columns = [f for f in fields if (wanted is None or f in wanted) and f not in (unwanted or ())]
-    frame = load_interactions(self, filepath, source, columns)
+    frame = our_dataset.load_interactions(self, filepath, source, columns)
     for name in columns:
         if fields[name].endswith("_seq"):
             frame[name] = _sequences(self, filepath, name, frame[name], fields[name])
