@@ -133,7 +133,9 @@ def _print_account(card: dict[str, Any], target: Path) -> None:
         print(f"dropped  {rows:>12,} rows: {reason}")
     print(f"kept     {card['statistics']['interactions']:>12,} rows in {target}")
     print(format_table(card["statistics"]))
-    folder = target.parent
+
+
+def _print_next(folder: Path) -> None:
     where = "" if folder.parent == Path("dataset") else f" --data_path {folder.parent}"
     named = f"--dataset {folder.name}{where}"
     print(f"next     recbole-scale study {named} --hours 1, or run_recbole {named}")
@@ -220,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = {entry.name: getattr(given, entry.name) for entry in fields(Filters)}
     filters = replace(filters, **{name: value for name, value in changes.items() if value is not None})
     done = prepare(given.format, given.raw, given.out, _options(given), filters, given.expect, given.overwrite)
+    _print_next(done.path.parent)
     return 1 if done.differs else 0
 
 
