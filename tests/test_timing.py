@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from recbole_data import NAME, settings_of, write_made
 
 import recbole_scale
 from recbole_scale.runs import timing
@@ -23,6 +24,52 @@ def test_a_step_that_would_take_too_long_is_not_tried(walk, monkeypatch):
     monkeypatch.setattr(timing, "MOST_FLOPS", 1.0)
     text = recbole_scale.run("ScaledSASRec", "walk", config_dict=dict(QUICK), dry_run=True)["plan"]
     assert "not timed: one step alone" in text
+
+
+KINDS = ["BPR", "CKE", "DIN", "GRU4Rec", "MKR", "NCL", "Pop", "RecVAE", "S3Rec", "XGBoost"]  # a trainer or loader each
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_a_dry_run_of_recboles_models_says_minutes_too_and_leaves_no_folder(folder, model):
+    write_made(folder)
+    settings = {**settings_of(model), "state": "error", "epochs": 7, "checkpoint_dir": "saved"}
+    line = recbole_scale.run(model, NAME, config_dict=settings, dry_run=True)["plan"].splitlines()[-1]
+    if model == "XGBoost":
+        assert line == "  time       not timed: trees grow in whole rounds"
+        return
+    epochs = {"Pop": "1 epoch of", "S3Rec": "1 epoch of"}.get(model, "7 epochs of")  # RecBole's; its pre-training
+    assert line.startswith("  time       about ") and "timed on 3 steps" in line and epochs in line
+    assert ("ranking" in line) == (model != "S3Rec")
+    assert not list(folder.glob("log_tensorboard*")) and not list(folder.glob("saved/*"))
+
+
+def test_a_pass_is_its_median_step_times_its_steps(monkeypatch):
+    """Six batches of 9 (the first, which warms up), 1, 2, 4, ... seconds: three are timed, and all six counted."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing, "MOST_SECONDS", 100.0)
+    batches = timing._FirstBatches([9.0, 1.0, 2.0, 4.0, 50.0, 50.0])
+    for _ in range(2):  # as RecVAE goes over its data several times an epoch
+        for seconds in batches:
+            now[0] += seconds
+    assert batches.passes == [6 * 2.0, 6 * 2.0]
+    monkeypatch.setattr(timing, "MOST_SECONDS", 5.0)
+    short = timing._FirstBatches([9.0, 1.0])
+    for seconds in short:  # one step was long enough
+        now[0] += seconds
+    assert short.passes == [2 * 9.0]
+
+
+def test_the_whole_is_start_epochs_and_rankings(walk, monkeypatch):
+    monkeypatch.setattr(timing, "_age", lambda: 10.0)
+    monkeypatch.setattr(timing, "_measure_trainer", lambda prepared, network: (100, 5.0, 2.0))
+    settings = {**QUICK, "eval_step": 4, "stopping_step": 0}
+    plan = recbole_scale.run("GRU4Rec", "walk", config_dict=settings, dry_run=True)["plan"]
+    told = "about 9 min on this machine (start 10 s, 100 epochs of 5 s, ranking 2 s each; timed on 3 steps)"
+    assert plan.endswith(f"  time       {told}")  # 10 + 100 x 5 + (25 + 1) x 2 = 562 s
+    settings["stopping_step"] = 10
+    plan = recbole_scale.run("GRU4Rec", "walk", config_dict=settings, dry_run=True)["plan"]
+    assert plan.endswith(f"  time       at most {told}")
 
 
 def test_the_time_of_a_run_by_hand():

@@ -26,7 +26,6 @@ from recbole_scale.data.cache import files_digest
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.files import check_writable
-from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.plugin.config import WINDOW_MODELS, ScaleConfig, begin, recboles_refusal
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.register import find_model
@@ -87,9 +86,9 @@ def run(
     config = make_config(model, dataset, config_file_list, config_dict)
     if dry_run:
         prepared = prepare(config)
-        network = build_model(prepared)
-        described = plan.describe(prepared, network, config["world_size"])
-        if isinstance(network, ScaledSASRec):
+        with missing_package_told(f"this run of {config['model']}"):
+            network = build_model(prepared)
+            described = plan.describe(prepared, network, config["world_size"])
             described += f"\n  {'time':<11}{timing.told(prepared, network)}"
         getLogger().info("\n" + described)
         return {"plan": described, "run_id": run_id(config)}

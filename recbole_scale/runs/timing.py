@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.utils import EvaluatorType, get_trainer
 
+from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.model.sizes import flops_per_interaction
 from recbole_scale.text import duration
 
 STEPS = 3  # timed, after one that warms up
 MOST_FLOPS = 3e11  # of a step that is tried, on a CPU some 3 s
+MOST_SECONDS = 5.0  # of the steps of a model whose FLOPs are not counted
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ def measure_speed(prepared: Any, network: Any) -> Speed | None:
 
     The network is left with changed weights: it is for planning, not for training.
     """
-    start = time.time() - psutil.Process().create_time()
+    start = _age()
     loader = prepared.train_data
     on_cpu = prepared.config["device"].type == "cpu"
     if on_cpu and flops_per_interaction(network.shape) * loader.token_budget > MOST_FLOPS:
@@ -59,15 +68,108 @@ def measure_speed(prepared: Any, network: Any) -> Speed | None:
 
 
 def told(prepared: Any, network: Any) -> str:
-    """The line of a plan: minutes of the whole run and what they are made of."""
-    speed = measure_speed(prepared, network)
-    if speed is None:
-        return "not timed: one step alone takes more than a few seconds on this machine"
-    targets, users, epochs = prepared.train_data.n_targets, len(prepared.valid_data.dataset), prepared.config["epochs"]
-    parts = f"start {duration(speed.start)}, {epochs} epochs of {duration(targets * speed.per_target)}"
-    parts += f", ranking {duration(users * speed.per_user)} each"
-    whole = duration(speed.seconds(targets, epochs, users))
-    return f"about {whole} on this machine ({parts}; timed on {STEPS} steps)"
+    """The line of a plan: minutes of the whole run and what they are made of, for any model of RecBole's too."""
+    config = prepared.config
+    if isinstance(network, ScaledSASRec):
+        speed = measure_speed(prepared, network)
+        if speed is None:
+            return "not timed: one step alone takes more than a few seconds on this machine"
+        epochs = config["epochs"]
+        start, ranking = speed.start, speed.per_user * len(prepared.valid_data.dataset)
+        epoch = prepared.train_data.n_targets * speed.per_target
+    elif not isinstance(network, torch.nn.Module):
+        return "not timed: trees grow in whole rounds"
+    elif not config["single_spec"]:
+        return "not timed: a plan is made by one process"
+    else:
+        start = _age()
+        epochs, epoch, ranking = _measure_trainer(prepared, network)
+    rankings = epochs // config["eval_step"] if config["eval_step"] > 0 else 0
+    parts = f"start {duration(start)}, {epochs} epoch{'s' * (epochs > 1)} of {duration(epoch)}"
+    parts += f", ranking {duration(ranking)} each" if ranking else ""
+    whole = duration(start + epochs * epoch + (rankings + 1) * ranking)
+    most = "at most " if 0 < config["stopping_step"] < rankings else ""  # where valid gains nothing it ends earlier
+    return f"{most}about {whole} on this machine ({parts}; timed on {STEPS} steps)"
+
+
+def _age() -> float:
+    """Seconds since this process began."""
+    return time.time() - psutil.Process().create_time()
+
+
+class _FirstBatches:
+    """A loader cut to its first batches; ``passes`` are the seconds that each pass over all of them would take."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self.passes: list[float] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        begun = before = time.perf_counter()
+        taken: list[float] = []
+        for batch in islice(self._loader, 1 + STEPS):
+            yield batch
+            now = time.perf_counter()
+            taken.append(now - before)
+            before = now
+            if now - begun > MOST_SECONDS:
+                break
+        self.passes.append(median(taken[1:] or taken) * len(self._loader))
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def _measure_trainer(prepared: Any, network: Any) -> tuple[int, float, float]:
+    """Epochs that RecBole's trainer of this model makes, and seconds of one epoch and of one ranking."""
+    with _trainer_of(prepared.config, network) as trainer:
+        batches = _FirstBatches(prepared.train_data)
+        if hasattr(network, "e_step"):  # NCL groups its users and items before some epochs
+            begun = _now(network)
+            network.e_step()
+            batches.passes.append((_now(network) - begun) / trainer.num_m_step)
+        trainer._train_epoch(batches, 0)
+        if "pretrain" in str(prepared.config["train_stage"]):
+            return trainer.pretrain_epochs, sum(batches.passes), 0.0
+        return trainer.epochs, sum(batches.passes), _seconds_of_ranking(trainer, prepared.valid_data)
+
+
+@contextmanager
+def _trainer_of(config: Any, network: Any) -> Iterator[Any]:
+    """RecBole's trainer without the folders that it makes."""
+    kept = {key: config[key] for key in ("checkpoint_dir", "log_wandb")}
+    with tempfile.TemporaryDirectory() as folder:
+        config["checkpoint_dir"], config["log_wandb"] = folder, False
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
+        board = Path(trainer.tensorboard.log_dir)
+        try:
+            yield trainer
+        finally:
+            trainer.tensorboard.close()
+            shutil.rmtree(board, ignore_errors=True)
+            with suppress(OSError):  # other runs' folders are in it
+                board.parent.rmdir()
+            for key, value in kept.items():
+                config[key] = value
+
+
+@torch.no_grad()
+def _seconds_of_ranking(trainer: Any, data: Any) -> float:
+    """Of one evaluation, by the way of ``Trainer.evaluate``."""
+    trainer.model.eval()
+    full = isinstance(data, FullSortEvalDataLoader)
+    if full:
+        trainer.item_tensor = data._dataset.get_item_feature().to(trainer.device)
+    if trainer.config["eval_type"] == EvaluatorType.RANKING:
+        trainer.tot_item_num = data._dataset.item_num
+    batches = _FirstBatches(data)
+    for batch in batches:
+        found = (trainer._full_sort_batch_eval if full else trainer._neg_sample_batch_eval)(batch)
+        trainer.eval_collector.eval_batch_collect(found[1], found[0], *found[2:])
+    return sum(batches.passes)
 
 
 def _again_and_again(loader: Any) -> Iterator[Any]:
