@@ -37,9 +37,10 @@ test-fast: setup-test
 test-all: setup-test
 	$(BIN)/python -m pytest -q
 
-# On each Python at hand: install as a user does, plan, train one epoch of tiny. Downloads torch for each.
+# On each Python at hand: install as a user does, plan, train, the README's commands, test-fast. Downloads torch for each.
+PYTHONS := 3.10 3.11 3.12 3.13
 test-pythons:
-	bash .ci/pythons
+	$(PYTHON) benchmarks/pythons.py --pythons $(PYTHONS) $(if $(KEEP),--keep $(KEEP))
 
 # The dependencies of every Python that we promise, resolved but not installed.
 resolve: setup-test
