@@ -61,7 +61,7 @@ def settings_of(arguments: argparse.Namespace, shape: str, seed: int, lad: bool)
 
 def train(config: Any, loaded: Any) -> tuple[Any, Any, dict[bool, Any]]:
     """Train, or go on training; returns network, trainer, and test metrics without and with SO."""
-    from recbole_scale.runs.run import build_model, prepare
+    from recbole_scale.runs.prepared import build_model, prepare
     from recbole_scale.training.run_checkpoints import first_phase_file
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
@@ -151,8 +151,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Train what is missing and print the tables."""
     from tqdm import tqdm
 
+    from recbole_scale.runs.prepared import LoadedData
     from recbole_scale.runs.row_file import append_lines
-    from recbole_scale.runs.run import LoadedData, make_config
+    from recbole_scale.runs.run import make_config
     from recbole_scale.settings import run_id
 
     loaded, wanted = LoadedData(), []

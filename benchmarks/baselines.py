@@ -27,8 +27,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from recbole.utils import get_trainer
 
     from recbole_scale.runs.measuring import measured_fit
+    from recbole_scale.runs.prepared import build_model, prepare
     from recbole_scale.runs.row import peak_memory_mb
-    from recbole_scale.runs.run import build_model, make_config, prepare
+    from recbole_scale.runs.run import make_config
 
     data = Path(arguments.data)
     settings = {

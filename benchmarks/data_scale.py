@@ -89,7 +89,8 @@ def generate_short(work: Path, users: int) -> Path:
 
 def prepared(path: Path, **settings: Any) -> Any:
     """What every command does first: settings, reading, filters, split, loaders."""
-    from recbole_scale.runs.run import make_config, prepare
+    from recbole_scale.runs.prepared import prepare
+    from recbole_scale.runs.run import make_config
 
     fixed = {"data_path": str(path.parent.parent), "show_progress": False}
     return prepare(make_config("ScaledSASRec", path.parent.name, config_dict={**fixed, **settings}))
@@ -156,7 +157,7 @@ def epochs(path: Path) -> dict[str, Any]:
 
 def training(path: Path) -> dict[str, Any]:
     """The first steps of an epoch, size tiny."""
-    from recbole_scale.runs.run import build_model
+    from recbole_scale.runs.prepared import build_model
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
     class Stopping(ScaledSASRecTrainer):

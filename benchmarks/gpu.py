@@ -114,7 +114,8 @@ def speed(size: str, items: int, steps: int, device: str, smoke: bool, changes: 
     from recbole_scale.model.memory import memory_plan
     from recbole_scale.model.sizes import flops_per_interaction
     from recbole_scale.runs.plan import training_setup
-    from recbole_scale.runs.run import build_model, make_config, prepare
+    from recbole_scale.runs.prepared import build_model, prepare
+    from recbole_scale.runs.run import make_config
     from recbole_scale.training.accumulation import built_ahead
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 

@@ -54,7 +54,8 @@ class Worker:
     """A trainer that does single steps on demand."""
 
     def __init__(self, data: Path, size: str, mode: str, more: list[str]) -> None:
-        from recbole_scale.runs.run import build_model, make_config, prepare
+        from recbole_scale.runs.prepared import build_model, prepare
+        from recbole_scale.runs.run import make_config
         from recbole_scale.settings import parse_arguments
         from recbole_scale.training import group, parallel
         from recbole_scale.training.trainer import ScaledSASRecTrainer

@@ -51,7 +51,8 @@ def matmul_gflops(device: Any, seconds: float = 0.1, size: int = 1024) -> tuple[
 def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train for `seconds`, rank all users once, and return the figures."""
     from recbole_scale.model.sizes import flops_per_interaction, parameter_groups
-    from recbole_scale.runs.run import build_model, make_config, prepare
+    from recbole_scale.runs.prepared import build_model, prepare
+    from recbole_scale.runs.run import make_config
     from recbole_scale.training.trainer import ScaledSASRecTrainer
 
     imported = time.perf_counter()

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 import recbole_scale
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.errors import UserError
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training.accumulation import accumulate, built_ahead
 from recbole_scale.training.parallel import BatchLoss
 
@@ -124,7 +125,8 @@ import sys
 import recbole_scale, torch
 from recbole_scale.training import accumulation, group, parallel
 from torch.nn.parallel import DistributedDataParallel as DDP
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from contextlib import nullcontext
 settings = dict(hidden_size=32, inner_size=128, MAX_ITEM_LIST_LENGTH=10, train_batch_size=int(sys.argv[2]), topk=[5],
                 hidden_dropout_prob=0.0, **group.torchrun_settings())

@@ -7,7 +7,8 @@ import pytest
 from conftest import walk_rows, write_inter
 
 from recbole_scale.errors import UserError
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.settings import run_id
 
 MODELS = [

@@ -14,7 +14,8 @@ from recbole.data.dataset import SequentialDataset
 
 import recbole_scale
 from recbole_scale.data.baselines import ID_ONLY, BaselineDataset, RowDataLoader
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 
 SMALL = {
     **QUICK,

@@ -20,7 +20,8 @@ from recbole_scale.data.texts import joined
 from recbole_scale.errors import UserError
 from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.settings import run_id
 from recbole_scale.training.budget import TimeBudget
 

@@ -11,7 +11,8 @@ import recbole_scale
 from recbole_scale.data.defaults import by_data, sparseness
 from recbole_scale.errors import UserError
 from recbole_scale.model import sizes
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.settings import BY_DATA, properties_folder, run_id
 from recbole_scale.training.checkpoint import load_checkpoint
 

@@ -16,7 +16,8 @@ from recbole_scale.errors import UserError
 from recbole_scale.model.likelihood import held_out_nll
 from recbole_scale.plugin.config import begin
 from recbole_scale.plugin.register import find_model
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 
 METRICS = ["Recall", "Hit", "NDCG", "MRR", "Precision", "ItemCoverage", "NLL"]
 

@@ -10,7 +10,8 @@ from conftest import QUICK
 import recbole_scale
 from recbole_scale.errors import UserError
 from recbole_scale.model.fmlp import FilterLayer, pad_left
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 
 SMALL = {**QUICK, "metrics": ["Recall", "NDCG", "NLL"], "valid_metric": "NLL"}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 
 DATASETS = Path(__file__).parents[1] / "dataset"

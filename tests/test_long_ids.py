@@ -16,7 +16,8 @@ from recbole_scale.challenges.cases import Cases
 from recbole_scale.challenges.kinds import multi_domain
 from recbole_scale.data.texts import joined, separated
 from recbole_scale.runs.measuring import read_per_user, save_per_user
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 
 LONG = "x" * 20_000
 USERS = 1_500  # as wide as the longest: 1,500 x 20,000 x 4 bytes, 120 MB

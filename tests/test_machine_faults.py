@@ -24,8 +24,8 @@ from recbole_scale.drawing import write_figure
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.files import drop_stale, whole_files, write_text
 from recbole_scale.fit.law_output import write_json as write_law
+from recbole_scale.runs.log import NoMoreLog
 from recbole_scale.runs.measuring import read_per_user
-from recbole_scale.runs.run import _NoMoreLog
 from recbole_scale.search.folder import Trial, write_json
 from recbole_scale.training.checkpoint import copy_checkpoint, save_checkpoint
 
@@ -133,7 +133,7 @@ def test_what_the_machine_refuses_is_one_sentence_and_a_fault_of_ours_is_told_as
 
 def test_a_log_that_cannot_be_written_is_told_once(capsys):
     handler = logging.StreamHandler(open("/dev/full", "w"))  # noqa: SIM115
-    handler.handleError = _NoMoreLog()
+    handler.handleError = NoMoreLog()
     for _ in range(3):
         handler.handle(logging.makeLogRecord({"msg": "x" * 100_000}))
     err = capsys.readouterr().err

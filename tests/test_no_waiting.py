@@ -9,7 +9,8 @@ import torch
 from conftest import QUICK
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training import trainer as module
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 

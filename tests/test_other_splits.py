@@ -20,7 +20,8 @@ from recbole_scale.challenges.models import open_checkpoints
 from recbole_scale.compare.command import main as compare
 from recbole_scale.errors import UserError
 from recbole_scale.fit.command import main as fit
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.study.counting import counting_rows
 from recbole_scale.sweep.command import main as sweep
 

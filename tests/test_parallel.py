@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_scale.data.windows import TARGET_LIST, TARGET_PLACES, deal
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training.parallel import interleave
 
 SETTINGS = ["--dataset=walk", "--hidden_size=32", "--inner_size=128", "--MAX_ITEM_LIST_LENGTH=10", "--epochs=3",
@@ -112,7 +113,8 @@ def test_fsdp_trains_like_one_process_and_its_checkpoints_go_on_in_one(folders, 
 GRADIENTS = """
 import os, sys, torch
 import recbole_scale
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training import group, parallel
 settings = dict(hidden_size=32, inner_size=128, MAX_ITEM_LIST_LENGTH=10, train_batch_size=int(sys.argv[2]), topk=[5],
                 hidden_dropout_prob=0.0, **group.torchrun_settings())

@@ -79,7 +79,8 @@ sys.path.insert(0, sys.argv[3])
 import recbole_scale
 from recbole_data import NAME, settings_of
 from recbole.utils import get_trainer
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training import group
 found = {}
 for model, more in json.loads(sys.argv[1]).items():

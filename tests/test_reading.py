@@ -8,7 +8,8 @@ from conftest import walk_rows, write_inter
 
 from recbole_scale.data.atomic import read_coded, read_header
 from recbole_scale.errors import UserError
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 
 TABLE = {"rows_on_demand": False, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
 

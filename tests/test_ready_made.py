@@ -9,7 +9,8 @@ from conftest import QUICK
 import recbole_scale
 from recbole_scale.compare.runs import Budget, plan_runs
 from recbole_scale.errors import UserError
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 
 FILES = {"benchmark_filename": ["train", "valid", "test"]}
 SETTINGS = {**QUICK, "epochs": 1, **FILES, "topk": [5], "metrics": ["NDCG", "NLL"], "valid_metric": "NLL"}

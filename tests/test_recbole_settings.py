@@ -12,7 +12,8 @@ import pytest
 from conftest import QUICK, walk_rows, write_inter
 
 import recbole_scale
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "differences-from-recbole.md"
 TIMES = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}

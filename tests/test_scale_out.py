@@ -17,7 +17,8 @@ from test_resume import numbers
 
 from recbole_scale.errors import UserError
 from recbole_scale.plugin.evaluation import Gathered
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training import group
 
 

@@ -14,7 +14,8 @@ import recbole_scale
 from recbole_scale.errors import UserError, shown
 from recbole_scale.model.sizes import SIZE_NAMES, load_size
 from recbole_scale.runs import plan
-from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare
+from recbole_scale.runs.prepared import LoadedData, build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.settings import load_settings_file, parse_arguments, parse_value, properties_folder, write
 from recbole_scale.settings.checks import documented
 from recbole_scale.settings.keys import FMLPRecSettings, ScaledSASRecSettings, SizeSettings, defaults

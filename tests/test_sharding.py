@@ -240,7 +240,8 @@ def test_auto_is_one_mode_in_the_plan_and_in_the_run(walk, monkeypatch, gib):
     """What other programs hold now may change whether it fits, but not what every process must agree on."""
     import recbole_scale.model.memory as memory
     from recbole_scale.runs.plan import training_setup
-    from recbole_scale.runs.run import build_model, make_config, prepare
+    from recbole_scale.runs.prepared import build_model, prepare
+    from recbole_scale.runs.run import make_config
 
     config = make_config("ScaledSASRec", "walk", config_dict={"parallel": "auto", "topk": [5], "state": "error"})
     network = build_model(prepare(config))

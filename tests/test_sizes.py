@@ -82,7 +82,8 @@ def test_everything_counts_one_n_whatever_the_inner_size(walk):
     from recbole_scale.challenges import models
     from recbole_scale.model.sizes import Rung, matrices_of
     from recbole_scale.runs import plan
-    from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare
+    from recbole_scale.runs.prepared import LoadedData, build_model, prepare
+    from recbole_scale.runs.run import make_config
     from recbole_scale.sweep.sweep import Grid, plan_sweep
 
     wide = {"hidden_size": 32, "inner_size": 256, "n_layers": 2, "topk": [5], "state": "error"}

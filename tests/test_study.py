@@ -27,7 +27,8 @@ from recbole_scale.errors import UserError
 from recbole_scale.fit.study import _size
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.model.sizes import rung_of
-from recbole_scale.runs.run import LoadedData, make_config, prepare
+from recbole_scale.runs.prepared import LoadedData, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.signals import OutOfTime, within
 from recbole_scale.study import command, planner
 from recbole_scale.study.clock import Clock, Watch

@@ -19,9 +19,10 @@ from recbole_scale.data.histories import share_of_user
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import as_rows
 from recbole_scale.runs.measuring import read_per_user
+from recbole_scale.runs.prepared import prepare
 from recbole_scale.runs.ray_cluster import at_once, share_of_a_run
 from recbole_scale.runs.records import COLUMNS, read_rows
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.sweep import engine as engine_module
 from recbole_scale.sweep.command import main
 from recbole_scale.sweep.engine import RowsFile
@@ -44,7 +45,7 @@ def test_a_grid_becomes_rows_and_finished_rows_are_skipped(
     walk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    run_module = sys.modules["recbole_scale.runs.run"]  # the package's attribute of this name is the function
+    run_module = sys.modules["recbole_scale.runs.prepared"]
     original = run_module.create_dataset
     monkeypatch.setattr(run_module, "create_dataset", lambda config: reads.append(1) or original(config))
     arguments = [*COMMON, "--shapes", "1x8", "2x8", "--seeds", "1", "2", "--fractions", "0.5", "1"]

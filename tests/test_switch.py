@@ -16,7 +16,8 @@ from conftest import QUICK, walk_rows, write_inter
 
 import recbole_scale
 from recbole_scale.errors import UserError
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.settings import ScaledSASRecSettings
 from recbole_scale.settings.keys import LEARNERS
 from recbole_scale.training.checkpoint import load_checkpoint

@@ -10,7 +10,8 @@ import recbole_scale
 from recbole_scale.data.histories import Histories, split_histories
 from recbole_scale.data.time_units import as_time, mixed_units
 from recbole_scale.errors import UserError
-from recbole_scale.runs.run import make_config, prepare
+from recbole_scale.runs.prepared import prepare
+from recbole_scale.runs.run import make_config
 
 DAY = 86_400
 START = 1_600_000_000

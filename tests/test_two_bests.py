@@ -11,7 +11,8 @@ import pytest
 from conftest import QUICK
 
 import recbole_scale
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training import run_checkpoints
 from recbole_scale.training.best import Best, Bests, ranking_metric
 from recbole_scale.training.checkpoint import link_checkpoint, load_checkpoint

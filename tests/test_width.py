@@ -8,7 +8,8 @@ import torch
 from conftest import QUICK
 
 import recbole_scale
-from recbole_scale.runs.run import build_model, make_config, prepare
+from recbole_scale.runs.prepared import build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.training.checkpoint import load_checkpoint
 from recbole_scale.training.optimizers import build_optimizer
 from recbole_scale.training.trainer import ScaledSASRecTrainer

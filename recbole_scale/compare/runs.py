@@ -22,7 +22,8 @@ from recbole_scale.model.sizes import SIZE_NAMES
 from recbole_scale.plugin.register import WINDOW_MODELS, find_model
 from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
-from recbole_scale.runs.run import data_digest, make_config
+from recbole_scale.runs.prepared import data_digest
+from recbole_scale.runs.run import make_config
 from recbole_scale.settings import run_id
 
 # the same for everybody: split, order, ranking, measures

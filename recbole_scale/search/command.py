@@ -9,7 +9,8 @@ from typing import Any
 
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.plugin.compat import load_ray_tune
-from recbole_scale.runs.run import data_digest, make_config
+from recbole_scale.runs.prepared import data_digest
+from recbole_scale.runs.run import make_config
 from recbole_scale.search.display import check_display, write_display
 from recbole_scale.search.folder import locked
 from recbole_scale.search.options import ALGORITHMS, TOOLS, parser

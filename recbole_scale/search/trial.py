@@ -11,8 +11,9 @@ from typing import Any
 from recbole.utils import get_trainer
 
 from recbole_scale.errors import UserError
+from recbole_scale.runs.prepared import LoadedData
 from recbole_scale.runs.records import without_paths
-from recbole_scale.runs.run import LoadedData, make_config, train_and_test
+from recbole_scale.runs.run import make_config, train_and_test
 from recbole_scale.search.folder import Trial, locked
 from recbole_scale.search.plan import SearchPlan
 from recbole_scale.training.trainer import ScaledSASRecTrainer

@@ -16,7 +16,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.plugin.checkpoints import open_sequential, other_data, trained_model, with_weights
 from recbole_scale.plugin.config import recboles_refusal
 from recbole_scale.plugin.register import find_model
-from recbole_scale.runs.run import histories_of
+from recbole_scale.runs.prepared import histories_of
 
 
 @dataclass

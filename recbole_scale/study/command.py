@@ -22,7 +22,8 @@ from recbole_scale.report.commands import Command
 from recbole_scale.report.next_runs import run_noise
 from recbole_scale.report.page import Context, answer_text, as_page
 from recbole_scale.report.report import Study, draw, make_study
-from recbole_scale.runs.run import LoadedData, Prepared, make_config, prepare
+from recbole_scale.runs.prepared import LoadedData, Prepared, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.study.clock import Clock, begun, page_seconds
 from recbole_scale.study.counting import counting_rows
 from recbole_scale.study.folder import Folder

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.fit.rows import Row
-from recbole_scale.runs.run import Prepared
+from recbole_scale.runs.prepared import Prepared
 
 _TOP = 10
 

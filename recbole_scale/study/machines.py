@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from recbole_scale.errors import UserError
+from recbole_scale.runs.prepared import LoadedData
 from recbole_scale.runs.ray_cluster import at_once, nodes_of, share_of_a_run
-from recbole_scale.runs.run import LoadedData
 from recbole_scale.sweep.engine import Engine, Gate, RowsFile, in_process
 
 WORKER_START = 10.0  # seconds until Ray's workers have imported what a run needs

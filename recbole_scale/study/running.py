@@ -8,8 +8,8 @@ from typing import Any
 
 from recbole_scale.errors import UserError
 from recbole_scale.model.sizes import rung_of
+from recbole_scale.runs.prepared import LoadedData
 from recbole_scale.runs.records import is_finished
-from recbole_scale.runs.run import LoadedData
 from recbole_scale.study.clock import Clock, Watch
 from recbole_scale.study.folder import Folder
 from recbole_scale.study.planner import RATES, Plan

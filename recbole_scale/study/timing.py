@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from recbole_scale.model.sizes import Rung
-from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare
+from recbole_scale.runs.prepared import LoadedData, build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.runs.timing import measure_speed
 from recbole_scale.study.planner import Measured
 from recbole_scale.sweep.sweep import quiet

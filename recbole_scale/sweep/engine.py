@@ -19,7 +19,8 @@ from recbole_scale.errors import UserError
 from recbole_scale.files import Held
 from recbole_scale.fit.rows import Row
 from recbole_scale.runs import records
-from recbole_scale.runs.run import LoadedData, make_config, train_and_test
+from recbole_scale.runs.prepared import LoadedData
+from recbole_scale.runs.run import make_config, train_and_test
 from recbole_scale.signals import OutOfTime, within
 from recbole_scale.sweep.sweep import Point, finished_rows, quiet
 from recbole_scale.training.checkpoint import held_run, run_stem

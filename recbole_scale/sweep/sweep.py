@@ -13,7 +13,8 @@ from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Row, as_rows
 from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction, parameter_groups
 from recbole_scale.runs import records
-from recbole_scale.runs.run import LoadedData, build_model, make_config, prepare
+from recbole_scale.runs.prepared import LoadedData, build_model, prepare
+from recbole_scale.runs.run import make_config
 from recbole_scale.runs.timing import measure_speed
 from recbole_scale.settings import run_id
 from recbole_scale.training.schedule import Schedule

@@ -11,7 +11,8 @@ from typing import Any
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Row
 from recbole_scale.model.sizes import Rung
-from recbole_scale.runs.run import LoadedData, make_config
+from recbole_scale.runs.prepared import LoadedData
+from recbole_scale.runs.run import make_config
 from recbole_scale.sweep.sweep import Grid, Point, plan_sweep, quiet
 
 

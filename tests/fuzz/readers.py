@@ -111,7 +111,8 @@ def checkpoint_readers(folder: Path) -> list[Reader]:
     from conftest import QUICK, walk_rows, write_inter
     from recbole.utils import get_trainer
 
-    from recbole_scale.runs.run import build_model, make_config, prepare, run
+    from recbole_scale.runs.prepared import build_model, prepare
+    from recbole_scale.runs.run import make_config, run
     from recbole_scale.training.checkpoint import load_checkpoint
 
     write_inter(folder / "dataset" / "walk" / "walk.inter", walk_rows())

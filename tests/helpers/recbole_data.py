@@ -101,7 +101,8 @@ def with_first_weights(model: str, **settings: Any) -> tuple[Any, Any, Any]:
     """A prepared run on the made data, its untrained model, and a trainer that can evaluate it."""
     from recbole.utils import get_trainer
 
-    from recbole_scale.runs.run import build_model, make_config, prepare
+    from recbole_scale.runs.prepared import build_model, prepare
+    from recbole_scale.runs.run import make_config
 
     prepared = prepare(make_config(model, NAME, config_dict=settings_of(model) | settings))
     network = build_model(prepared)

@@ -1,0 +1,154 @@
+"""A run up to its first step: settings to data, loaders and model."""
+
+from __future__ import annotations
+
+import json
+import os
+from copy import copy
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Any
+
+import torch
+from recbole.data import create_dataset, data_preparation
+from recbole.data.transform import construct_transform
+from recbole.utils import EvaluatorType, init_seed
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_scale.data.cache import files_digest
+from recbole_scale.data.histories import Histories, data_fingerprint
+from recbole_scale.errors import UserError
+from recbole_scale.files import check_writable
+from recbole_scale.plugin.config import WINDOW_MODELS, begin, recboles_refusal
+from recbole_scale.plugin.register import find_model
+from recbole_scale.runs.log import open_log, to_file_only
+from recbole_scale.training import group
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to train: RecBole's config, data loaders, and the histories that name the data."""
+
+    config: Any
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    fingerprint: str | None
+    digest: str | None
+
+
+class LoadedData:
+    """The data set that this process read last, before its split, for the next run that reads the same."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._dataset: Any = None
+
+    def dataset(self, config: Any) -> Any:
+        """The data set of ``config``: read, or the one at hand when nothing that reading depends on has changed."""
+        path = os.path.join(config["data_path"], f"{config['dataset']}.inter")
+        stamp = (os.stat(path).st_mtime_ns, os.stat(path).st_size) if os.path.isfile(path) else None
+        settings = {name: config[name] for name in (*dataset_arguments, "data_path", "model", "dataset")}
+        key = json.dumps([settings, stamp], sort_keys=True, default=str)
+        if key != self._key:
+            self._dataset, self._key = create_dataset(config), key
+        dataset = copy(self._dataset)  # the split is set on the copy
+        dataset.config = config
+        return dataset
+
+
+def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
+    """Read, filter, remap and split the data set of ``config``; ``loaded`` may have read it before."""
+    begin(config)
+    init_seed(config["seed"], config["reproducibility"])
+    open_log(config)
+    to_file_only(getLogger(), str(config))
+    read = create_dataset if loaded is None else loaded.dataset
+    digest = data_digest(config)
+    if config["per_user_file"]:
+        check_writable("per_user_file", config["per_user_file"])
+    check_writable("checkpoint_dir", os.path.join(config["checkpoint_dir"], "checkpoint"))
+    dataset = recboles_refusal(lambda: read(config))
+    if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"]) >= dataset.item_num:
+        raise UserError(
+            f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
+        )
+    _check_features(config, dataset)
+    histories = getattr(dataset, "histories", None) or histories_of(dataset)
+    try:
+        train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))
+    except ValueError as failure:
+        if "num_samples" not in str(failure):  # torch's sampler, about no rows
+            raise
+        raise UserError(f"no interaction of '{config['dataset']}' is left to train on") from failure
+    dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
+    _check_held_out(config, train_data, valid_data, test_data)
+    fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None
+    return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint, digest)
+
+
+def _check_features(config: Any, dataset: Any) -> None:
+    """RecBole looks features up by name while it builds the model."""
+    for name in config["selected_features"] or ():
+        if name not in dataset.field2type:
+            known = ", ".join(dataset.field2type)
+            raise UserError(f"selected_features: '{name}' is not loaded; load_col must name it (loaded are {known})")
+
+
+def _check_held_out(config: Any, train_data: Any, valid_data: Any, test_data: Any) -> None:
+    """Say before the training that nothing could be tested after it, as with users of two items each."""
+    rule, value = next(iter((config["eval_args"]["split"] or {"": None}).items()))
+    given_up: tuple[str, ...] = (
+        {"valid_only": ("test",), "test_only": ("valid",)}.get(value, ()) if rule == "LS" else ()
+    )
+    if isinstance(value, list):  # a share of nothing; two times may lie together
+        given_up = tuple(name for name, share in zip(("train", "valid", "test"), value, strict=False) if not share)
+        given_up += ("valid",) * (len(value) == 2)
+    split = config["eval_args"]["split"]
+    if getattr(train_data, "sample_size", None) == 0:
+        raise UserError(f"no interaction of '{config['dataset']}' is left to train on by eval_args.split {split}")
+    for name, data in (("valid", valid_data), ("test", test_data)):
+        rows = getattr(data, "sample_size", None)
+        if rows == 0 and name not in given_up and not (name == "valid" and int(config["eval_step"] or 0) <= 0):
+            raise UserError(
+                f"no interaction of '{config['dataset']}' is held out for {name} by eval_args.split {split}: "
+                "leave-one-out needs users of three interactions, or of four for both"
+            )
+
+
+def data_digest(config: Any) -> str | None:
+    """Names what the interaction files of a run hold now; None where they are not there (yet)."""
+    parts = [f".{part}" for part in config["benchmark_filename"] or ()] or [""]
+    return files_digest(os.path.join(config["data_path"], f"{config['dataset']}{part}.inter") for part in parts)
+
+
+def histories_of(dataset: Any) -> Histories | None:
+    """Histories of a RecBole dataset that has users, items and times and is not built yet."""
+    frame, fields = dataset.inter_feat, (dataset.uid_field, dataset.iid_field, dataset.time_field)
+    if dataset.benchmark_filename_list is not None or any(field not in frame for field in fields):
+        return None
+    if frame[dataset.time_field].dtype == object:  # discretised
+        return None
+    return Histories.from_columns(*(frame[field].to_numpy() for field in fields))
+
+
+def build_model(prepared: Prepared) -> Any:
+    """The model of a prepared run, initialised from its seed, on its device."""
+    config = prepared.config
+    # RecBole's models may draw more than weights, which has to be the same in every process
+    own_stream = group.rank() if config["model"] in WINDOW_MODELS else 0
+    init_seed(config["seed"] + own_stream, config["reproducibility"])
+    build = find_model(config["model"])
+    return recboles_refusal(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
+
+
+def draw_as_recbole_does(prepared: Prepared) -> None:
+    """RecBole counts FLOPs on one row before it trains, and a transform such as BERT4Rec's draws its masks for it.
+
+    With the same draws the masks of training are stock RecBole's.
+    """
+    config, dataset = prepared.config, prepared.dataset
+    if config["transform"] and config["model"] not in WINDOW_MODELS and len(dataset) > 1:
+        own = getattr(dataset, "row_of_flops", None)
+        construct_transform(config)(dataset, own() if own else dataset[torch.tensor([1])])
