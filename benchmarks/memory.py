@@ -62,7 +62,7 @@ class Steps:
         self.rows = max(1, int(self.config["train_batch_size"] * batch) // self.config["MAX_ITEM_LIST_LENGTH"])
         self.tokens = self.rows * self.config["MAX_ITEM_LIST_LENGTH"]
         self.model = ScaledSASRec(self.config, SimpleNamespace(num=lambda field: items + 1)).to(device).train()
-        self.optimizer = build_optimizer(self.model, "adamw", float(self.config["learning_rate"]), 0.01)
+        self.optimizer = build_optimizer(self.model, self.config["learner"], float(self.config["learning_rate"]), 0.01)
 
     def step(self) -> float:
         """One optimizer step on a random batch; its loss."""
@@ -70,6 +70,7 @@ class Steps:
         from recbole.data.interaction import Interaction
 
         from recbole_scale.data.windows import TARGET_LIST
+        from recbole_scale.training.optimizers import clipped_norm
 
         shape = (self.rows, self.config["MAX_ITEM_LIST_LENGTH"] + 1)
         items = torch.randint(1, self.items + 1, shape).to(self.device)
@@ -77,7 +78,7 @@ class Steps:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.model.calculate_loss(batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        clipped_norm(self.model.parameters(), {"max_norm": 1.0})
         self.optimizer.step()
         return loss.item()
 

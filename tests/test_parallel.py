@@ -227,7 +227,8 @@ def test_a_users_mistake_on_two_processes_is_one_sentence(folders):
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
-        "error: learner is 'adamm', but must be one of adamw, adam, sgd, adagrad, rmsprop; did you mean 'adam'?"
+        "error: learner is 'adamm', but must be one of adamw, adam, sgd, adagrad, rmsprop, sparse_adam; "
+        "did you mean 'adam'?"
     ]
     assert "Traceback" not in done.stderr
     done = train(folders[0], "--nproc=2", "--model=Pop", check=False)

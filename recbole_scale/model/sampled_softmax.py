@@ -86,35 +86,49 @@ class SampledSoftmax(nn.Module):
         items = torch.searchsorted(self.cumulative, uniform * self.cumulative[-1], right=True).clamp_(max=n_items - 1)
         return items, self.log_probability[items] + math.log(self.n_samples)
 
-    def forward(self, hidden: Tensor, item_weight: Tensor, target: Tensor, chunk: int) -> Tensor:
-        """Mean sampled cross-entropy in nats, float32; shapes as :func:`item_softmax.item_cross_entropy`."""
+    def forward(self, hidden: Tensor, item_weight: Tensor, target: Tensor, chunk: int, sparse: bool = False) -> Tensor:
+        """Mean sampled cross-entropy in nats, float32; shapes as :func:`softmax.item_cross_entropy`.
+
+        ``sparse``: the weights' gradient holds the rows of the batch alone.
+        """
         items, correction = self.draw()
         # numbered with the padding row, since a slice of the weights would cost a copy of their gradient
-        return sampled_cross_entropy(hidden, item_weight, target, items + 1, correction, chunk)
+        return sampled_cross_entropy(hidden, item_weight, target, items + 1, correction, chunk, sparse)
 
 
 def sampled_cross_entropy(
-    hidden: Tensor, weight: Tensor, index: Tensor, items: Tensor, correction: Tensor, chunk: int
+    hidden: Tensor,
+    weight: Tensor,
+    index: Tensor,
+    items: Tensor,
+    correction: Tensor,
+    chunk: int,
+    sparse: bool = False,
 ) -> Tensor:
     """Mean of ``log(exp(s_t) + sum_i [i != t] exp(s_i - correction_i)) - s_t`` over targets t.
 
     Args:
         hidden: outputs at the target positions, [M, D].
-        weight: item weights, [V, D].
+        weight: item weights, [V, D], of any type; products take that of ``hidden``.
         index: targets, row numbers of ``weight``, [M].
         items: drawn items, row numbers too, [k].
         correction: log of how often each is expected among the draws, [k].
         chunk: positions whose k logits exist at once.
+        sparse: whether the gradient of ``weight`` is a sparse tensor of the k + M rows.
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     # one gather: the gradient of each is a dense [V, D], which at a million items is most of a step
-    candidates, targets = F.embedding(torch.cat([items, index]), weight).split([len(items), len(index)])  # [k|M, D]
+    rows = F.embedding(torch.cat([items, index]), weight, sparse=sparse).to(hidden.dtype)
+    candidates, targets = rows.split([len(items), len(index)])  # [k, D], [M, D]
 
     def chunk_loss(h: Tensor, y: Tensor, target: Tensor) -> Tensor:
-        own = (h.to(wide) * target.to(wide)).sum(1, keepdim=True)  # [c, 1]
-        others = F.linear(h, candidates).to(wide) - correction  # [c, k]
-        others = others.masked_fill(items == y[:, None], -math.inf)  # a draw of the target itself is no other item
-        return (torch.cat([own, others], 1).logsumexp(1) - own.squeeze(1)).sum()
+        own = (h.to(wide) * target.to(wide)).sum(1)  # [c]
+        if h.dtype == wide:
+            others = F.linear(h, candidates, -correction.to(wide))  # [c, k]
+        else:  # a correction in bfloat16 would be off by a percent
+            others = F.linear(h, candidates).to(wide) - correction
+        others = others.masked_fill_(items == y[:, None], -math.inf)  # a draw of the target itself is no other item
+        return (torch.logaddexp(own, others.logsumexp(1)) - own).sum()
 
     total = torch.zeros((), dtype=wide, device=hidden.device)
     for part in zip(hidden.split(chunk), index.split(chunk), targets.split(chunk), strict=True):

@@ -48,7 +48,8 @@ class ScaledSASRec(SequentialRecommender):
         self.softmax = softmax_kernel(settings.softmax, shape.d_model, shape.n_items, device)
         rates = dropout_rates(settings)
         self.embedding_dropout = rates[0]
-        self.item_embedding = nn.Embedding(self.n_items, shape.d_model, padding_idx=0)
+        sparse = settings.learner == "sparse_adam"
+        self.item_embedding = nn.Embedding(self.n_items, shape.d_model, padding_idx=0, sparse=sparse)
         self.position_embedding = nn.Embedding(shape.max_length, shape.d_model)
         self.blocks = nn.ModuleList(
             DecoderBlock(
@@ -140,13 +141,13 @@ class ScaledSASRec(SequentialRecommender):
         """Loss of ``hidden`` [M, D] against items ``target`` [M]; logits in bfloat16 on a GPU only, sums in float32."""
         weight = self.item_embedding.weight
         if hidden.device.type == "cuda" and self.precision != "float32":
-            hidden, weight = hidden.bfloat16(), weight.bfloat16()
+            hidden = hidden.bfloat16()
         elif hidden.dtype == torch.bfloat16:  # a CPU's products in bfloat16 would sum in it too
-            hidden, weight = hidden.float(), weight.float()
+            hidden = hidden.float()
         if self.sampled is not None:
-            loss: Tensor = self.sampled(hidden, weight, target, self.softmax_chunk)
+            loss: Tensor = self.sampled(hidden, weight, target, self.softmax_chunk, self.item_embedding.sparse)
             return loss
-        return item_cross_entropy(hidden, weight, target, self.softmax_chunk, self.softmax)
+        return item_cross_entropy(hidden, weight.to(hidden.dtype), target, self.softmax_chunk, self.softmax)
 
     def _training_last(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         hidden = self.forward(item_seq)

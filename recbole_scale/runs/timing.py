@@ -21,6 +21,7 @@ from recbole.utils import EvaluatorType, get_trainer
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.model.sizes import flops_per_interaction
 from recbole_scale.text import duration
+from recbole_scale.training.optimizers import build_optimizer, clipped_norm
 
 STEPS = 3  # timed, after one that warms up
 MOST_FLOPS = 3e11  # of a step that is tried, on a CPU some 3 s
@@ -50,7 +51,7 @@ def measure_speed(prepared: Any, network: Any) -> Speed | None:
     on_cpu = prepared.config["device"].type == "cpu"
     if on_cpu and flops_per_interaction(network.shape) * loader.token_budget > MOST_FLOPS:
         return None
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6)
+    optimizer = build_optimizer(network, prepared.config["learner"], 1e-6, 0.0)
     network.train()
     taken = []
     for batch, _ in zip(_again_and_again(loader), range(1 + STEPS), strict=False):
@@ -58,7 +59,7 @@ def measure_speed(prepared: Any, network: Any) -> Speed | None:
         with torch.autocast(prepared.config["device"].type, torch.bfloat16, enabled=network.precision == "bf16"):
             loss = network.calculate_loss(batch.to(prepared.config["device"]))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        clipped_norm(network.parameters(), {"max_norm": 1.0})
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         taken.append(_now(network) - begun)

@@ -33,7 +33,7 @@ from recbole_scale.settings.kinds import (
 
 SIZES = ("tiny", "small", "base", "medium", "large", "xlarge")
 ACTIVATIONS = ("gelu", "relu", "swish", "tanh", "sigmoid")
-LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop")
+LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop", "sparse_adam")
 SCHEDULES = ("cosine", "constant", "wsd")
 EPOCHS = whole(0, 1_000_000)
 NORM_CLIPPING = optional(
@@ -174,7 +174,11 @@ class DataSettings(Settings):
 class TrainingSettings(Settings):
     """How the network is trained."""
 
-    learner: str = key(choice(*LEARNERS, any_case=True), "adamw", "adamw adam sgd adagrad rmsprop.")
+    learner: str = key(
+        choice(*LEARNERS, any_case=True),
+        "adamw",
+        "adamw adam sgd adagrad rmsprop; sparse_adam: AdamW that moves of the items only a batch's, for SCE.",
+    )
     share_trunk: bool = key(
         FLAG,
         False,
@@ -313,6 +317,16 @@ class ScaledSASRecSettings(TrainingSettings, DataSettings, ModelSettings, SizeSe
                 f"switch_at_epoch is {self.switch_at_epoch}, but must be a whole number from 1 to epochs "
                 f"({self.epochs})"
             )
+        if self.learner == "sparse_adam":
+            self._check_sparse()
+
+    def _check_sparse(self) -> None:
+        if self.loss_type != "SCE":
+            raise UserError("learner: sparse_adam needs loss_type: SCE; CE has a gradient for every item")
+        if self.optimizer_switch or self.switch_at_epoch is not None:
+            raise UserError("learner: sparse_adam cannot switch to SGD; leave optimizer_switch out, or take adamw")
+        if self.parallel == "fsdp":
+            raise UserError("learner: sparse_adam needs whole copies of the model; parallel: ddp has them")
 
 
 @dataclass(frozen=True)

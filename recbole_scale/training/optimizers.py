@@ -21,15 +21,62 @@ def build_optimizer(
 
     One kernel updates many tensors: fused for Adam, AdamW and SGD, foreach for the others. ``momentum`` is SGD's.
     """
-    groups = parameter_groups(model, weight_decay, learner in ("adamw", "adam"))
-    if learner in ("adamw", "adam"):
-        kind = torch.optim.AdamW if learner == "adamw" else torch.optim.Adam
-        return kind(groups, lr=learning_rate, fused=True)
+    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sparse_adam": SparseAdamW}.get(learner)
+    groups = parameter_groups(model, weight_decay, adam is not None)
+    if adam is not None:
+        return adam(groups, lr=learning_rate, fused=True)
     if learner == "sgd":
         return _sgd(groups, learning_rate, momentum)
     kinds: dict[str, Any] = {"adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop}
     optimizer: torch.optim.Optimizer = kinds[learner](groups, lr=learning_rate, foreach=True)
     return optimizer
+
+
+class SparseAdamW(torch.optim.AdamW):
+    """AdamW that updates of a parameter with a sparse gradient only the rows in it, as ``torch.optim.SparseAdam`` does.
+
+    The moments of other rows do not decay and their weights do not move. Its state is AdamW's. Such a parameter must
+    have no weight decay.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; none where ``found_inf`` says that gradients are not finite."""
+        sparse = [
+            (group, parameter, parameter.grad)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None and parameter.grad.is_sparse
+        ]
+        for _, parameter, _ in sparse:
+            parameter.grad = None
+        loss = super().step(closure)
+        if not bool(getattr(self, "found_inf", False)):
+            for group, parameter, gradient in sparse:
+                _step_rows(group, self.state[parameter], parameter, gradient.coalesce())
+        for _, parameter, gradient in sparse:
+            parameter.grad = gradient
+        return loss
+
+
+@torch.no_grad()
+def _step_rows(group: Mapping[str, Any], state: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
+    """Adam's step of the rows of a coalesced gradient, in float32 whatever the types."""
+    if not state:
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        state.update(step=torch.zeros((), device=parameter.device), **moments)
+    state["step"] += 1
+    rows, slope = gradient.indices()[0], gradient.values().float()  # [k], [k, D]
+    kept = 1 - torch.tensor(group["betas"], dtype=torch.float64, device=rows.device).pow(state["step"])
+    # moments start at zero, which dividing by ``kept`` makes up for
+    mean = state["exp_avg"][rows].float().lerp_(slope, 1 - group["betas"][0])
+    square = state["exp_avg_sq"][rows].float().lerp_(slope.square(), 1 - group["betas"][1])
+    change = (mean / kept[0]).div_((square / kept[1]).sqrt_().add_(group["eps"])).mul_(group["lr"])
+    for table, new in (
+        (state["exp_avg"], mean),
+        (state["exp_avg_sq"], square),
+        (parameter, parameter[rows].float() - change),
+    ):
+        table.index_copy_(0, rows, new.to(table.dtype))
 
 
 def _sgd(groups: list[dict[str, Any]], learning_rate: float, momentum: float) -> torch.optim.Optimizer:
@@ -83,12 +130,24 @@ def clipped_norm(parameters: Iterable[Tensor], clip: Mapping[str, Any] | None, o
     With ``of_gradients=False`` it is the norm of the parameters themselves.
     """
     parameters = list(parameters)
+    if of_gradients:
+        parameters = [_with_values(p) if p.grad.is_sparse else p for p in parameters if p.grad is not None]
     if clip and of_gradients:
         norm = clip_grad_norm_(parameters, **clip)
     else:
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None] if of_gradients else parameters)
     whole: Any = getattr(norm, "full_tensor", None)  # a model cut over processes
     return (whole() if whole is not None else norm).detach()
+
+
+def _with_values(parameter: Tensor) -> Tensor:
+    """Stands for a parameter with a sparse gradient: its own is the values of that, clipped where they lie."""
+    assert parameter.grad is not None
+    parameter.grad = parameter.grad.coalesce()
+    values = parameter.grad.values()
+    stand_in = nn.Parameter(values)
+    stand_in.grad = values
+    return stand_in
 
 
 def parameter_groups(model: Any, weight_decay: float, by_width: bool = True) -> list[dict[str, Any]]:

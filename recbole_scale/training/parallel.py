@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from recbole_scale.errors import UserError
 from recbole_scale.model.memory import memory_of_a_process
 from recbole_scale.training import group
 
@@ -46,6 +47,8 @@ def choose_mode(setting: str | None, model: nn.Module, device: torch.device, pro
     processes = processes or group.world_size()
     if processes == 1:
         return "none"
+    if any(getattr(module, "sparse", False) for module in model.modules()):
+        return "ddp"  # FSDP2 cannot cut a sparse gradient
     if setting in ("ddp", "fsdp"):
         return str(setting)
     states = 4 * sum(p.numel() * p.element_size() for p in model.parameters())
@@ -72,6 +75,8 @@ def data_parallel(model: Any, setting: str | None = "ddp", bf16: bool = False) -
 
         # autocast leaves LayerNorm and its weights in float32, so they stay out of what travels in bfloat16
         return ShardedLoss(loss, [[block.attn, block.ffn] if bf16 else [block] for block in model.blocks], bf16)
+    if device.type == "cuda" and any(getattr(module, "sparse", False) for module in model.modules()):
+        raise UserError("learner: sparse_adam is for one GPU, nccl adds no sparse gradients; take learner: adamw")
     devices = [device] if device.type == "cuda" else None
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)  # torch 2.13
     return nn.parallel.DistributedDataParallel(

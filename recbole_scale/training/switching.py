@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-ADAM = ("adam", "adamw")
+ADAM = ("adam", "adamw", "sparse_adam")
 
 
 @dataclass(frozen=True)
