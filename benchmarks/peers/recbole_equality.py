@@ -88,8 +88,10 @@ def one_side(model: str, data: str) -> dict[str, Any]:
     parts = ("best_valid_result", "test_result")
     metrics = {part: {k: float(v) for k, v in result[part].items()} for part in parts}
     import numpy
+    import torch
 
-    return {"model": model, "first_batch": first, "losses": losses, **metrics, "numpy": numpy.__version__}
+    versions = {"numpy": numpy.__version__, "torch": torch.__version__}
+    return {"model": model, "first_batch": first, "losses": losses, **metrics, **versions}
 
 
 def ask(python: str, side: str, model: str, data: Path, folder: Path) -> dict[str, Any]:
@@ -149,11 +151,16 @@ def main() -> None:
             pairs.append((both[0], both[1]))
             print(table(pairs[-1:]).splitlines()[-1], flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps(side) for pair in pairs for side in pair]
+    from recbole_scale.runs.records import commit
+
+    made = {"commit": commit(), "command": " ".join(["python", "benchmarks/peers/recbole_equality.py", *sys.argv[1:]])}
+    rows = [json.dumps(side | made) for pair in pairs for side in pair]
     options.out.with_suffix(".jsonl").write_text("\n".join(rows) + "\n")
     numpies = " and ".join(side["numpy"] for side in pairs[0])
     head = "Stock RecBole 1.2.1 and this package, one epoch each with the same settings and seed"
-    options.out.with_suffix(".md").write_text(f"{head} (numpy {numpies}); stock's number first.\n\n{table(pairs)}\n")
+    head += f" (numpy {numpies}, torch {pairs[0][1]['torch']}); stock's number first."
+    head += f" Made at {made['commit']} by `{made['command']}`."
+    options.out.with_suffix(".md").write_text(f"{head}\n\n{table(pairs)}\n")
 
 
 if __name__ == "__main__":
