@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from recbole_scale.cli import run_recbole_command
 from recbole_scale.plugin.register import find_model, model_names
 
 QUICK = ("BERT4Rec", "CKE", "DIN", "DeepFM", "ItemKNN", "LightGCN", "MultiVAE", "S3Rec", "XGBoost")  # one of each kind
-NEEDS = {"KGAT": "dgl", "KGIN": "torch_scatter", "LightGBM": "lightgbm", "MCCLK": "torch_scatter", "NCL": "faiss",
-         "XGBoost": "xgboost"}  # fmt: skip
+NEEDS = {"LightGBM": "lightgbm", "NCL": "faiss", "XGBoost": "xgboost"}
 DRAWS = ("KGIN", "KTUP", "MCCLK", "Random")  # they draw random numbers as they score
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in model_names()]
 
@@ -92,30 +90,6 @@ def test_a_model_trains_writes_its_row_and_loads_again(folder, monkeypatch, caps
 # What needs more than a run -------------------------------------------------------------------------------------------
 
 
-def scatter_stand_in():
-    """``torch_scatter`` as far as RecBole uses it: means and softmax over groups of rows."""
-    module = types.ModuleType("torch_scatter")
-
-    def scatter_mean(src, index, dim_size, dim=0, out=None):
-        index = index.view(-1, *[1] * (src.dim() - 1)).expand_as(src)
-        return src.new_zeros(dim_size, *src.shape[1:]).scatter_reduce(0, index, src, "mean", include_self=False)
-
-    def scatter_softmax(src, index, dim=-1):
-        whole = src.new_zeros(int(index.max()) + 1, *src.shape[1:]).index_add(0, index, src.exp())
-        return src.exp() / whole[index]
-
-    module.scatter_mean, module.scatter_softmax = scatter_mean, scatter_softmax
-    return module
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["KGIN", "MCCLK"])
-def test_the_graph_models_run_where_torch_scatter_is(folder, monkeypatch, capsys, model):
-    write_made(folder)
-    monkeypatch.setitem(sys.modules, "torch_scatter", scatter_stand_in())
-    run_one(monkeypatch, capsys, model)
-
-
 def test_s3recs_pretraining_is_loaded_by_its_second_stage(folder, monkeypatch, capsys):
     write_made(folder)
     settings = settings_of("S3Rec") | {"pretrain_epochs": 3, "save_step": 2}
@@ -135,8 +109,7 @@ def test_racts_three_stages_follow_each_other(folder, monkeypatch, capsys):
         run_one(monkeypatch, capsys, "RaCT", train_stage=stage, pre_model_path="saved/RaCT-made-1.pth")
 
 
-MISSING = [("KGAT", "dgl", "dgl"), ("KGIN", "torch_scatter", "torch-scatter"), ("NCL", "faiss", "faiss-cpu"),
-           ("XGBoost", "xgboost", "xgboost"), ("BPR", "wandb", "wandb")]  # fmt: skip
+MISSING = [("NCL", "faiss", "faiss-cpu"), ("XGBoost", "xgboost", "xgboost"), ("BPR", "wandb", "wandb")]
 
 
 @pytest.mark.parametrize(("model", "package", "pip"), MISSING)
@@ -145,7 +118,7 @@ def test_a_missing_package_is_one_sentence_with_pips_name(folder, monkeypatch, c
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     monkeypatch.delitem(sys.modules, f"recbole.model.exlib_recommender.{package}", raising=False)
     monkeypatch.delitem(sys.modules, "recbole.model.exlib_recommender", raising=False)
-    settings = {"epochs": 1, "log_wandb": package == "wandb", "show_progress": False}
+    settings = settings_of(model) | {"log_wandb": package == "wandb"}
     code, _, err = command(monkeypatch, capsys, model, **settings)
     assert code == 2 and err.splitlines()[-1].endswith(f"needs {package}; pip install {pip} installs it")
     assert "Traceback" not in err and not Path("results").exists()

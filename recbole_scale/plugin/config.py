@@ -17,13 +17,12 @@ import numpy as np
 import recbole
 import torch
 from recbole.config import Config
-from recbole.evaluator import metric_types
-from recbole.utils import EvaluatorType, ModelType
+from recbole.utils import ModelType
 
-from recbole_scale.errors import UserError, nearest
+from recbole_scale.errors import UserError
 from recbole_scale.model.precision import check_compiler
 from recbole_scale.model.sizes import edited_defaults, load_size, size_of_file
-from recbole_scale.plugin.measures import add_default_metrics, fit_metrics
+from recbole_scale.plugin.measures import add_default_metrics, check_metrics, fit_metrics
 from recbole_scale.plugin.processes import check_several
 from recbole_scale.settings import PackageSettings, SettingsLoader, check_settings, parse_value, properties_folder
 from recbole_scale.settings.checks import check_columns, check_dataset_name, documented
@@ -166,7 +165,7 @@ class ScaleConfig(Config):
         if "load_col" not in given and not _has_own_properties(self.dataset):
             _name_columns(final, sequential)
         check_columns(final)
-        _check_metrics(final)
+        check_metrics(final)
         return final
 
     def _set_default_parameters(self) -> None:
@@ -183,7 +182,7 @@ class ScaleConfig(Config):
         gpu_id = final["gpu_id"]
         final["gpu_id"] = ",".join(map(str, gpu_id)) if isinstance(gpu_id, list | tuple) else str(gpu_id)
         wanted = str(self.external_config_dict.get("device") or "")
-        use_gpu = bool(final["use_gpu"] and final["gpu_id"] != "" and wanted != "cpu" and _gpu_is_there())
+        use_gpu = bool(final["use_gpu"] and final["gpu_id"] not in ("", "-1") and wanted != "cpu" and _gpu_is_there())
         if wanted.startswith("cuda") and not use_gpu:
             _say_once(f"device is {wanted}, but there is no GPU that torch can use: this runs on the CPU")
         if self.model in WINDOW_MODELS and final["compile"]:
@@ -257,28 +256,8 @@ def _name_columns(final: dict[str, Any], sequential: bool) -> None:
         final["alias_of_item_id"] = final["alias_of_item_id"] or [listed]
         return
     keys = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD") if sequential else ("USER_ID_FIELD", "ITEM_ID_FIELD")
-    names = (*(final[key] for key in keys), *(final["val_interval"] or {}))
+    names = (*(final[key] for key in keys), *(final["val_interval"] or {}), *(final["threshold"] or {}))
     final["load_col"] = {"inter": list(dict.fromkeys(name for name in names if name is not None))}
-
-
-def _check_metrics(final: dict[str, Any]) -> None:
-    """RecBole trains an epoch before it looks ``valid_metric`` up."""
-    for name in final["metrics"]:
-        if name.lower() not in metric_types:
-            known = ", ".join(sorted(metric_types))
-            raise UserError(f"metrics: there is no metric named '{name}'{nearest(name, metric_types)} (known: {known})")
-    name, at, k = final["valid_metric"].lower().partition("@")
-    measured = [metric.lower() for metric in final["metrics"]]
-    ranks = name in metric_types and name not in ("nll", "gauc") and metric_types[name] == EvaluatorType.RANKING
-    if name not in measured or (ranks and k not in map(str, final["topk"])) or (at and not ranks):
-        raise UserError(
-            f"valid_metric {final['valid_metric']} is not measured: metrics are {', '.join(final['metrics'])}, "
-            f"topk is {final['topk']}" + (f"; write {name.upper()}@{final['topk'][0]}, say" * bool(ranks and not at))
-        )
-    mode = final["eval_args"].get("mode", "full")
-    modes = mode.values() if isinstance(mode, dict) else [mode]
-    if "nll" in measured and any(one != "full" for one in modes):
-        raise UserError(f"NLL needs the full ranking, but eval_args.mode is {mode}; leave NLL out of metrics")
 
 
 @cache

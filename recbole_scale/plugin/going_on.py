@@ -11,6 +11,7 @@ from typing import Any
 from recbole.utils import ModelType
 
 from recbole_scale.data.id_tables import id_tables
+from recbole_scale.plugin.demands import missing_draws_told
 from recbole_scale.training.checkpoint import load_checkpoint, random_state, set_random_state
 
 STATE = "going_on"
@@ -53,7 +54,8 @@ def install(trainer_class: Any) -> None:
             set_random_state(before["random"])
             if before["generator"] is not None:
                 train_data.generator.set_state(before["generator"].cpu())
-        return fit(self, train_data, *arguments, **named)
+        with missing_draws_told(self.config, train_data):
+            return fit(self, train_data, *arguments, **named)
 
     def resume_on(self: Any, resume_file: Any) -> None:
         resume(self, resume_file)

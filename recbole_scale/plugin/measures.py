@@ -1,12 +1,14 @@
-"""Which metrics are measured when the user says nothing: the same for every sequential model, RecBole's included."""
+"""Which metrics are measured when the user says nothing, and whether those that are asked for can be."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
-from recbole.utils import ModelType
+from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType, ModelType
 
+from recbole_scale.errors import UserError, nearest
 from recbole_scale.settings import load_settings_file, properties_folder
 
 _KEYS = ("metrics", "topk", "valid_metric", "metric_decimal_place")
@@ -26,8 +28,6 @@ def add_default_metrics(defaults: dict[str, Any]) -> None:
 
 def fit_metrics(final: dict[str, Any], chosen: dict[str, Any]) -> None:
     """Make the defaults fit what the user has ``chosen``: no NLL of sampled candidates, a metric that is there."""
-    if final["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        return
     cutoffs = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]
     whole = isinstance(final["metrics"], list) and isinstance(final["valid_metric"], str)
     if (
@@ -46,6 +46,41 @@ def fit_metrics(final: dict[str, Any], chosen: dict[str, Any]) -> None:
     measured = {str(metric).lower(): str(metric) for metric in final["metrics"]}
     if name.lower() not in measured:
         name = measured.get("ndcg", str(final["metrics"][0]))
-    if name.upper() != "NLL" and cutoffs and k not in map(str, cutoffs):
+    if has_cutoff(name) and cutoffs and k not in map(str, cutoffs):
         k = str(10 if 10 in cutoffs else max(cutoffs))
-    final["valid_metric"] = "NLL" if name.upper() == "NLL" else f"{name}@{k}"
+    final["valid_metric"] = f"{name}@{k}" if has_cutoff(name) else name
+
+
+def has_cutoff(name: str) -> bool:
+    """Whether a metric is of the first k items of a list, and is written with ``@k``."""
+    return name.lower() not in ("nll", "gauc") and metric_types.get(name.lower()) == EvaluatorType.RANKING
+
+
+def check_metrics(final: dict[str, Any]) -> None:
+    """RecBole trains an epoch before it looks ``valid_metric`` up, or finds that the mode gives no rankings.
+
+    Raises:
+        UserError: a metric that is not there, or that this evaluation does not give.
+    """
+    for name in final["metrics"]:
+        if name.lower() not in metric_types:
+            known = ", ".join(sorted(metric_types))
+            raise UserError(f"metrics: there is no metric named '{name}'{nearest(name, metric_types)} (known: {known})")
+    name, at, k = final["valid_metric"].lower().partition("@")
+    measured = [metric.lower() for metric in final["metrics"]]
+    ranks = has_cutoff(name)
+    if name not in measured or (ranks and k not in map(str, final["topk"])) or (at and not ranks):
+        raise UserError(
+            f"valid_metric {final['valid_metric']} is not measured: metrics are {', '.join(final['metrics'])}, "
+            f"topk is {final['topk']}" + (f"; write {name.upper()}@{final['topk'][0]}, say" * bool(ranks and not at))
+        )
+    mode = final["eval_args"].get("mode", "full")
+    modes = mode.values() if isinstance(mode, dict) else [mode]
+    if "nll" in measured and any(one != "full" for one in modes):
+        raise UserError(f"NLL needs the full ranking, but eval_args.mode is {mode}; leave NLL out of metrics")
+    ranked = [metric for metric in final["metrics"] if metric_types[metric.lower()] == EvaluatorType.RANKING]
+    if ranked and "labeled" in modes:
+        raise UserError(
+            f"{ranked[0]} ranks items, but eval_args.mode is {mode}, which measures AUC, LogLoss, MAE and RMSE of "
+            "labels; set mode full, uni100 or pop100, or metrics to some of these"
+        )

@@ -9,14 +9,14 @@ from recbole_scale.errors import UserError
 
 # the module that is imported: what pip calls it
 PIP_NAMES = {
-    "dgl": "dgl",  # KGAT
+    "dgl": "dgl",
     "faiss": "faiss-cpu",  # NCL
     "hyperopt": "hyperopt",
     "lightgbm": "lightgbm",
     "plotly": "plotly",
     "sklearn": "scikit-learn",
     "torch_geometric": "torch-geometric",
-    "torch_scatter": "torch-scatter",  # KGIN, MCCLK
+    "torch_scatter": "torch-scatter",
     "wandb": "wandb",
     "xgboost": "xgboost",
 }

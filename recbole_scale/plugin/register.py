@@ -25,6 +25,7 @@ from recbole_scale.plugin.config import (
     begin,
     check_item_embedding,
 )
+from recbole_scale.plugin.demands import check_counts, check_labels
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.processes import one_of_several
 
@@ -96,7 +97,13 @@ def find_model(model_name: str) -> Any:
     anomaly = torch.is_anomaly_enabled()
     try:
         with missing_package_told(f"model '{model_name}'"):
-            return _ORIGINAL["get_model"](model_name)
+            found = _ORIGINAL["get_model"](model_name)
+        if model_name in ("KGAT", "KGIN", "MCCLK"):
+            from recbole_scale.plugin import graphs
+
+            graphs.provide_scatter()
+            found = graphs.KGAT if model_name == "KGAT" else found
+        return found
     finally:
         torch.autograd.set_detect_anomaly(anomaly)
 
@@ -160,13 +167,14 @@ def find_dataset(config: Any) -> Any:
 
     begin(config)
     check_item_embedding(config)
-    if config["model"] in WINDOW_MODELS:
-        return HistoryDataset(config)
-    if rows_on_demand(config):
-        return BaselineDataset(config)
     by_type = {ModelType.SEQUENTIAL: classes.SequentialDataset, ModelType.KNOWLEDGE: classes.KnowledgeBasedDataset}
-    own = getattr(classes, f"{config['model']}Dataset", None)
-    return (own or by_type.get(config["MODEL_TYPE"], classes.Dataset))(config)
+    own = getattr(classes, f"{config['model']}Dataset", None) or by_type.get(config["MODEL_TYPE"], classes.Dataset)
+    if config["model"] in WINDOW_MODELS or rows_on_demand(config):
+        own = HistoryDataset if config["model"] in WINDOW_MODELS else BaselineDataset
+    dataset = own(config)
+    check_labels(config, dataset)
+    check_counts(config, dataset)
+    return dataset
 
 
 def _samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 REPLACED: dict[str, str] = {
     # look-ups by name, which RecBole resolves inside its own package only
-    "get_model": "models outside the package; a missing one names the nearest; SINE's anomaly mode is undone",
+    "get_model": "models outside the package, the nearest to a missing one, no anomaly mode for SINE, KGAT without dgl",
     "get_trainer": "ScaledSASRec's trainer, and those of several processes",
     "create_dataset": "histories in place of padded rows; a pickle that lies in checkpoint_dir is not opened",
     "get_dataloader": "loaders over histories",

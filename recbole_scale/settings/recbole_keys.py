@@ -105,14 +105,14 @@ EVAL_ARGS = fields(
     "{split: {LS: valid_and_test}, order: TO, group_by: user, mode: full}",
     split=SPLIT,
     order=choice("RO", "TO"),
-    group_by=optional(choice("user", "none")),
+    group_by=optional(choice("user", "none", any_case=True)),
     mode=either(MODE, mapping(MODE, known=("valid", "test"))),
 )
-GPU = either(whole(0, 10_000), listing(whole(0, 10_000)), Kind("", "str", lambda value: _gpus(value)))
+GPU = either(whole(-1, 10_000), listing(whole(0, 10_000)), Kind("", "str", lambda value: _gpus(value)))
 
 
 def _gpus(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"(\d{1,5}(\s*,\s*\d{1,5})*)?", value):
+    if not isinstance(value, str) or not re.fullmatch(r"-1|(\d{1,5}(\s*,\s*\d{1,5})*)?", value):
         raise Refused
     return value
 
@@ -121,7 +121,9 @@ def _gpus(value: Any) -> str:
 class RecBoleSettings(Settings):
     """RecBole's ``overall.yaml``."""
 
-    gpu_id: str = key(Kind("numbers of GPUs, such as 0 or '0,1'", "str", GPU.read), "0", "The id of GPU device(s).")
+    gpu_id: str = key(
+        Kind("numbers of GPUs, such as 0 or '0,1', or -1 for none", "str", GPU.read), "0", "The id of GPU device(s)."
+    )
     worker: int = key(whole(0, 1024), 0, "The number of workers processing the data.")
     use_gpu: bool = key(FLAG, True, "Whether or not to use GPU.")
     seed: int = key(whole(0, 2**32 - 1), 2020, "Random seed.")
