@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.utils import ModelType
-from recbole_data import NAME, settings_of, write_made
+from recbole_data import NAME, OWN, settings_of, write_made
 
 from recbole_scale.cli import run_recbole_command
 from recbole_scale.plugin.register import find_model, model_names
@@ -118,7 +118,7 @@ def test_a_missing_package_is_one_sentence_with_pips_name(folder, monkeypatch, c
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     monkeypatch.delitem(sys.modules, f"recbole.model.exlib_recommender.{package}", raising=False)
     monkeypatch.delitem(sys.modules, "recbole.model.exlib_recommender", raising=False)
-    settings = settings_of(model) | {"log_wandb": package == "wandb"}
+    settings = {"epochs": 1, "log_wandb": package == "wandb", "show_progress": False, **OWN.get(model, {})}
     code, _, err = command(monkeypatch, capsys, model, **settings)
     assert code == 2 and err.splitlines()[-1].endswith(f"needs {package}; pip install {pip} installs it")
     assert "Traceback" not in err and not Path("results").exists()

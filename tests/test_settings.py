@@ -124,7 +124,7 @@ TAKEN = {
     "pad_heads": ("None", "True"),
     "share_trunk": ("True",),
     "warmup_steps": ("0", "None"),
-    "gpu_id": ("0", "[1, 2]"),
+    "gpu_id": ("-1", "0", "[1, 2]"),
     "layer_norm_eps": ("1e-3",),
     "seq_len": ("{a: 1}", "None"),  # a column that is not there has no length to cut
     "spike_factor": ("None", "2.5"),

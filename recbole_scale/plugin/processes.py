@@ -26,6 +26,8 @@ from recbole_scale.training import group
 IN_BATCH = ("FEARec", "MCCLK", "NCL", "SGL")
 # losses that are sums over rows, where others are means
 SUMS = ("CDAE", "ConvNCF", "ENMF")
+# weights of a penalty that those losses add once for all rows
+PENALTIES = {"CDAE": ("reg_weight_1", "reg_weight_2"), "ConvNCF": ("regs",)}
 
 
 def check_several(model: str, kind: Any) -> None:
@@ -35,7 +37,7 @@ def check_several(model: str, kind: Any) -> None:
         UserError: saying why.
     """
     reason = ""
-    if kind == ModelType.TRADITIONAL or model == "Random":
+    if kind == ModelType.TRADITIONAL or model == "NCEPLRec":
         reason = "it is counted, not trained by gradients"
     elif kind == ModelType.DECISIONTREE:
         reason = "it grows trees, it is not trained by gradients"
@@ -64,9 +66,18 @@ def share(batch: Any, times: int, rank: int, world: int) -> Any:
 
 def weight_of(mine: Any, batch: Any, config: Any, world: int) -> float:
     """What makes the mean over processes of the loss of ``mine`` the loss of the whole ``batch``."""
-    if config["model"] in SUMS or (config["model"] == "S3Rec" and config["train_stage"] == "pretrain"):
+    model = config["model"]
+    of_triples = model == "MKR" and config["HEAD_ENTITY_ID_FIELD"] in batch.columns
+    if model in SUMS or of_triples or (model == "S3Rec" and config["train_stage"] == "pretrain"):
         return float(world)
     return _terms(mine, config) * world / max(_terms(batch, config), 1)
+
+
+def share_penalties(network: Any, model: str, world: int) -> None:
+    """Divide what a sum over rows adds once among the processes, whose sums are added up."""
+    for name in PENALTIES.get(model, ()):
+        whole = getattr(network, name)
+        setattr(network, name, [part / world for part in whole] if isinstance(whole, list) else whole / world)
 
 
 def _terms(batch: Any, config: Any) -> int:
@@ -96,6 +107,7 @@ class Shared:
         drawn = group.gather((random.getstate(), np.random.get_state()))[0]  # all the same batches
         random.setstate(drawn[0])
         np.random.set_state(drawn[1])
+        share_penalties(model, trainer.config["model"], group.world_size())
         for value in [*model.parameters(), *model.buffers()]:
             dist.broadcast(value.data, 0)
         for name in ("calculate_loss", "calculate_kg_loss", "calculate_rs_loss"):
