@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_scale.challenges import windows
-from recbole_scale.challenges.cases import leave_one_out, training_counts
+from recbole_scale.challenges.cases import leave_one_out
 from recbole_scale.challenges.export import export
 from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness
 from recbole_scale.challenges.measuring import groups_of
@@ -36,7 +36,7 @@ def test_the_base_cases_are_the_test_rows_with_all_before_them():
 
 def test_training_counts_leave_out_valid_and_test_items():
     # train: 1 2 3 | 2 3 | 1 1 | 5 | 4 5 (RecBole gives a user of two rows no valid one)
-    assert training_counts(LOG, SPLIT, 6).tolist() == [0, 3, 2, 2, 1, 2, 0]
+    assert SPLIT.item_counts(LOG, 6, everybody=True).tolist() == [0, 3, 2, 2, 1, 2, 0]
 
 
 def test_padded_rows_are_the_last_items_with_zeros_on_the_right():
@@ -77,7 +77,7 @@ def test_a_more_popular_item_is_never_nearer_the_tail(counts, rule):
 
 
 def test_long_tail_groups_by_the_target_alone():
-    counts = training_counts(LOG, SPLIT, 6)
+    counts = SPLIT.item_counts(LOG, 6, everybody=True)
     (cases,) = long_tail.make_cases(base(), counts, "equal_items")
     assert plain(cases) == plain(base())
     # ranked 1 2 3 5 4 6: places 0, 1/6, 2/6, ...
@@ -367,7 +367,7 @@ def logs(draw: st.DrawFn):
 
 def all_sets(histories, split, domain_of):
     base = leave_one_out(histories, split)
-    counts = training_counts(histories, split, len(domain_of) - 1)
+    counts = split.item_counts(histories, len(domain_of) - 1, everybody=True)
     sets = [*long_tail.make_cases(base, counts), *cold_start.make_cases(base, (2, 4))]
     try:
         sets += multi_domain.make_cases(base, domain_of, ["a", "b", "c"])

@@ -23,7 +23,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.laws.budget import compute_optimal
 from recbole_scale.laws.loss import fit_joint_law
 from recbole_scale.model.layers import DecoderBlock
-from recbole_scale.model.sampled_softmax import SampledSoftmax, sampled_cross_entropy, training_counts
+from recbole_scale.model.sampled_softmax import SampledSoftmax, sampled_cross_entropy
 from recbole_scale.model.sizes import Shape, flops_per_interaction
 from recbole_scale.model.softmax import ChunkedCrossEntropy
 from recbole_scale.training.guard import FEWEST, Guard
@@ -84,12 +84,6 @@ def test_padding_by_hand():
     assert padding_share(windows, batch_windows(windows, 4, None)) == 0.0
     empty = Windows(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
     assert padding_share(empty, []) == 0.0
-
-
-def test_what_trains_is_counted_for_sampling_and_nothing_else():
-    histories = histories_of([1, 2, 3], [2, 2, 1])
-    counts = training_counts(histories.items, histories.offsets[:-1], np.array([2, 1]), n_items=4)
-    assert counts.tolist() == [1, 2, 0, 0]
 
 
 # Model ----------------------------------------------------------------------------------------------------------------

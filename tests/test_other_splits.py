@@ -14,7 +14,7 @@ from test_time_line import spread_rows
 
 import recbole_scale
 from recbole_scale.challenges import suite as challenges
-from recbole_scale.challenges.cases import leave_one_out, training_counts
+from recbole_scale.challenges.cases import leave_one_out
 from recbole_scale.challenges.command import main as score
 from recbole_scale.challenges.models import open_checkpoints
 from recbole_scale.compare.command import main as compare
@@ -96,7 +96,7 @@ def test_cases_of_ready_made_rows_are_the_rows(both):
     cases = leave_one_out(data.histories, data.split)
     found = [(names[cases.history(n)].tolist(), names[cases.target[n, 0]]) for n in range(len(cases))]
     assert found == [(items, target) for _, items, target in rows_made()["test"]]
-    counts = training_counts(data.histories, data.split, data.item_num - 1)
+    counts = data.split.item_counts(data.histories, data.item_num - 1, everybody=True)
     made = [target for *_, target in rows_made()["train"]]
     assert {names[i]: int(n) for i, n in enumerate(counts) if n} == {item: made.count(item) for item in made}
     with pytest.raises(UserError, match="trajectory holds the end of whole histories out before the training"):

@@ -10,12 +10,12 @@ from recbole.data.interaction import Interaction
 from test_model import make_model
 from torch.nn import functional as F
 
+from recbole_scale.data.histories import Histories, Split
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.model.sampled_softmax import (
     SampledSoftmax,
     proposal,
     sampled_cross_entropy,
-    training_counts,
 )
 
 V, M, D = 200, 40, 12
@@ -126,8 +126,10 @@ def test_proposal_is_by_count_to_the_power_and_draws_every_item():
 
 def test_counts_are_those_of_the_training_part_only():
     items = np.array([1, 2, 3, 2, 2, 4, 1, 1])  # three users of 4, 2 and 2; the last one does not train
-    counts = training_counts(items, np.array([0, 4, 6]), np.array([2, 1, 0]), 5)
-    assert counts.tolist() == [1, 2, 0, 0, 0]
+    histories = Histories(items, np.array([1, 2, 3]), np.array([0, 4, 6, 8]))
+    split = Split(np.array([2, 1, 1]), np.array([3, 1, 1]), np.array([True, True, False]))
+    assert split.item_counts(histories, 5).tolist() == [0, 1, 2, 0, 0, 0]
+    assert split.item_counts(histories, 5, everybody=True).tolist() == [0, 2, 2, 0, 0, 0]
 
 
 def test_the_model_trains_with_it_and_is_evaluated_exactly():

@@ -118,8 +118,3 @@ def leave_one_out(histories: Histories, split: Split, phase: str = "test") -> Ca
         offsets=ends_of(positions - start),
         target=histories.items[positions].astype(np.int64)[:, None],
     )
-
-
-def training_counts(histories: Histories, split: Split, n_items: int) -> np.ndarray:
-    """How often each item id 0..V occurs in the training part, int64 [V + 1]."""
-    return np.bincount(histories.items[split.counted(histories)], minlength=n_items + 1)

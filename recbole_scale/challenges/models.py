@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils.argument_list import dataset_arguments
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from recbole_scale.challenges.kinds.trajectory import Reencoder, Stepper
 from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.model.incremental import CachedSteps
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.model.sizes import parameter_groups
@@ -41,7 +43,7 @@ class Checkpoint:
     """A trained model that is not built yet: its settings and its view of the data."""
 
     path: str
-    config: Any
+    config: RunConfig
     dataset: HistoryDataset
     fingerprint: str
     run_id: str
@@ -55,7 +57,7 @@ class Checkpoint:
 class RecBoleRanker:
     """A RecBole sequential model as a :class:`~recbole_scale.challenges.scoring.Ranker`."""
 
-    def __init__(self, model: Any, config: Any, n_items: int) -> None:
+    def __init__(self, model: SequentialRecommender, config: RunConfig, n_items: int) -> None:
         self.model = model.eval()
         self.device = config["device"]
         self.n_items = n_items
@@ -103,13 +105,13 @@ def open_checkpoints(paths: list[str], data_path: str | None = None) -> list[Che
     return found
 
 
-def _run_id(path: str, config: Any) -> str:
+def _run_id(path: str, config: RunConfig) -> str:
     """The id of a checkpoint's run: in its name, or the hash of its settings, as the run's row has it."""
     named = re.search(r"-([0-9a-f]{10})\.best\.pth$", path)
     return named[1] if named else run_id(config)
 
 
-def _dataset(config: Any, loaded: dict[str, HistoryDataset]) -> HistoryDataset:
+def _dataset(config: RunConfig, loaded: dict[str, HistoryDataset]) -> HistoryDataset:
     """The training view of a data set, read once for all checkpoints that read it alike."""
     keys = (*dataset_arguments, "data_path", "dataset", "eval_args", "data_fraction")
     key = json.dumps({name: config[name] for name in keys}, sort_keys=True, default=str)
@@ -147,7 +149,7 @@ def build_ranker(checkpoint: Checkpoint) -> tuple[RecBoleRanker, dict[str, Any]]
     return RecBoleRanker(model, config, dataset.item_num - 1), describe(checkpoint, model)
 
 
-def describe(checkpoint: Checkpoint, model: Any) -> dict[str, Any]:
+def describe(checkpoint: Checkpoint, model: SequentialRecommender) -> dict[str, Any]:
     """Columns of a row that name the model and its data."""
     config = checkpoint.config
     ours = isinstance(model, ScaledSASRec)

@@ -12,12 +12,13 @@ import numpy as np
 
 from recbole_scale.bars import bar
 from recbole_scale.challenges import windows
-from recbole_scale.challenges.cases import Cases, leave_one_out, training_counts
+from recbole_scale.challenges.cases import Cases, leave_one_out
 from recbole_scale.challenges.estimates import RESAMPLES
 from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness, trajectory
 from recbole_scale.challenges.measuring import measure, measure_trajectory
 from recbole_scale.challenges.models import Checkpoint, build_ranker
 from recbole_scale.challenges.table import Measured
+from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.errors import UserError, check_choice
 
 CHALLENGES = ("long_tail", "cold_start", "multi_domain", "robustness", "trajectory")
@@ -67,7 +68,7 @@ def make_suite(checkpoint: Checkpoint, options: Options, history_length: int) ->
     base = leave_one_out(dataset.histories, dataset.split)
     if not len(base):
         raise UserError(f"'{checkpoint.config['dataset']}' has no test items: every user has fewer than 3 interactions")
-    counts = training_counts(dataset.histories, dataset.split, dataset.item_num - 1)
+    counts = dataset.split.item_counts(dataset.histories, dataset.item_num - 1, everybody=True)
     makers: dict[str, Callable[[], Iterable[Cases]]] = {
         "long_tail": lambda: long_tail.make_cases(base, counts, options.group_rule),
         "cold_start": lambda: cold_start.make_cases(base, options.lengths),
@@ -125,7 +126,7 @@ def _domains(checkpoint: Checkpoint, domain_field: str) -> tuple[np.ndarray, lis
     return multi_domain.read_domains(path, tokens, domain_field, dataset.iid_field, config["field_separator"])
 
 
-def _is_ready_made(dataset: Any) -> bool:
+def _is_ready_made(dataset: HistoryDataset) -> bool:
     return dataset.benchmark_filename_list is not None
 
 

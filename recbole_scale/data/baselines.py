@@ -17,6 +17,7 @@ from recbole.utils import ModelType
 
 from recbole_scale.data.dataset import RECBOLE_ONLY, HistoryDataset
 from recbole_scale.data.loaders import HistoryEvalDataLoader, WindowDataLoader
+from recbole_scale.interfaces import RunConfig
 
 # models that read a row's user, target, items before it and their number, and nothing else of the data set
 ID_ONLY = (
@@ -33,7 +34,7 @@ _TABLE_ONLY = (
 )  # fmt: skip
 
 
-def rows_on_demand(config: Any) -> bool:
+def rows_on_demand(config: RunConfig) -> bool:
     """Whether a run of one of RecBole's sequential models can read rows made on demand; else it takes RecBole's table.
 
     It cannot where the model or the settings ask for more than ids: features, ready-made splits, saved data sets,
@@ -51,7 +52,7 @@ def rows_on_demand(config: Any) -> bool:
     return _known_split(config["eval_args"])
 
 
-def _distribution(config: Any, phase: str) -> str:
+def _distribution(config: RunConfig, phase: str) -> str:
     return str((config[f"{phase}_neg_sample_args"] or {}).get("distribution", "none"))
 
 
@@ -61,7 +62,7 @@ def _known_split(eval_args: dict[str, Any]) -> bool:
     return eval_args["order"] == "TO" and (rule in ("LS", "TS") or shares)
 
 
-def loader_class(config: Any, phase: str, windows: bool) -> type | None:
+def loader_class(config: RunConfig, phase: str, windows: bool) -> type | None:
     """Our loader for a phase ("train", "valid", "test"), or None for RecBole's; ``windows``: train on windows."""
     if not windows and not rows_on_demand(config):
         return None
@@ -107,7 +108,7 @@ class RowDataLoader(TrainDataLoader):
     RecBole keeps a Python list of all row numbers, and torch's sampler makes another one each epoch.
     """
 
-    def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False) -> None:
+    def __init__(self, config: RunConfig, dataset: BaselineDataset, sampler: Any, shuffle: bool = False) -> None:
         self._set_neg_sample_args(
             config, dataset, config["MODEL_INPUT_TYPE"], config["train_neg_sample_args"]
         )  # as RecBole's constructors, but for the list

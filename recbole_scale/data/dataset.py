@@ -23,6 +23,7 @@ from recbole_scale.data.rows import HistoryRows
 from recbole_scale.data.texts import Numbers, as_objects
 from recbole_scale.data.time_units import check_units
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.interfaces import DataSet
 
 # settings of RecBole's that our own reading leaves to RecBole's
 RECBOLE_ONLY = (
@@ -247,13 +248,13 @@ class HistoryDataset(SequentialDataset):
         return len(self) / max(len(self.item_counter), 1)
 
 
-def read_kinds(dataset: Any, path: str | os.PathLike[str]) -> dict[str, str]:
+def read_kinds(dataset: DataSet, path: str | os.PathLike[str]) -> dict[str, str]:
     """Fields of an interaction file with the types that a RecBole dataset reads them as (see :func:`with_kinds`)."""
     fields = read_header(path, dataset.config["field_separator"])
     return with_kinds(path, fields, (dataset.uid_field, dataset.iid_field), dataset.time_field)
 
 
-def load_interactions(dataset: Any, path: str, source: Any, columns: list[str]) -> pd.DataFrame:
+def load_interactions(dataset: DataSet, path: str, source: Any, columns: list[str]) -> pd.DataFrame:
     """Read an atomic file for a RecBole dataset and note the fields' types there, as RecBole's own reader does.
 
     Lines with an empty user or item, or a time that is not a finite number, are errors with line and column.
@@ -268,7 +269,7 @@ def load_interactions(dataset: Any, path: str, source: Any, columns: list[str]) 
     return frame
 
 
-def note_fields(dataset: Any, kinds: dict[str, str], source: Any) -> None:
+def note_fields(dataset: DataSet, kinds: dict[str, str], source: Any) -> None:
     """Tell a RecBole dataset the type and source of the fields that were read."""
     for name, text in kinds.items():
         kind = FeatureType(text)

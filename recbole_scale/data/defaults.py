@@ -7,6 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from recbole_scale.data.histories import Histories
+from recbole_scale.interfaces import RunConfig
+
 DENSE, SPARSE = 79.0, 12.0  # interactions over sqrt(users x items): of ml-100k, and of Amazon Beauty
 DENSE_DROPOUT, SPARSE_DROPOUT = 0.1, 0.4
 SPARSE_EPOCHS = 1.5  # times the size's
@@ -63,7 +66,7 @@ def by_data(settings: Any, given: Any, interactions: int, n_users: int, n_items:
     return {key: value for key, value in found.items() if value != settings[key]}
 
 
-def decide_by_data(config: Any, histories: Any) -> None:
+def decide_by_data(config: RunConfig, histories: Histories) -> None:
     """Set the defaults of :func:`by_data` in a run's Config, once; its id stays that of the settings before."""
     final = config.final_config_dict
     if "dropout_bottom" not in final or "by_data" in final:

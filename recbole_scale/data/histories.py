@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from recbole_scale.data.time_units import as_time
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import KnownIds
 
 ROWS_AT_ONCE = 1 << 22  # that are sorted by time
 TEXTS_AT_ONCE = 1 << 16  # that are hashed
@@ -183,6 +184,13 @@ class Split:
         """Positions of the training part, by which items are popular; users outside ``trains`` included, int64 [n]."""
         return ragged_ranges(histories.offsets[:-1], self.train_end)
 
+    def item_counts(self, histories: Histories, n_items: int, everybody: bool = False) -> np.ndarray:
+        """Times each item occurs in the training part, of the users who train or of ``everybody``, int64 [V + 1]."""
+        seen = self.counted(histories)
+        if self.trains is not None and not everybody:
+            seen = seen[self.trains[histories.owner(seen)]]
+        return np.bincount(histories.items[seen], minlength=n_items + 1)
+
 
 def share_of_user(tokens: np.ndarray) -> np.ndarray:
     """A number in [0, 1) for each user's token, float64 [U]: a hash, the same in every run, split and process.
@@ -318,7 +326,13 @@ def _ratio_counts(rows: np.ndarray, ratios: list[float]) -> tuple[np.ndarray, np
     return counts[inverse, 0], counts[inverse, 1]
 
 
-def data_fingerprint(dataset: Any) -> str:
+class HistoryData(KnownIds, Protocol):
+    """A data set that is kept as histories."""
+
+    histories: Histories
+
+
+def data_fingerprint(dataset: HistoryData) -> str:
     """Sixteen hex digits that name the data a run sees: users, items and every history's order.
 
     ``dataset`` has ``histories`` and RecBole's ``field2id_token``. Of ready-made rows it is also each row's part.

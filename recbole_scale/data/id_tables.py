@@ -9,6 +9,7 @@ import torch
 
 from recbole_scale.data.atomic import PADDING
 from recbole_scale.data.texts import joined, separated
+from recbole_scale.interfaces import KnownIds, RunConfig
 
 
 def packed(tokens: np.ndarray) -> dict[str, torch.Tensor]:
@@ -22,7 +23,7 @@ def unpacked(state: dict[str, torch.Tensor]) -> np.ndarray:
     return separated(state["text"].numpy(), state["ends"].numpy())
 
 
-def id_tables(dataset: Any, users: bool) -> dict[str, Any]:
+def id_tables(dataset: KnownIds, users: bool) -> dict[str, Any]:
     """What a checkpoint keeps of a data set: the names of items, and of users where the model has tables of them."""
     names = dataset.field2id_token
     kept = {"user_num": int(dataset.user_num), "items": packed(names[dataset.iid_field])}
@@ -32,7 +33,7 @@ def id_tables(dataset: Any, users: bool) -> dict[str, Any]:
 class IdTables:
     """Stands for the data set of a checkpoint: names and numbers of ids, and RecBole's names of the columns."""
 
-    def __init__(self, config: Any, state: dict[str, Any]) -> None:
+    def __init__(self, config: RunConfig, state: dict[str, Any]) -> None:
         self.config = config
         self.uid_field, self.iid_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
         self.time_field = config["TIME_FIELD"]

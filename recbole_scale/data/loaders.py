@@ -25,6 +25,7 @@ from recbole_scale.data.windows import (
     padding_share,
 )
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import RunConfig
 
 
 class WindowDataLoader:
@@ -34,7 +35,7 @@ class WindowDataLoader:
     ``train_batch_size`` counts positions, RecBole's rows: one prediction each.
     """
 
-    def __init__(self, config: Any, dataset: HistoryDataset, sampler: Any = None, shuffle: bool = True) -> None:
+    def __init__(self, config: RunConfig, dataset: HistoryDataset, sampler: Any = None, shuffle: bool = True) -> None:
         self.config = config
         self.shuffle = shuffle
         self._dataset = self.dataset = dataset

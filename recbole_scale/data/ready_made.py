@@ -7,13 +7,13 @@ those of a whole log. Rows of RecBole's own models stay RecBole's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from recbole_scale.data.histories import Histories, Positions, Split
 from recbole_scale.data.windows import Windows
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import DataSet
 
 PHASES = ("train", "valid", "test")
 
@@ -44,7 +44,7 @@ class RowSplit(Split):
         return Windows(start, last - start, last - start - 1)
 
 
-def rows_of(dataset: Any) -> tuple[Histories, RowSplit]:
+def rows_of(dataset: DataSet) -> tuple[Histories, RowSplit]:
     """Histories and split of the rows that RecBole has read for ``dataset``.
 
     Raises:

@@ -10,12 +10,13 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_scale.data.histories import Histories, Split, ragged_ranges
+from recbole_scale.interfaces import RunConfig
 
 
 class SplitDataset(Protocol):
     """What rows need of a data set: histories, their split, and RecBole's names of the columns."""
 
-    config: Any
+    config: RunConfig
     histories: Histories
     split: Split
     max_item_list_len: int

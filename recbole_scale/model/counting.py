@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from scipy import sparse
 from torch import Tensor, nn
+
+from recbole_scale.interfaces import Batch, ByKey, DataSet
 
 ROWS_AT_ONCE = 65_536
 BACK_OFF = 1.0  # pseudo-counts of popularity in each item's successors
@@ -20,7 +20,7 @@ class Counting(SequentialRecommender):
 
     input_type = InputType.POINTWISE
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: ByKey, dataset: DataSet) -> None:
         super().__init__(config, dataset)
         self.nothing = nn.Parameter(torch.zeros(1))
         counts = np.ones(self.n_items)
@@ -35,17 +35,17 @@ class Counting(SequentialRecommender):
         self.popularity = torch.from_numpy(counts / counts.sum()).float().to(config["device"])  # [V + 1]
         self.pairs = pairs
 
-    def last_items(self, interaction: Any) -> Tensor:
+    def last_items(self, interaction: Batch) -> Tensor:
         """Newest item of each history, [B]."""
         place = (interaction[self.ITEM_SEQ_LEN] - 1).clamp_min(0)[:, None]
         last: Tensor = interaction[self.ITEM_SEQ].gather(1, place)[:, 0]
         return last
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
+    def calculate_loss(self, interaction: Batch) -> Tensor:
         """A number that nothing is learnt from."""
         return self.nothing.sum()
 
-    def predict(self, interaction: Any) -> Tensor:
+    def predict(self, interaction: Batch) -> Tensor:
         """Score of each row's item, [B]."""
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
 
@@ -53,7 +53,7 @@ class Counting(SequentialRecommender):
 class RepeatLast(Counting):
     """The history again, newest first, then the most popular items; scores are no probabilities."""
 
-    def full_sort_predict(self, interaction: Any) -> Tensor:
+    def full_sort_predict(self, interaction: Batch) -> Tensor:
         """Scores of all items, [B, V + 1]: 1, 2, 3, ... for items of the history by how late they came, else 0..1."""
         items = interaction[self.ITEM_SEQ]  # [B, T]
         scores = self.popularity.expand(len(items), -1).clone()
@@ -64,7 +64,7 @@ class RepeatLast(Counting):
 class Markov(Counting):
     """Probability of each item after the last one: counted, smoothed by one pseudo-count of popularity."""
 
-    def full_sort_predict(self, interaction: Any) -> Tensor:
+    def full_sort_predict(self, interaction: Batch) -> Tensor:
         """Probabilities of all items, [B, V + 1]."""
         rows = self.pairs[self.last_items(interaction).cpu().numpy()]
         seen = torch.from_numpy(rows.toarray()).float().to(self.popularity.device)

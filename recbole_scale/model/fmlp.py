@@ -8,14 +8,13 @@ the default here is the full softmax, as for RecBole's SASRec, so that losses ca
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.loss import BPRLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_scale.interfaces import Batch, ByKey, KnownIds
 from recbole_scale.model.layers import FeedForward
 from recbole_scale.settings import FMLPRecSettings
 
@@ -68,7 +67,7 @@ class FMLPRec(SequentialRecommender):
     holds its position's embedding alone and is filtered like any other.
     """
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: ByKey, dataset: KnownIds) -> None:
         super().__init__(config, dataset)
         settings = FMLPRecSettings.read(config)
         d_model, eps = settings.hidden_size, settings.layer_norm_eps
@@ -99,7 +98,7 @@ class FMLPRec(SequentialRecommender):
             x = block(x)
         return self.blocks[-1](x, last_only=True)
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
+    def calculate_loss(self, interaction: Batch) -> Tensor:
         """Mean cross-entropy in nats over the rows' targets, or the pairwise loss with one sampled negative each."""
         hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         target = interaction[self.POS_ITEM_ID]
@@ -109,12 +108,12 @@ class FMLPRec(SequentialRecommender):
         loss: Tensor = BPRLoss()((hidden * self.item_embedding(target)).sum(-1), (hidden * negative).sum(-1))
         return loss
 
-    def predict(self, interaction: Any) -> Tensor:
+    def predict(self, interaction: Batch) -> Tensor:
         """Score of one given item per row, [B]."""
         hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return (hidden * self.item_embedding(interaction[self.ITEM_ID])).sum(-1)
 
-    def full_sort_predict(self, interaction: Any) -> Tensor:
+    def full_sort_predict(self, interaction: Batch) -> Tensor:
         """Score (logit) of every item, [B, V + 1]; column 0 is padding."""
         hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return hidden @ self.item_embedding.weight.T

@@ -7,26 +7,29 @@ would give every item another position.
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_scale.model.layers import CausalSelfAttention, DecoderBlock
+from recbole_scale.model.scaled_sasrec import ScaledSASRec
+
 
 class CachedSteps:
     """Histories [B, T'] padded on the right, encoded once; each item fed adds one position."""
 
-    def __init__(self, model: Any, items: Tensor, length: Tensor, steps: int) -> None:
+    def __init__(self, model: ScaledSASRec, items: Tensor, length: Tensor, steps: int) -> None:
         """Encode histories, with room for ``steps - 1`` items more: T' + steps - 1 is at most the model's length."""
         self.model, self.length = model, length
+        self.blocks = [block for block in model.blocks if isinstance(block, DecoderBlock)]
         batch = len(items)
         self.rows = torch.arange(batch, device=items.device)
         self.cache: list[tuple[Tensor, Tensor]] = []  # keys and values of each block, [B, H, T, D/H]
         with model.autocast():
             x = model.embed(items)  # [B, T', D]
-            for block in model.blocks:
+            for block in self.blocks:
                 k, v = _keys_values(block.attn, block.ln_attn(x))
                 self.cache.append((F.pad(k, (0, 0, 0, steps - 1)), F.pad(v, (0, 0, 0, steps - 1))))
                 x = block(x)
@@ -46,7 +49,7 @@ class CachedSteps:
         seen = torch.arange(self.cache[0][0].shape[2], device=place.device) <= place[:, None]  # [B, T]
         with self.model.autocast():
             x = self.model.item_embedding(items) + self.model.position_embedding.weight[place]  # [B, D]
-            for block, (keys, values) in zip(self.model.blocks, self.cache, strict=True):
+            for block, (keys, values) in zip(self.blocks, self.cache, strict=True):
                 normed = block.ln_attn(x)[:, None]  # [B, 1, D]
                 k, v = _keys_values(block.attn, normed)
                 keys[self.rows, :, place], values[self.rows, :, place] = k[:, :, 0], v[:, :, 0]
@@ -61,7 +64,7 @@ class CachedSteps:
         return other
 
 
-def _keys_values(attn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def _keys_values(attn: CausalSelfAttention, x: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values of normed inputs [B, T, D], each [B, H, T, D/H]."""
     batch, length, width = x.shape
     both = F.linear(x, attn.qkv.weight[width:], attn.qkv.bias[width:])
@@ -69,7 +72,7 @@ def _keys_values(attn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return k, v
 
 
-def _attend(attn: Any, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+def _attend(attn: CausalSelfAttention, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
     """Attention output of one query a row, [B, D]."""
     batch, _, width = x.shape
     q = F.linear(x, attn.qkv.weight[:width], attn.qkv.bias[:width]).view(batch, 1, attn.n_heads, -1).transpose(1, 2)

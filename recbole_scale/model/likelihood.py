@@ -10,8 +10,6 @@ The kind depends on how the model was trained and on what it returns:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -51,7 +49,7 @@ def held_out_nll(scores: Tensor, row: Tensor, item: Tensor, probabilities: bool 
     return torch.logsumexp(scores[:, 1:].float(), dim=1)[row] - own
 
 
-def nll_kind(model: Any, probabilities: bool) -> str:
+def nll_kind(model: object, probabilities: bool) -> str:
     """Which of :data:`NLL_KINDS` a model's NLL is; ``probabilities``: what its scores are."""
     if probabilities:
         return "probabilities"

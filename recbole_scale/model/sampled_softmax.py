@@ -35,25 +35,6 @@ def proposal(counts: np.ndarray, power: float) -> np.ndarray:
     return weight / weight.sum()
 
 
-def training_counts(items: np.ndarray, offsets: np.ndarray, train_end: np.ndarray, n_items: int) -> np.ndarray:
-    """Times each real item occurs in the training part of the histories.
-
-    Args:
-        items: item ids 1..V of all users, one user after the other, [R].
-        offsets: first position of each user, [U].
-        train_end: interactions of each user that train, [U].
-        n_items: V.
-
-    Returns:
-        int64 [V].
-    """
-    edges = np.zeros(len(items) + 1, dtype=np.int64)
-    np.add.at(edges, offsets, 1)
-    np.add.at(edges, offsets + train_end, -1)
-    trains = np.cumsum(edges[:-1]) > 0
-    return np.bincount(items[trains], minlength=n_items + 1)[1:]
-
-
 class SampledSoftmax(nn.Module):
     """Draws the shared items and gives the sampled loss. Costs O(k) a target, whatever V is.
 

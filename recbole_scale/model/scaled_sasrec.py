@@ -15,11 +15,13 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from recbole_scale.data.rows import SplitDataset
 from recbole_scale.data.windows import TARGET_LIST, TARGET_PLACES
+from recbole_scale.interfaces import Batch, ByKey
 from recbole_scale.model.layers import DecoderBlock, dropout, init_weights, layer_rates
 from recbole_scale.model.memory import softmax_chunk
 from recbole_scale.model.precision import prepare_gpu, resolve_precision
-from recbole_scale.model.sampled_softmax import SampledSoftmax, proposal, training_counts
+from recbole_scale.model.sampled_softmax import SampledSoftmax, proposal
 from recbole_scale.model.sizes import Shape
 from recbole_scale.model.softmax import item_cross_entropy, softmax_kernel
 from recbole_scale.model.width import scale_initial, width_ratio
@@ -35,7 +37,7 @@ class ScaledSASRec(SequentialRecommender):
 
     input_type = InputType.POINTWISE
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: ByKey, dataset: SplitDataset) -> None:
         super().__init__(config, dataset)
         settings = ScaledSASRecSettings.read(config)
         self.shape = shape = Shape.from_config(config, self.n_items - 1)
@@ -116,7 +118,7 @@ class ScaledSASRec(SequentialRecommender):
                 x = block(x)
             return self.final_norm(self.blocks[-1](x, last)).squeeze(1)
 
-    def calculate_loss(self, interaction: Any) -> Tensor:
+    def calculate_loss(self, interaction: Batch) -> Tensor:
         """Mean cross-entropy in nats over the batch's targets, exact or (``loss_type: SCE``) sampled.
 
         A batch of windows holds ``target_list`` [B, T] (0: no loss there), and perhaps ``target_places`` [M], where it
@@ -153,12 +155,12 @@ class ScaledSASRec(SequentialRecommender):
         hidden = self.forward(item_seq)
         return hidden[torch.arange(len(hidden), device=hidden.device), item_seq_len - 1]  # [B, D]
 
-    def predict(self, interaction: Any) -> Tensor:
+    def predict(self, interaction: Batch) -> Tensor:
         """Score of one given item per row, [B]."""
         hidden = self.encode_last(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return (hidden.float() * self.item_embedding(interaction[self.ITEM_ID]).float()).sum(-1)
 
-    def full_sort_predict(self, interaction: Any) -> Tensor:
+    def full_sort_predict(self, interaction: Batch) -> Tensor:
         """Score (logit) of every item, [B, V + 1], float32; column 0 is padding."""
         hidden = self.encode_last(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         with self.autocast(enabled=False):
@@ -184,11 +186,10 @@ def attention_rates(settings: ScaledSASRecSettings) -> list[float]:
     return rates if settings.attn_dropout_prob is None else [settings.attn_dropout_prob] * len(rates)
 
 
-def sampled_softmax(settings: ScaledSASRecSettings, dataset: Any, n_items: int) -> SampledSoftmax:
+def sampled_softmax(settings: ScaledSASRecSettings, dataset: SplitDataset, n_items: int) -> SampledSoftmax:
     """The sampled loss of ``settings``, with a proposal from the training part of ``dataset``."""
     if settings.sce_power:
-        histories, train_end = dataset.histories, dataset.split.train_counts
-        counts = training_counts(histories.items, histories.offsets[:-1], train_end, n_items)
+        counts = dataset.split.item_counts(dataset.histories, n_items)[1:]
     else:
         counts = np.zeros(n_items, dtype=np.int64)  # uniform, whatever they are
     return SampledSoftmax(proposal(counts, settings.sce_power), settings.sce_samples)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from recbole_scale.errors import UserError, check_choice
+from recbole_scale.interfaces import ByKey
 from recbole_scale.settings import BY_DATA, properties_folder
 from recbole_scale.text import parse_count
 
@@ -80,7 +81,7 @@ class Shape:
     max_length: int
 
     @classmethod
-    def from_config(cls, config: Any, n_items: int) -> Shape:
+    def from_config(cls, config: ByKey, n_items: int) -> Shape:
         """Read a shape from anything with ``[]`` access to RecBole's key names; ``n_items`` counts real items."""
         n_layers, d_model, n_heads, inner_size = (config[key] for key in SHAPE_KEYS)
         return cls(n_layers, d_model, n_heads, inner_size, n_items, config["MAX_ITEM_LIST_LENGTH"])

@@ -18,31 +18,31 @@ up to medium. The rule is Adam's and AdamW's; after a switch, SGD has one rate f
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from recbole_scale.interfaces import ByKey
 
-def width_ratio(config: Any) -> float:
+
+def width_ratio(config: ByKey) -> float:
     """Width over base width where ``lr_rule`` is width, else 1, which changes nothing."""
     return config["hidden_size"] / config["lr_base_width"] if config["lr_rule"] == "width" else 1.0
 
 
 @torch.no_grad()
-def scale_initial(model: Any, ratio: float) -> None:
+def scale_initial(model: nn.Module, ratio: float) -> None:
     """Scale the initial values of a model with ``blocks`` and ``final_norm``, as drawn for ``ratio`` 1."""
     for matrix in block_matrices(model):
         matrix.mul_(ratio**-0.5)
-    model.final_norm.weight.div_(ratio)
+    model.get_parameter("final_norm.weight").div_(ratio)
 
 
-def rate_scales(model: Any, ratio: float) -> dict[int, float]:
+def rate_scales(model: nn.Module, ratio: float) -> dict[int, float]:
     """Learning rate over the run's, by ``id`` of the parameter; 1 where there is none."""
-    narrow = [*block_matrices(model), *model.final_norm.parameters()] if ratio != 1 else []
+    narrow = [*block_matrices(model), *model.get_submodule("final_norm").parameters()] if ratio != 1 else []
     return {id(parameter): 1 / ratio for parameter in narrow}
 
 
-def block_matrices(model: Any) -> list[Tensor]:
+def block_matrices(model: nn.Module) -> list[Tensor]:
     """Weight matrices of the linear layers in the blocks."""
-    return [module.weight for module in model.blocks.modules() if isinstance(module, nn.Linear)]
+    return [module.weight for module in model.get_submodule("blocks").modules() if isinstance(module, nn.Linear)]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from recbole.data.transform import construct_transform
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import ModelType
 
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import KnownIds, RunConfig
 from recbole_scale.plugin.config import begin, checkpoint_config, recboles_refusal
 from recbole_scale.plugin.register import find_model
 from recbole_scale.training.checkpoint import load_checkpoint
@@ -45,7 +47,7 @@ def open_sequential(path: str, data_path: str | None = None) -> tuple[dict[str, 
     return state, config
 
 
-def trained_model(config: Any, dataset: Any, state: dict[str, Any], path: str) -> Any:
+def trained_model(config: RunConfig, dataset: KnownIds, state: dict[str, Any], path: str) -> Any:
     """The model of a checkpoint with its weights, in evaluation mode, on ``dataset`` as it is now.
 
     Raises:
@@ -56,7 +58,7 @@ def trained_model(config: Any, dataset: Any, state: dict[str, Any], path: str) -
     )
 
 
-def with_weights(network: Any, config: Any, state: dict[str, Any], path: str) -> Any:
+def with_weights(network: AbstractRecommender, config: RunConfig, state: dict[str, Any], path: str) -> Any:
     """A model with the weights of a checkpoint, in evaluation mode.
 
     Raises:
@@ -71,6 +73,6 @@ def with_weights(network: Any, config: Any, state: dict[str, Any], path: str) ->
     return network.eval()
 
 
-def other_data(config: Any, path: str) -> str:
+def other_data(config: RunConfig, path: str) -> str:
     """The beginning of a sentence about data that has changed since training."""
     return f"data set '{config['dataset']}' in {config['data_path']} is not the one that {path} was trained on"

@@ -20,6 +20,7 @@ from recbole.config import Config
 from recbole.utils import ModelType
 
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.model.precision import check_compiler
 from recbole_scale.model.sizes import edited_defaults, load_size, size_of_file
 from recbole_scale.plugin.measures import add_default_metrics, check_metrics, fit_metrics
@@ -77,7 +78,7 @@ class ScaleConfig(Config):
 
     def __init__(
         self,
-        model: Any = None,
+        model: str | type | None = None,
         dataset: str | None = None,
         config_file_list: list[str] | None = None,
         config_dict: dict[str, Any] | None = None,
@@ -118,7 +119,7 @@ class ScaleConfig(Config):
     def _load_cmd_line(self) -> dict[str, Any]:
         return dict(super()._load_cmd_line()) if self._reads_command_line else {}
 
-    def _get_model_and_dataset(self, model: Any, dataset: str | None) -> tuple[str, Any, str]:
+    def _get_model_and_dataset(self, model: str | type | None, dataset: str | None) -> tuple[str, Any, str]:
         given = self.external_config_dict
         check_dataset_name(dataset if dataset is not None else given.get("dataset", "unnamed"))  # it becomes a path
         if model is None and "model" in given and not isinstance(given["model"], str):
@@ -205,7 +206,7 @@ def _say_once(warning: str) -> None:
     getLogger().warning(warning)
 
 
-def begin(config: Any) -> None:
+def begin(config: RunConfig) -> None:
     """What a run needs of its process: the GPUs it may see, autograd's anomaly mode, the group of processes.
 
     Called where a run begins to read its data; again, it changes nothing.
@@ -229,7 +230,7 @@ def checkpoint_config(settings: dict[str, Any], **changed: Any) -> Any:
     return ScaleConfig(given.pop("model"), given.pop("dataset"), config_dict=given, command_line=False)
 
 
-def check_item_embedding(config: Any) -> None:
+def check_item_embedding(config: RunConfig) -> None:
     """LDiffRec's ``item_emb.npy``, which RecBole opens so that a pickle in it runs: numbers only.
 
     Raises:

@@ -9,17 +9,18 @@ from typing import Any
 from recbole.utils import ModelType
 
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.plugin.config import WINDOW_MODELS
 
 LABELLED_TYPES = (ModelType.CONTEXT, ModelType.DECISIONTREE)
 
 
-def draws_negatives(config: Any) -> bool:
+def draws_negatives(config: RunConfig) -> bool:
     """Whether training rows come with items that their users have not taken."""
     return (config["train_neg_sample_args"] or {}).get("distribution", "none") != "none"
 
 
-def check_labels(config: Any, dataset: Any) -> None:
+def check_labels(config: RunConfig, dataset: Any) -> None:
     """Labels, for models that learn them and for metrics of them.
 
     Raises:
@@ -37,7 +38,7 @@ def check_labels(config: Any, dataset: Any) -> None:
         )
 
 
-def check_counts(config: Any, dataset: Any) -> None:
+def check_counts(config: RunConfig, dataset: Any) -> None:
     """As many users and items as a model of RecBole's groups or looks through, padding included.
 
     Raises:
@@ -51,7 +52,7 @@ def check_counts(config: Any, dataset: Any) -> None:
 
 
 @contextmanager
-def missing_draws_told(config: Any, loader: Any) -> Iterator[None]:
+def missing_draws_told(config: RunConfig, loader: Any) -> Iterator[None]:
     """Turn the errors of a training without the columns that negatives or labels make into a sentence.
 
     Raises:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.base_metric import AbstractMetric
 from recbole.evaluator.collector import DataStruct
@@ -14,6 +15,7 @@ from recbole.utils import EvaluatorType, ModelType
 from torch import Tensor
 
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import Batch, RecBoleTrainer, RunConfig
 from recbole_scale.model.likelihood import are_probabilities, held_out_nll, nll_kind
 from recbole_scale.plugin.seen import Pairs
 from recbole_scale.training import group, parallel
@@ -70,7 +72,7 @@ class ScaleCollector(Collector):
     nll_kind: str | None = None  # of the last evaluation
     rows_of_a_batch: int | None = None  # where it is not eval_batch_size
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self._lists = {need for need in LISTS if self.register.need(need)}
         self._without_lists, self._only_lists = copy.copy(self.register), copy.copy(self.register)
@@ -83,7 +85,7 @@ class ScaleCollector(Collector):
         self._seen: Callable[[], Pairs] | None = None
         self._probabilities: bool | None = None
 
-    def collect_nll(self, model: Any, scores: Tensor, row: Tensor, item: Tensor) -> None:
+    def collect_nll(self, model: object, scores: Tensor, row: Tensor, item: Tensor) -> None:
         """Keep the NLL of a batch if a metric asks for it; ``scores`` are as the model gave them, [B, V + 1]."""
         if not self.register.need("rec.nll"):
             return
@@ -98,7 +100,7 @@ class ScaleCollector(Collector):
         self._seen = seen if self._lists else None
 
     def eval_batch_collect(
-        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
+        self, scores_tensor: Tensor, interaction: Batch, positive_u: Tensor | None, positive_i: Tensor | None
     ) -> None:
         """As RecBole's, and once more without what the users have seen; ``scores_tensor`` is changed by that."""
         self._collect(scores_tensor, interaction, positive_u, positive_i)
@@ -114,7 +116,7 @@ class ScaleCollector(Collector):
         (self.register, self.data_struct), self._seen = main, None
 
     def _collect(
-        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor | None, positive_i: Tensor | None
+        self, scores_tensor: Tensor, interaction: Batch, positive_u: Tensor | None, positive_i: Tensor | None
     ) -> None:
         """Where each row has one held-out item, no matrix of rows x items is made for it."""
         # labels have no positions; several held-out items a row have no one target
@@ -171,7 +173,7 @@ class ScaleEvaluator(Evaluator):
             where there were no second lists.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.filtered: dict[str, float] = {}
 
@@ -211,7 +213,7 @@ def rank_batch(self: Any, batched_data: Any) -> Any:
     return interaction, scores, positive_u, positive_i
 
 
-def _scores_of_all_items(trainer: Any, interaction: Any) -> Tensor:
+def _scores_of_all_items(trainer: RecBoleTrainer, interaction: Interaction) -> Tensor:
     """Scores [B, V + 1], or flat, as the model gives them; models that score pairs alone are asked for each pair."""
     try:
         scores: Tensor = trainer.model.full_sort_predict(interaction)

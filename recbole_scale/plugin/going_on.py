@@ -11,6 +11,7 @@ from typing import Any
 from recbole.utils import ModelType
 
 from recbole_scale.data.id_tables import id_tables
+from recbole_scale.interfaces import Trainer
 from recbole_scale.plugin.demands import missing_draws_told
 from recbole_scale.training.checkpoint import load_checkpoint, random_state, set_random_state
 
@@ -18,7 +19,7 @@ STATE = "going_on"
 MEASURED = ("seconds_train", "targets_seen", "evaluations", "best_epoch")
 
 
-def state_of(trainer: Any) -> dict[str, Any]:
+def state_of(trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint holds besides RecBole's own: random draws, the loader's place, and what was measured so far."""
     loader = getattr(trainer, "train_loader", None)
     if loader is None:  # a trainer with a loop of its own

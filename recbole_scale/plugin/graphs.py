@@ -14,13 +14,15 @@ from recbole.model.knowledge_aware_recommender import KGAT as RecBolesKGAT
 from scipy.sparse import coo_matrix
 from torch import Tensor
 
+from recbole_scale.interfaces import RunConfig
+
 SCATTER = "torch_scatter"
 
 
 class KGAT(RecBolesKGAT):
     """RecBole's, with the graph's edges at hand as arrays; dgl held them once more, for the first weights alone."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: RunConfig, dataset: Any) -> None:
         super().__init__(config, _WithoutDgl(dataset))
 
     def init_graph(self) -> Tensor:

@@ -20,6 +20,7 @@ from recbole.utils import ModelType
 from torch import Tensor
 
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import Batch, Loader, Model, RecBoleTrainer, RunConfig
 from recbole_scale.training import group
 
 # losses that compare the rows of a batch with each other: on a part of the batch they are another loss
@@ -49,7 +50,7 @@ def check_several(model: str, kind: Any) -> None:
         raise UserError(f"{model} trains in one process: {reason}")
 
 
-def share(batch: Any, times: int, rank: int, world: int) -> Any:
+def share(batch: Batch, times: int, rank: int, world: int) -> Any:
     """Rows of one process: every ``world``-th row with its ``times - 1`` repetitions, which stand in blocks after all.
 
     Columns of another length (a knowledge graph's beside the interactions') are dealt by their own rows.
@@ -64,7 +65,7 @@ def share(batch: Any, times: int, rank: int, world: int) -> Any:
     return Interaction({name: values[rows(len(values))] for name, values in batch.interaction.items()})
 
 
-def weight_of(mine: Any, batch: Any, config: Any, world: int) -> float:
+def weight_of(mine: Batch, batch: Batch, config: RunConfig, world: int) -> float:
     """What makes the mean over processes of the loss of ``mine`` the loss of the whole ``batch``."""
     model = config["model"]
     of_triples = model == "MKR" and config["HEAD_ENTITY_ID_FIELD"] in batch.columns
@@ -80,7 +81,7 @@ def share_penalties(network: Any, model: str, world: int) -> None:
         setattr(network, name, [part / world for part in whole] if isinstance(whole, list) else whole / world)
 
 
-def _terms(batch: Any, config: Any) -> int:
+def _terms(batch: Batch, config: RunConfig) -> int:
     """How many terms the batch's mean loss has: its rows, or BERT4Rec's masked places."""
     return int((batch[config["MASK_INDEX"]] > 0).sum()) if config["model"] == "BERT4Rec" else len(batch)
 
@@ -90,7 +91,7 @@ def one_of_several(trainer_class: Any) -> Any:
     if group.world_size() == 1:
         return trainer_class
 
-    def begin(self: Any, config: Any, model: Any) -> None:
+    def begin(self: Any, config: RunConfig, model: Model) -> None:
         trainer_class.__init__(self, config, model)
         Shared(self)
 
@@ -100,7 +101,7 @@ def one_of_several(trainer_class: Any) -> Any:
 class Shared:
     """Makes a trainer of RecBole's one of several: weights, batches, gradients, evaluations, checkpoint."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: RecBoleTrainer) -> None:
         self.trainer, self.weight = trainer, 1.0
         model = trainer.model
         torch.manual_seed(trainer.config["seed"] + group.rank())  # each its own dropout
@@ -121,7 +122,7 @@ class Shared:
         """As the trainer's, on this process's rows; the loss is the whole epoch's."""
         return self.mean(self._train_epoch(_Dealt(train_data, self), *arguments, **named))
 
-    def of(self, batch: Any, loader: Any) -> Any:
+    def of(self, batch: Batch, loader: Loader) -> Any:
         """This process's part of a batch of ``loader``."""
         world, rank = group.world_size(), group.rank()
         times = getattr(getattr(loader, "general_dataloader", loader), "times", 1)  # of a knowledge graph's loader
@@ -171,10 +172,11 @@ class Shared:
         for p in used:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        flat = torch.cat([p.grad.reshape(-1) for p in used])
+        gradients = [p.grad for p in used if p.grad is not None]  # all of them
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         group.total(flat).div_(group.world_size())
-        for p, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
-            p.grad.copy_(part.view_as(p))
+        for gradient, part in zip(gradients, flat.split([p.numel() for p in used]), strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def evaluate(self, eval_data: Any, load_best_model: bool = True, *arguments: Any, **named: Any) -> Any:
         """As the trainer's, each batch ranked by one process; metrics are of all, in every process."""
@@ -191,7 +193,7 @@ class Shared:
 class _Dealt:
     """A training loader that hands out this process's rows of each batch."""
 
-    def __init__(self, loader: Any, shared: Shared) -> None:
+    def __init__(self, loader: Loader, shared: Shared) -> None:
         self._loader, self._shared = loader, shared
 
     def __iter__(self) -> Iterator[Any]:
@@ -206,7 +208,7 @@ class _Dealt:
         return getattr(self._loader, name)
 
 
-def part_of(loader: Any) -> Any:
+def part_of(loader: Loader) -> Any:
     """Every ``world_size``-th batch of an evaluation loader, whose own ``shard`` does it where it has one.
 
     Elsewhere every process draws all batches, so that sampled negatives are the same, and looks at its own.

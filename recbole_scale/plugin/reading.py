@@ -60,7 +60,7 @@ def _load_feat(self: Any, filepath: str, source: Any) -> Any:
     return frame
 
 
-def _sequences(dataset: Any, path: str, name: str, texts: pd.Series, kind: str) -> Any:
+def _sequences(dataset: Dataset, path: str, name: str, texts: pd.Series, kind: str) -> Any:
     """A column's lists, from texts with ``seq_separator`` between the values, cut to ``seq_len`` as RecBole cuts."""
     limit = (dataset.config["seq_len"] or {}).get(name)
     lists: list[np.ndarray] = []

@@ -17,6 +17,7 @@ from recbole.evaluator import register as metric_register
 from recbole.utils import ModelType, ensure_dir
 
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.interfaces import DataSet, RunConfig
 from recbole_scale.plugin.config import (
     COUNTING_MODELS,
     OWN_MODELS,
@@ -147,7 +148,7 @@ def _register_data() -> None:
     time_line.install()
 
 
-def find_dataloader(config: Any, phase: str) -> Any:
+def find_dataloader(config: RunConfig, phase: str) -> Any:
     """Loader class of a phase: over our histories where that gives RecBole's rows, else RecBole's."""
     from recbole_scale.data.baselines import loader_class
 
@@ -155,7 +156,7 @@ def find_dataloader(config: Any, phase: str) -> Any:
     return ours or _ORIGINAL["get_dataloader"](config, phase)
 
 
-def find_dataset(config: Any) -> Any:
+def find_dataset(config: RunConfig) -> Any:
     """The data set of a run: histories for our models and for sequential ones where that gives RecBole's rows.
 
     RecBole's own function would first unpickle ``saved/<data set>-<class>.pth`` if there is such a file.
@@ -177,7 +178,7 @@ def find_dataset(config: Any) -> Any:
     return dataset
 
 
-def _samplers(config: Any, dataset: Any, built_datasets: list[Any]) -> Any:
+def _samplers(config: RunConfig, dataset: DataSet, built_datasets: list[Any]) -> Any:
     """RecBole's samplers, made at the one place where all parts of a split are at hand."""
     from recbole_scale.plugin.seen import note_earlier_parts
 

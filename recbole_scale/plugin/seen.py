@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.dataset import Dataset
 from torch import Tensor
 
 from recbole_scale.data.histories import ragged_ranges
+from recbole_scale.interfaces import Batch
 
 Pairs = tuple[Tensor, Tensor]  # (row, item), each [n]
 
@@ -49,7 +51,7 @@ def note_earlier_parts(built: list[Any]) -> None:
         part.earlier_parts = list(built[:place])
 
 
-def seen_pairs(dataset: Any, interaction: Any) -> Callable[[], Pairs] | None:
+def seen_pairs(dataset: Dataset, interaction: Batch) -> Callable[[], Pairs] | None:
     """What gives the (row, item) pairs that the users of a batch had before its rows; None where nothing says."""
     earlier = getattr(dataset, "earlier_parts", None)
     if earlier is None:

@@ -30,7 +30,7 @@ def install() -> None:
     Dataset.build = build
 
 
-def _built(dataset: Any, value: Any, sequential: bool) -> list[Any]:
+def _built(dataset: Dataset, value: Any, sequential: bool) -> list[Any]:
     """Train, valid and test data sets; a target's part is that of its exact time."""
     frame = dataset.inter_feat
     if dataset.time_field not in frame:

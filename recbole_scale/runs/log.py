@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
 
 from recbole.utils import init_logger
 
 from recbole_scale.bars import LinesAboveBars
+from recbole_scale.interfaces import RunConfig
 
 
-def open_log(config: Any) -> None:
+def open_log(config: RunConfig) -> None:
     """RecBole's log file and terminal output for this run; those of an earlier run in this process are closed.
 
     RecBole configures the root logger only while it has no handler, so that a second run would have an empty file.

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from recbole.utils import ModelType
@@ -21,6 +21,8 @@ from recbole_scale.bars import log_line
 from recbole_scale.data.texts import joined, separated
 from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
+from recbole_scale.interfaces import Loader, RecBoleTrainer, Trainer
+from recbole_scale.runs.prepared import Prepared
 from recbole_scale.training import group
 from recbole_scale.training.epoch_log import epoch_line, shown_metrics
 
@@ -36,7 +38,7 @@ class Meter:
     ``best_epoch``. Time is that of training steps and their batches; evaluation does not count.
     """
 
-    def __init__(self, trainer: Any, limit: float | None) -> None:
+    def __init__(self, trainer: RecBoleTrainer, limit: float | None) -> None:
         self.trainer, self.limit = trainer, limit
         self._train_epoch, self._valid_epoch = trainer._train_epoch, trainer._valid_epoch
         trainer._train_epoch, trainer._valid_epoch = self.train_epoch, self.valid_epoch
@@ -94,7 +96,7 @@ class Meter:
 class _Timed:
     """A training loader with a clock around its batches, which stops handing them out when the meter says so."""
 
-    def __init__(self, loader: Any, meter: Meter) -> None:
+    def __init__(self, loader: Loader, meter: Meter) -> None:
         self._loader, self._meter = loader, meter
         self._last: float | None = None
         self.count = 0
@@ -124,18 +126,19 @@ class _Timed:
         return getattr(self._loader, name)
 
 
-def measured_fit(trainer: Any, prepared: Any, **named: Any) -> tuple[Any, Any]:
+def measured_fit(trainer: Trainer, prepared: Prepared, **named: Any) -> tuple[Any, Any]:
     """``trainer.fit`` with a :class:`Meter` where the trainer measures nothing itself; stops at the time budget.
 
     Returns:
         best valid score and the metrics of that evaluation, as RecBole's ``fit``.
     """
     limit = prepared.config["train_budget_seconds"]
-    if hasattr(trainer, "_train_at_once"):
-        _time_trees(trainer)
-    elif not hasattr(trainer, "seconds_train"):
-        Meter(trainer, limit)
-        named["verbose"] = False  # the meter's line an epoch in the place of RecBole's five
+    if _measures_nothing(trainer):
+        if hasattr(trainer, "_train_at_once"):
+            _time_trees(trainer)
+        else:
+            Meter(trainer, limit)
+            named["verbose"] = False  # the meter's line an epoch in the place of RecBole's five
     try:
         best: tuple[Any, Any] = trainer.fit(prepared.train_data, prepared.valid_data, **named)
     except BudgetSpent:
@@ -143,7 +146,11 @@ def measured_fit(trainer: Any, prepared: Any, **named: Any) -> tuple[Any, Any]:
     return best
 
 
-def best_valid_filtered(trainer: Any) -> dict[str, float] | None:
+def _measures_nothing(trainer: Trainer) -> TypeGuard[RecBoleTrainer]:
+    return not hasattr(trainer, "seconds_train")
+
+
+def best_valid_filtered(trainer: Trainer) -> dict[str, float] | None:
     """Metrics without seen items at the epoch of the best valid metric; None where they were not measured."""
     best = getattr(trainer, "best_epoch", None)
     entries = [one for one in trainer.evaluations if one["epoch"] == best]
@@ -152,7 +159,7 @@ def best_valid_filtered(trainer: Any) -> dict[str, float] | None:
     return found if named else None
 
 
-def _time_trees(trainer: Any) -> None:
+def _time_trees(trainer: RecBoleTrainer) -> None:
     """Have a trainer of boosted trees count its rounds and their seconds; a round cannot be cut short."""
     grow, trainer.seconds_train, trainer.evaluations = trainer._train_at_once, 0.0, []
 
@@ -165,7 +172,7 @@ def _time_trees(trainer: Any) -> None:
     trainer._train_at_once = timed
 
 
-def measured_bests(trainer: Any, prepared: Any, test_result: Any, saved: bool, **named: Any) -> dict[str, Any]:
+def measured_bests(trainer: Trainer, prepared: Prepared, test_result: Any, saved: bool, **named: Any) -> dict[str, Any]:
     """Columns of a row about both models that a run keeps: their epochs, and test metrics of each.
 
     The other model is tested only where it is of another epoch than the chosen one, whose ``test_result`` is known.
@@ -180,7 +187,9 @@ def measured_bests(trainer: Any, prepared: Any, test_result: Any, saved: bool, *
     for best in bests.all:
         result, of_lists = test_result, filtered
         if best.epoch != bests.chosen.epoch:
-            result = trainer.evaluate(prepared.test_data, model_file=trainer.other_model_file, **named)
+            result = trainer.evaluate(
+                prepared.test_data, model_file=getattr(trainer, "other_model_file", None), **named
+            )
             of_lists = trainer.evaluator.filtered
         columns |= {f"best_epoch_{best.kind}": best.epoch, f"test_metrics_{best.kind}": result}
         columns[f"test_metrics_{best.kind}_filtered"] = of_lists
@@ -190,7 +199,7 @@ def measured_bests(trainer: Any, prepared: Any, test_result: Any, saved: bool, *
 # Per user -----------------------------------------------------------------------------------------------------------
 
 
-def measured_test(trainer: Any, prepared: Any, per_user_file: str | None, **named: Any) -> tuple[Any, float]:
+def measured_test(trainer: Trainer, prepared: Prepared, per_user_file: str | None, **named: Any) -> tuple[Any, float]:
     """``trainer.evaluate`` on the test rows; returns its metrics and the seconds it took.
 
     ``per_user_file``: also write an ``.npz`` of one entry a test row: ``rank`` of the held-out item (1 is best, 0
@@ -235,7 +244,7 @@ def read_per_user(path: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
     return found if whole and len({len(array) for array in found.values()}) == 1 else None
 
 
-def save_per_user(path: str, prepared: Any, struct: Any) -> None:
+def save_per_user(path: str, prepared: Prepared, struct: Any) -> None:
     """Write what an evaluation gathered for each user (see :func:`measured_test`).
 
     Raises:

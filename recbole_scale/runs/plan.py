@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from recbole_scale.interfaces import ByKey, RunConfig
 from recbole_scale.model.memory import MIB, Setup, available_memory, evaluation_peak, memory_plan, ways_to_fit
 from recbole_scale.model.scaled_sasrec import ScaledSASRec, attention_rates, dropout_rates
 from recbole_scale.model.sizes import (
@@ -15,15 +16,17 @@ from recbole_scale.model.sizes import (
     parameter_groups,
     total_parameters,
 )
+from recbole_scale.runs.prepared import Prepared
 from recbole_scale.settings import ScaledSASRecSettings, before_data
 from recbole_scale.text import metric_name, show_count, text_table
 from recbole_scale.training import group, parallel
 
 
-def costs(prepared: Any, network: Any) -> dict[str, Any]:
+def costs(prepared: Prepared, network: object) -> dict[str, Any]:
     """Columns of a row that are known before training: sizes, parameter groups, FLOPs, data."""
-    is_network = isinstance(network, torch.nn.Module)  # RecBole's boosted trees are none
-    n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad) if is_network else None
+    n_parameters = None  # RecBole's boosted trees have none
+    if isinstance(network, torch.nn.Module):
+        n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     known: dict[str, Any] = {
         "n_parameters": n_parameters,
         "n_users": prepared.dataset.user_num - 1,
@@ -41,14 +44,14 @@ def costs(prepared: Any, network: Any) -> dict[str, Any]:
     return known
 
 
-def size_name(config: Any) -> str | None:
+def size_name(config: RunConfig) -> str | None:
     """Rung of the ladder, or None when explicit keys changed its shape."""
     rung = load_size(config["size"])
     same = all(config[key] == rung[key] for key in ("n_layers", "hidden_size", "n_heads", "inner_size"))
     return str(config["size"]) if same else None
 
 
-def describe(prepared: Any, network: Any, processes: int | None = None) -> str:
+def describe(prepared: Prepared, network: object, processes: int | None = None) -> str:
     """The resolved plan: model, parameters by group, data, steps, memory.
 
     ``processes``: how many will train together, if not those that run now.
@@ -65,7 +68,7 @@ def describe(prepared: Any, network: Any, processes: int | None = None) -> str:
     return "\n".join([title, *(f"  {name:<11}{text}" for name, text in lines.items())])
 
 
-def _model_lines(config: Any, network: Any, known: dict[str, Any]) -> dict[str, str]:
+def _model_lines(config: RunConfig, network: ScaledSASRec, known: dict[str, Any]) -> dict[str, str]:
     shape, rates = network.shape, dropout_rates(ScaledSASRecSettings.read(config))
     size = f"{known['size'] or 'own shape'}: {shape.n_layers} layers x {shape.d_model}, {shape.n_heads} heads"
     groups = f"N {show_count(known['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
@@ -88,7 +91,7 @@ def _model_lines(config: Any, network: Any, known: dict[str, Any]) -> dict[str, 
     }
 
 
-def _data_lines(prepared: Any, known: dict[str, Any]) -> dict[str, str]:
+def _data_lines(prepared: Prepared, known: dict[str, Any]) -> dict[str, str]:
     loader, config = prepared.train_data, prepared.config
     valid, test = (len(part.dataset) for part in (prepared.valid_data, prepared.test_data))
     data = f"{known['n_users']:,} users, {known['n_items']:,} items, {loader.n_targets:,} training targets"
@@ -104,7 +107,7 @@ def _data_lines(prepared: Any, known: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _cost_lines(prepared: Any, network: Any) -> dict[str, str]:
+def _cost_lines(prepared: Prepared, network: ScaledSASRec) -> dict[str, str]:
     loader, shape = prepared.train_data, network.shape
     flops = flops_per_interaction(shape)
     each, epoch = (show_count(count, "G") for count in (flops, flops * loader.n_targets))
@@ -112,7 +115,7 @@ def _cost_lines(prepared: Any, network: Any) -> dict[str, str]:
     return {"compute": compute}
 
 
-def training_setup(config: Any, network: Any, tokens: int, processes: int = 1) -> Setup:
+def training_setup(config: ByKey, network: ScaledSASRec, tokens: int, processes: int = 1) -> Setup:
     """What the memory of a run depends on besides the model's shape; ``tokens`` are those of an optimizer step."""
     device, settings = config["device"], ScaledSASRecSettings.read(config)
     return Setup(
@@ -131,7 +134,7 @@ def training_setup(config: Any, network: Any, tokens: int, processes: int = 1) -
     )
 
 
-def _memory_lines(prepared: Any, network: Any, processes: int) -> dict[str, str]:
+def _memory_lines(prepared: Prepared, network: ScaledSASRec, processes: int) -> dict[str, str]:
     config, shape = prepared.config, network.shape
     setup = training_setup(config, network, prepared.train_data.token_budget, processes)
     plan = memory_plan(shape, setup)

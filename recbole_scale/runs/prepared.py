@@ -19,6 +19,7 @@ from recbole_scale.data.cache import files_digest
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.files import check_writable
+from recbole_scale.interfaces import DataSet, RunConfig
 from recbole_scale.plugin.config import WINDOW_MODELS, begin, recboles_refusal
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs.log import open_log, to_file_only
@@ -29,8 +30,8 @@ from recbole_scale.training import group
 class Prepared:
     """A run that is ready to train: RecBole's config, data loaders, and the histories that name the data."""
 
-    config: Any
-    dataset: Any
+    config: RunConfig
+    dataset: DataSet
     train_data: Any
     valid_data: Any
     test_data: Any
@@ -43,9 +44,9 @@ class LoadedData:
 
     def __init__(self) -> None:
         self._key = ""
-        self._dataset: Any = None
+        self._dataset: DataSet
 
-    def dataset(self, config: Any) -> Any:
+    def dataset(self, config: RunConfig) -> Any:
         """The data set of ``config``: read, or the one at hand when nothing that reading depends on has changed."""
         path = os.path.join(config["data_path"], f"{config['dataset']}.inter")
         stamp = (os.stat(path).st_mtime_ns, os.stat(path).st_size) if os.path.isfile(path) else None
@@ -58,7 +59,7 @@ class LoadedData:
         return dataset
 
 
-def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
+def prepare(config: RunConfig, loaded: LoadedData | None = None) -> Prepared:
     """Read, filter, remap and split the data set of ``config``; ``loaded`` may have read it before."""
     begin(config)
     init_seed(config["seed"], config["reproducibility"])
@@ -88,7 +89,7 @@ def prepare(config: Any, loaded: LoadedData | None = None) -> Prepared:
     return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint, digest)
 
 
-def _check_features(config: Any, dataset: Any) -> None:
+def _check_features(config: RunConfig, dataset: DataSet) -> None:
     """RecBole looks features up by name while it builds the model."""
     for name in config["selected_features"] or ():
         if name not in dataset.field2type:
@@ -96,7 +97,7 @@ def _check_features(config: Any, dataset: Any) -> None:
             raise UserError(f"selected_features: '{name}' is not loaded; load_col must name it (loaded are {known})")
 
 
-def _check_held_out(config: Any, train_data: Any, valid_data: Any, test_data: Any) -> None:
+def _check_held_out(config: RunConfig, train_data: Any, valid_data: Any, test_data: Any) -> None:
     """Say before the training that nothing could be tested after it, as with users of two items each."""
     rule, value = next(iter((config["eval_args"]["split"] or {"": None}).items()))
     given_up: tuple[str, ...] = (
@@ -117,13 +118,13 @@ def _check_held_out(config: Any, train_data: Any, valid_data: Any, test_data: An
             )
 
 
-def data_digest(config: Any) -> str | None:
+def data_digest(config: RunConfig) -> str | None:
     """Names what the interaction files of a run hold now; None where they are not there (yet)."""
     parts = [f".{part}" for part in config["benchmark_filename"] or ()] or [""]
     return files_digest(os.path.join(config["data_path"], f"{config['dataset']}{part}.inter") for part in parts)
 
 
-def histories_of(dataset: Any) -> Histories | None:
+def histories_of(dataset: DataSet) -> Histories | None:
     """Histories of a RecBole dataset that has users, items and times and is not built yet."""
     frame, fields = dataset.inter_feat, (dataset.uid_field, dataset.iid_field, dataset.time_field)
     if dataset.benchmark_filename_list is not None or any(field not in frame for field in fields):

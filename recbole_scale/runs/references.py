@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from recbole_scale.interfaces import DataSet
 
 SMOOTHING = 1.0  # added to every item's count, so that an item no training row holds is possible
 
 
-def reference_losses(dataset: Any) -> dict[str, float | None]:
+def reference_losses(dataset: DataSet) -> dict[str, float | None]:
     """Columns ``uniform_nll`` and ``popularity_nll``, nats per test interaction.
 
     Popularity: items in proportion to their training interactions plus one, the first of each user included. None for
@@ -23,9 +23,6 @@ def reference_losses(dataset: Any) -> dict[str, float | None]:
     targets = histories.items[split.targets(histories, "test")]
     if not len(targets):
         return known
-    # item ids count from 1; positions before each user's cut are what training sees
-    place = np.arange(len(histories.items)) - np.repeat(histories.offsets[:-1], histories.lengths)
-    seen = place < np.repeat(split.train_counts, histories.lengths)
-    counts = np.bincount(histories.items[seen], minlength=items + 1)[1:] + SMOOTHING
+    counts = split.item_counts(histories, items)[1:] + SMOOTHING
     known["popularity_nll"] = float(np.log(counts.sum()) - np.log(counts[targets - 1]).mean())
     return known

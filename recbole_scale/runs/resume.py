@@ -7,6 +7,7 @@ from logging import getLogger
 from typing import Any
 
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import RunConfig, Trainer
 from recbole_scale.plugin.config import checkpoint_config
 from recbole_scale.plugin.going_on import can_go_on
 from recbole_scale.settings import run_id
@@ -20,7 +21,7 @@ ENDINGS = (
 )  # fmt: skip
 
 
-def go_on(trainer: Any, config: Any, fingerprint: str | None, resume: str | None) -> str | None:
+def go_on(trainer: Trainer, config: RunConfig, fingerprint: str | None, resume: str | None) -> str | None:
     """Have ``trainer`` continue from ``resume``: a path, ``auto`` for the run's own last checkpoint, or None.
 
     Returns:
@@ -54,7 +55,7 @@ def go_on(trainer: Any, config: Any, fingerprint: str | None, resume: str | None
     return other
 
 
-def _other_run(state: dict[str, Any], config: Any, path: str) -> str | None:
+def _other_run(state: dict[str, Any], config: RunConfig, path: str) -> str | None:
     """Id of the checkpoint's run, or None if it is this one; refuses settings that would have changed its numbers."""
     settings = state.get("config") or {}
     if (settings.get("model"), settings.get("dataset")) != (config["model"], config["dataset"]):

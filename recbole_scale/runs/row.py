@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 
+from recbole_scale.interfaces import Trainer
 from recbole_scale.runs import plan, records
+from recbole_scale.runs.prepared import Prepared
 from recbole_scale.runs.references import reference_losses
 from recbole_scale.settings import before_data
 from recbole_scale.training import group
 
 
-def run_row(prepared: Any, network: Any, trainer: Any, result: dict[str, Any], both: dict[str, Any]) -> dict[str, Any]:
+def run_row(
+    prepared: Prepared, network: object, trainer: Trainer, result: dict[str, Any], both: dict[str, Any]
+) -> dict[str, Any]:
     """The run's row, a :class:`recbole_scale.runs.records.RunRow`.
 
     ``both``: the columns of :func:`~recbole_scale.runs.measuring.measured_bests`.

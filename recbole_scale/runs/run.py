@@ -12,6 +12,7 @@ from typing import Any
 
 from recbole.utils import get_environment, get_trainer
 
+from recbole_scale.interfaces import RunConfig, Trainer
 from recbole_scale.plugin.config import ScaleConfig
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.runs import plan, records, timing
@@ -79,7 +80,7 @@ def run(
 
 
 def train_and_test(
-    config: Any,
+    config: RunConfig,
     saved: bool = True,
     resume: str | None = None,
     loaded: LoadedData | None = None,
@@ -110,7 +111,7 @@ def train_and_test(
 
 
 @contextmanager
-def _alone(trainer: Any, saved: bool) -> Iterator[None]:
+def _alone(trainer: Trainer, saved: bool) -> Iterator[None]:
     """Keep other processes off a run's checkpoints; an interrupted run of RecBole's trainers says how to go on."""
     own = hasattr(trainer, "last_file")
     best = trainer.saved_model_file
@@ -125,8 +126,8 @@ def _alone(trainer: Any, saved: bool) -> Iterator[None]:
 
 def _carried_out(
     prepared: Prepared,
-    network: Any,
-    trainer: Any,
+    network: object,
+    trainer: Trainer,
     begun: tuple[datetime, float],
     saved: bool,
     resume: str | None,

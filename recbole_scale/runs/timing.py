@@ -16,10 +16,13 @@ from typing import Any
 import psutil
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import EvaluatorType, get_trainer
 
+from recbole_scale.interfaces import Loader, RecBoleTrainer, RunConfig
 from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.model.sizes import flops_per_interaction
+from recbole_scale.runs.prepared import Prepared
 from recbole_scale.text import duration
 from recbole_scale.training.optimizers import build_optimizer, clipped_norm
 
@@ -41,7 +44,7 @@ class Speed:
         return self.start + epochs * targets * self.per_target + (epochs + 1) * users * self.per_user
 
 
-def measure_speed(prepared: Any, network: Any) -> Speed | None:
+def measure_speed(prepared: Prepared, network: ScaledSASRec) -> Speed | None:
     """Time a few steps; None where one step alone would take too long to try.
 
     The network is left with changed weights: it is for planning, not for training.
@@ -68,7 +71,7 @@ def measure_speed(prepared: Any, network: Any) -> Speed | None:
     )
 
 
-def told(prepared: Any, network: Any) -> str:
+def told(prepared: Prepared, network: object) -> str:
     """The line of a plan: minutes of the whole run and what they are made of, for any model of RecBole's too."""
     config = prepared.config
     if isinstance(network, ScaledSASRec):
@@ -101,7 +104,7 @@ def _age() -> float:
 class _FirstBatches:
     """A loader cut to its first batches; ``passes`` are the seconds that each pass over all of them would take."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self.passes: list[float] = []
 
@@ -124,7 +127,7 @@ class _FirstBatches:
         return getattr(self._loader, name)
 
 
-def _measure_trainer(prepared: Any, network: Any) -> tuple[int, float, float]:
+def _measure_trainer(prepared: Prepared, network: AbstractRecommender) -> tuple[int, float, float]:
     """Epochs that RecBole's trainer of this model makes, and seconds of one epoch and of one ranking."""
     with _trainer_of(prepared.config, network) as trainer:
         batches = _FirstBatches(prepared.train_data)
@@ -139,7 +142,7 @@ def _measure_trainer(prepared: Any, network: Any) -> tuple[int, float, float]:
 
 
 @contextmanager
-def _trainer_of(config: Any, network: Any) -> Iterator[Any]:
+def _trainer_of(config: RunConfig, network: object) -> Iterator[Any]:
     """RecBole's trainer without the folders that it makes."""
     kept = {key: config[key] for key in ("checkpoint_dir", "log_wandb")}
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +161,7 @@ def _trainer_of(config: Any, network: Any) -> Iterator[Any]:
 
 
 @torch.no_grad()
-def _seconds_of_ranking(trainer: Any, data: Any) -> float:
+def _seconds_of_ranking(trainer: RecBoleTrainer, data: Any) -> float:
     """Of one evaluation, by the way of ``Trainer.evaluate``."""
     trainer.model.eval()
     full = isinstance(data, FullSortEvalDataLoader)
@@ -173,13 +176,13 @@ def _seconds_of_ranking(trainer: Any, data: Any) -> float:
     return sum(batches.passes)
 
 
-def _again_and_again(loader: Any) -> Iterator[Any]:
+def _again_and_again(loader: Loader) -> Iterator[Any]:
     while True:
         yield from loader
 
 
 @torch.no_grad()
-def _per_user(prepared: Any, network: Any) -> float:
+def _per_user(prepared: Prepared, network: ScaledSASRec) -> float:
     network.eval()
     batch = next(iter(prepared.valid_data))[0].to(prepared.config["device"])
     seconds = []
@@ -191,7 +194,7 @@ def _per_user(prepared: Any, network: Any) -> float:
     return min(seconds) / len(batch)
 
 
-def _now(network: Any) -> float:
+def _now(network: torch.nn.Module) -> float:
     if next(network.parameters()).is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from recbole.data import create_dataset
+from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.data.id_tables import IdTables
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import KnownIds, RunConfig
 from recbole_scale.plugin.checkpoints import open_sequential, other_data, trained_model, with_weights
 from recbole_scale.plugin.config import recboles_refusal
 from recbole_scale.plugin.register import find_model
@@ -23,9 +25,9 @@ from recbole_scale.runs.prepared import histories_of
 class Trained:
     """A model ready to rank, the ids it knows, and the data's histories where the data is at hand."""
 
-    config: Any
-    dataset: Any
-    network: Any
+    config: RunConfig
+    dataset: KnownIds
+    network: SequentialRecommender
     histories: Histories | None = None
 
     @property
@@ -75,7 +77,7 @@ def load_trained(checkpoint: str, data_path: str | None = None, with_data: bool 
     return trained or _from_data(config, state, checkpoint)
 
 
-def _from_ids(config: Any, state: dict[str, Any], checkpoint: str) -> Trained | None:
+def _from_ids(config: RunConfig, state: dict[str, Any], checkpoint: str) -> Trained | None:
     """The model by its checkpoint alone; None where its constructor asks for more of the data."""
     try:
         tables = IdTables(config, state["ids"])
@@ -88,7 +90,7 @@ def _from_ids(config: Any, state: dict[str, Any], checkpoint: str) -> Trained | 
     return Trained(config, tables, with_weights(network.to(config["device"]), config, state, checkpoint))
 
 
-def _from_data(config: Any, state: dict[str, Any], checkpoint: str) -> Trained:
+def _from_data(config: RunConfig, state: dict[str, Any], checkpoint: str) -> Trained:
     dataset = recboles_refusal(lambda: create_dataset(config))
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
     built = recboles_refusal(dataset.build)[0]

@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+from recbole_scale.interfaces import RunConfig
+
 # settings that do not change a run's numbers
 ENVIRONMENT = {
     "gpu_id", "use_gpu", "state", "show_progress", "checkpoint_dir", "log_wandb", "wandb_project", "worker",
@@ -22,7 +24,7 @@ ENVIRONMENT = {
 BY_DATA = ("dropout_bottom", "dropout_top", "epochs", "train_batch_size")  # decided by the log, unless the user has
 
 
-def run_id(config: Any, without: tuple[str, ...] = ()) -> str:
+def run_id(config: RunConfig, without: tuple[str, ...] = ()) -> str:
     """Ten hex digits that name a run: the hash of every resolved setting that can change its numbers.
 
     Defaults that the data has decided count as what they were before, so that the id is known before data is read; a
@@ -40,6 +42,6 @@ def run_id(config: Any, without: tuple[str, ...] = ()) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def before_data(config: Any) -> dict[str, Any]:
+def before_data(config: RunConfig) -> dict[str, Any]:
     """What the defaults were that a run's data has decided since, by key."""
     return dict(config.final_config_dict.get("by_data") or {})

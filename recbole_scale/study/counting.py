@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from recbole_scale.data.histories import Histories
 from recbole_scale.fit.rows import Row
 from recbole_scale.runs.prepared import Prepared
 
@@ -18,12 +17,9 @@ def counting_rows(prepared: Prepared) -> list[Row]:
     Popularity: p(item) = (training count + 1) / (interactions + items). Repeat last: the user's latest different items,
     newest first, then popularity; it gives no probabilities, so no NLL.
     """
-    split, histories = prepared.test_data.dataset.split, prepared.dataset.histories
+    split, histories = prepared.test_data.dataset.split, prepared.test_data.dataset.histories
     n_items = prepared.dataset.item_num - 1
-    seen = split.counted(histories)
-    if split.trains is not None:
-        seen = seen[split.trains[histories.owner(seen)]]
-    counts = np.bincount(histories.items[seen], minlength=n_items + 1)
+    counts = split.item_counts(histories, n_items)
     order = np.argsort(-counts[1:], kind="stable") + 1  # item ids, most popular first
     rank = np.empty(n_items + 1, dtype=np.int64)
     rank[order] = np.arange(1, n_items + 1)
@@ -40,7 +36,7 @@ def counting_rows(prepared: Prepared) -> list[Row]:
     ]
 
 
-def _repeat_rank(histories: Any, position: int, order: Any) -> int:
+def _repeat_rank(histories: Histories, position: int, order: np.ndarray) -> int:
     """Rank of the item at ``position`` in the user's latest items, newest first, then the popular ones; 11 beyond."""
     start = histories.offsets[histories.owner(np.array([position]))[0]]
     latest = list(dict.fromkeys(histories.items[start:position][::-1].tolist()))[:_TOP]
@@ -49,14 +45,14 @@ def _repeat_rank(histories: Any, position: int, order: Any) -> int:
     return listed.index(target) + 1 if target in listed else _TOP + 1
 
 
-def _unseen_rank(histories: Any, position: int, rank: Any) -> int:
+def _unseen_rank(histories: Histories, position: int, rank: np.ndarray) -> int:
     """Rank by popularity of the item at ``position`` among those that the user has not had; 11 if they have had it."""
     start = histories.offsets[histories.owner(np.array([position]))[0]]
     seen, target = np.unique(histories.items[start:position]), histories.items[position]
     return _TOP + 1 if target in seen else int(rank[target] - (rank[seen] < rank[target]).sum())
 
 
-def _metrics(rank: Any) -> dict[str, float]:
+def _metrics(rank: np.ndarray) -> dict[str, float]:
     hit = rank <= _TOP
     return {"recall@10": float(hit.mean()), "ndcg@10": float((hit / np.log2(rank + 1)).mean())}
 

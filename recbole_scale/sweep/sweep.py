@@ -11,6 +11,7 @@ from typing import Any
 from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Row, as_rows
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.model.sizes import Rung, Shape, flops_per_interaction, parameter_groups
 from recbole_scale.runs import records
 from recbole_scale.runs.prepared import LoadedData, build_model, prepare
@@ -113,7 +114,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
     return sorted(points.values(), key=lambda point: point.flops)
 
 
-def trunk_settings(config: Any, fewest_epochs: int, targets: int) -> dict[str, Any]:
+def trunk_settings(config: RunConfig, fewest_epochs: int, targets: int) -> dict[str, Any]:
     """What lets runs of several lengths share their trunk: they keep it, and warm up as the shortest of them does."""
     steps = fewest_epochs * -(-targets // config["train_batch_size"])
     return {"share_trunk": True, "warmup_steps": Schedule("wsd", None).warmup_of(steps)}

@@ -19,6 +19,7 @@ import torch
 
 from recbole_scale.errors import UserError
 from recbole_scale.files import drop_stale, locked, whole_files
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.settings import before_data, run_id
 from recbole_scale.training.seal import DAMAGE, check_seal, reason, seal
 
@@ -123,7 +124,7 @@ def copy_checkpoint(path: str, copy: str) -> None:
                 piece.unlink(missing_ok=True)
 
 
-def run_stem(config: Any) -> str:
+def run_stem(config: RunConfig) -> str:
     """Path of a run's checkpoints up to ``.best.pth``, ``.last.pth`` and so on."""
     return os.path.join(config["checkpoint_dir"], f"{config['model']}-{config['dataset']}-{run_id(config)}")
 
@@ -171,7 +172,7 @@ def last_checkpoint(last_file: str) -> str | None:
     return max(present, key=lambda path: os.stat(found[path]).st_mtime_ns, default=None)
 
 
-def plain_config(config: Any) -> dict[str, Any]:
+def plain_config(config: RunConfig) -> dict[str, Any]:
     """What the user set, with model and data set by name: enough to build the same RecBole Config again.
 
     Defaults that the data decided are among it, since a model may be looked at beside other data.

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from logging import Logger
+from typing import Any, Protocol
+
+import torch
 
 from recbole_scale.bars import log_line
 from recbole_scale.text import metric_name
-from recbole_scale.training.best import Best
+from recbole_scale.training.best import Best, Bests
+from recbole_scale.training.guard import Guard
+from recbole_scale.training.optimization import Optimization
+from recbole_scale.training.progress import Progress
+
+
+class Reporting(Protocol):
+    """What a line tells of a trainer; ``evaluator``, ``tensorboard`` and ``wandblogger`` are RecBole's."""
+
+    logger: Logger
+    progress: Progress
+    guard: Guard
+    bests: Bests
+    optimization: Optimization
+    optimizer: torch.optim.Optimizer
+    speed: float
+    epoch_seconds: float
+    eval_seconds: float
+    evaluator: Any
+    tensorboard: Any
+    wandblogger: Any
 
 
 def report_epoch(
-    trainer: Any, epoch: int, loss: float, result: dict[str, float] | None, improved: list[Best], verbose: bool
+    trainer: Reporting, epoch: int, loss: float, result: dict[str, float] | None, improved: list[Best], verbose: bool
 ) -> None:
     """Report an epoch: its mean training loss (nats per target) and, if it was evaluated, its valid metrics.
 
     ``improved``: the bests that it is; the metrics of these are marked with a star.
     """
-    phase, guard, best = trainer.phases[-1]["phase"], trainer.guard, trainer.bests.chosen
+    phase, guard, best = trainer.optimization.phases[-1]["phase"], trainer.guard, trainer.bests.chosen
     measured = {"epoch": epoch, "phase": phase, "train_nll": loss, "targets_per_second": round(trainer.speed, 1)}
     if result is not None:
         measured |= {f"valid_{k}": v for k, v in result.items()}
         measured |= {f"valid_{k}_filtered": v for k, v in trainer.evaluator.filtered.items()}
-    trainer.evaluations.append(measured)
+    trainer.progress.evaluations.append(measured)
     if verbose:
         gained = {each.metric for each in improved}
         wait = (
@@ -32,10 +55,10 @@ def report_epoch(
         seconds = [trainer.epoch_seconds, *([trainer.eval_seconds] if result is not None else [])]
         shown = shown_metrics(result or {}, best.metric, gained)
         log_line(trainer.logger, epoch_line(epoch, f"NLL {loss:.4f}", shown, [wait, state], seconds, trainer.speed))
-        if trainer.progress.stopped and (trainer.second_phase or not trainer.optimization.switch.on):
+        if trainer.progress.stopped and (trainer.optimization.second_phase or not trainer.optimization.switch.on):
             trainer.logger.info(f"stopped early: no better {best.metric} since epoch {best.epoch}")
     trainer.tensorboard.add_scalar("Loss/Train", loss, epoch)
-    trainer.tensorboard.add_scalar("Phase", len(trainer.phases), epoch)
+    trainer.tensorboard.add_scalar("Phase", len(trainer.optimization.phases), epoch)
     trainer.tensorboard.add_scalar("Guard/SkippedSteps", guard.skipped_steps, epoch)
     trainer.tensorboard.add_scalar("Guard/Spikes", guard.spikes, epoch)
     for key, value in (result or {}).items():

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.training.best import Best
 from recbole_scale.training.budget import TimeBudget
 from recbole_scale.training.optimizers import build_optimizer
@@ -22,7 +23,7 @@ class Optimization:
     ``optimizer`` is kept in a checkpoint beside this state, since its tensors may be cut over processes.
     """
 
-    def __init__(self, config: Any, model: nn.Module) -> None:
+    def __init__(self, config: RunConfig, model: nn.Module) -> None:
         self.config, self.model = config, model
         self.switch = Switch.from_config(config)
         self.epochs = int(config["epochs"])

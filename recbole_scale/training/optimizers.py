@@ -150,7 +150,7 @@ def _with_values(parameter: Tensor) -> Tensor:
     return stand_in
 
 
-def parameter_groups(model: Any, weight_decay: float, by_width: bool = True) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float, by_width: bool = True) -> list[dict[str, Any]]:
     """Matrices of linear layers with ``weight_decay``, everything else without; of either as many as have own rates.
 
     ``lr_scale`` of a group is its rate over the run's: 1, or what the model's width rule says (``by_width``).

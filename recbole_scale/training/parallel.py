@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import Batch
 from recbole_scale.model.memory import memory_of_a_process
+from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.training import group
 
 if TYPE_CHECKING:
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
 class BatchLoss(nn.Module):
     """The model's loss as a forward pass, which is what DistributedDataParallel and FSDP2 hook into."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: ScaledSASRec) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Any) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Mean loss of a batch, a scalar."""
         loss: Tensor = self.model.calculate_loss(batch)
         return loss
@@ -55,7 +57,7 @@ def choose_mode(setting: str | None, model: nn.Module, device: torch.device, pro
     return "ddp" if states <= memory_of_a_process(device, processes) / 2 else "fsdp"
 
 
-def data_parallel(model: Any, setting: str | None = "ddp", bf16: bool = False) -> nn.Module:
+def data_parallel(model: ScaledSASRec, setting: str | None = "ddp", bf16: bool = False) -> nn.Module:
     """The model's loss, with gradients averaged over processes where there are several.
 
     Under FSDP2 the model's parameters become parts; build the optimizer afterwards.
@@ -74,7 +76,11 @@ def data_parallel(model: Any, setting: str | None = "ddp", bf16: bool = False) -
         from recbole_scale.training.shards import ShardedLoss
 
         # autocast leaves LayerNorm and its weights in float32, so they stay out of what travels in bfloat16
-        return ShardedLoss(loss, [[block.attn, block.ffn] if bf16 else [block] for block in model.blocks], bf16)
+        return ShardedLoss(
+            loss,
+            [[block.get_submodule(part) for part in ("attn", "ffn")] if bf16 else [block] for block in model.blocks],
+            bf16,
+        )
     if device.type == "cuda" and any(getattr(module, "sparse", False) for module in model.modules()):
         raise UserError("learner: sparse_adam is for one GPU, nccl adds no sparse gradients; take learner: adamw")
     devices = [device] if device.type == "cuda" else None

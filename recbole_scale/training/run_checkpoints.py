@@ -12,6 +12,7 @@ from torch import nn
 
 from recbole_scale import signals
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.training import group, parallel
 from recbole_scale.training.best import Best, Bests
 from recbole_scale.training.checkpoint import (
@@ -53,7 +54,7 @@ class RunCheckpoints:
     """
 
     def __init__(
-        self, stem: str, config: Any, loss: nn.Module, optimization: Optimization, parts: Mapping[str, Part]
+        self, stem: str, config: RunConfig, loss: nn.Module, optimization: Optimization, parts: Mapping[str, Part]
     ) -> None:
         self.stem, self.config, self.loss, self.optimization, self.parts = stem, config, loss, optimization, parts
         self.sharded = parallel.is_sharded(loss)

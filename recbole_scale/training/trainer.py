@@ -16,6 +16,8 @@ from recbole_scale.data.histories import data_fingerprint
 from recbole_scale.data.id_tables import id_tables
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.errors import UserError
+from recbole_scale.interfaces import RunConfig
+from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import Parts, accumulate, built_ahead
 from recbole_scale.training.best import Best, Bests
@@ -41,9 +43,9 @@ class ScaledSASRecTrainer(Trainer):
     in parts: :class:`Progress`, :class:`Guard`, :class:`TimeBudget`, :class:`Bests`, :class:`Optimization`.
     """
 
-    model: Any
+    model: ScaledSASRec
 
-    def __init__(self, config: Any, model: Any) -> None:
+    def __init__(self, config: RunConfig, model: ScaledSASRec) -> None:
         self.accumulation_steps = config["accumulation_steps"]
         self.progress, self.guard = Progress(), Guard(config["spike_factor"])
         self.budget = TimeBudget(config["train_budget_seconds"])

@@ -11,8 +11,8 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.settings import run_id
 from recbole_scale.training import group
 from recbole_scale.training.best import Bests
@@ -29,7 +29,7 @@ class Trunk:
         ending: of its ``last`` checkpoints: ``pth`` or ``dcp``.
     """
 
-    def __init__(self, config: Any, warmup: int, ending: str) -> None:
+    def __init__(self, config: RunConfig, warmup: int, ending: str) -> None:
         self.stem, self.ending = f"{trunk_stem(config)}-{warmup}", ending
 
     def furthest(self, branch: int) -> tuple[str, int] | None:
@@ -62,7 +62,7 @@ class Trunk:
                 remove_checkpoint(best_file(f"{self.stem}-{earlier}", best, best is bests.chosen))
 
 
-def trunk_stem(config: Any) -> str:
+def trunk_stem(config: RunConfig) -> str:
     """Path of all that is kept of a run's trunk, less its ending."""
     shared = run_id(config, without=("epochs",))
     return os.path.join(config["checkpoint_dir"], f"{config['model']}-{config['dataset']}-trunk-{shared}")
