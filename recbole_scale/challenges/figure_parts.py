@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-Row = dict[str, Any]
+from recbole_scale.fit.rows import Row
+
 OTHERS = ("#D55E00", "#E69F00", "#CC79A7", "#999999")  # of Okabe and Ito, those not near viridis
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("////", "....", "xxxx", "\\\\\\\\")

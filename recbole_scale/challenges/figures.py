@@ -56,7 +56,7 @@ def save_figures(rows: Sequence[Row], label: Callable[[Row], str], out: Path, me
     written = []
     with matplotlib.rc_context(_STYLE):
         for challenge, draw in drawers.items():
-            mine = [{**row, "label": label(row)} for row in rows if row["challenge"] == challenge]
+            mine: list[Row] = [{**row, "label": label(row)} for row in rows if row["challenge"] == challenge]
             if not mine:
                 continue
             written += write_figure(draw(mine, metric), out, challenge)

@@ -139,7 +139,7 @@ def size_rank(about: Mapping[str, Any]) -> tuple[bool, int, int]:
     return (False, blocks, about["n_parameters"]) if blocks else (True, 0, 0)
 
 
-def labels(models: Sequence[dict[str, Any]]) -> list[str]:
+def labels(models: Sequence[Mapping[str, Any]]) -> list[str]:
     """A short name of each model: its name, N where it has one, and what else tells it from its likes on its data."""
     names = [f"{m['model']} {show_count(m['n_blocks'])}" if m["n_blocks"] else str(m["model"]) for m in models]
     for also in ("seed", "run_id"):

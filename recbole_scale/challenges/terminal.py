@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recbole_scale.challenges.table import compared_with, model_of
+from recbole_scale.fit.rows import Row
 from recbole_scale.text import metric_name, text_table
 
-Row = Mapping[str, Any]
 # what stands in parentheses behind a value; of the other challenges it is the gain
 _CHANGES = {"robustness": "change from the clean history", "trajectory": "change from step 1"}
 

@@ -217,7 +217,7 @@ def _run_alone(arguments: list[str], log: Path, environment: dict[str, str]) -> 
     return (lines[-1].removeprefix("error: ") if lines else f"exit code {code}")[:500]
 
 
-def _failed_row(dataset: str, run: Run, error: str, started: str) -> dict[str, Any]:
+def _failed_row(dataset: str, run: Run, error: str, started: str) -> records.RunRow:
     return records.failed(run.run_id, error, dataset, run.model, run.settings) | {
         "data_digest": run.digest,
         "split": run.settings["eval_args"]["split"],

@@ -16,7 +16,7 @@ from recbole_scale.fit.options import LOSSES, X_COLUMNS
 from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.text import parse_count, show_count
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 _CLOSE = 0.01  # a count such as 75.5M names the size within 1 % of it
 SAME_SIZE = 0.02  # shapes whose N differs by less are one size in another shape
 _VERSION = ("data_fingerprint", "split")  # rows that differ here were measured on other items or other held-out ones

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from recbole.data.dataset import Dataset
 from recbole.utils import ModelType
 
 from recbole_scale.errors import UserError
-from recbole_scale.interfaces import RunConfig
+from recbole_scale.interfaces import Loader, RunConfig
 from recbole_scale.plugin.config import WINDOW_MODELS
 
 LABELLED_TYPES = (ModelType.CONTEXT, ModelType.DECISIONTREE)
@@ -20,7 +20,7 @@ def draws_negatives(config: RunConfig) -> bool:
     return (config["train_neg_sample_args"] or {}).get("distribution", "none") != "none"
 
 
-def check_labels(config: RunConfig, dataset: Any) -> None:
+def check_labels(config: RunConfig, dataset: Dataset) -> None:
     """Labels, for models that learn them and for metrics of them.
 
     Raises:
@@ -38,7 +38,7 @@ def check_labels(config: RunConfig, dataset: Any) -> None:
         )
 
 
-def check_counts(config: RunConfig, dataset: Any) -> None:
+def check_counts(config: RunConfig, dataset: Dataset) -> None:
     """As many users and items as a model of RecBole's groups or looks through, padding included.
 
     Raises:
@@ -52,7 +52,7 @@ def check_counts(config: RunConfig, dataset: Any) -> None:
 
 
 @contextmanager
-def missing_draws_told(config: RunConfig, loader: Any) -> Iterator[None]:
+def missing_draws_told(config: RunConfig, loader: Loader) -> Iterator[None]:
     """Turn the errors of a training without the columns that negatives or labels make into a sentence.
 
     Raises:

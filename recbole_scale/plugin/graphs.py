@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.dataset import Dataset
 from recbole.model.knowledge_aware_recommender import KGAT as RecBolesKGAT
 from scipy.sparse import coo_matrix
 from torch import Tensor
@@ -22,7 +23,7 @@ SCATTER = "torch_scatter"
 class KGAT(RecBolesKGAT):
     """RecBole's, with the graph's edges at hand as arrays; dgl held them once more, for the first weights alone."""
 
-    def __init__(self, config: RunConfig, dataset: Any) -> None:
+    def __init__(self, config: RunConfig, dataset: Dataset) -> None:
         super().__init__(config, _WithoutDgl(dataset))
 
     def init_graph(self) -> Tensor:
@@ -38,7 +39,7 @@ class KGAT(RecBolesKGAT):
 class _WithoutDgl:
     """A data set that makes no graph of dgl's."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
     def ckg_graph(self, form: str = "coo", value_field: str | None = None) -> Any:

@@ -74,7 +74,7 @@ def weight_of(mine: Batch, batch: Batch, config: RunConfig, world: int) -> float
     return _terms(mine, config) * world / max(_terms(batch, config), 1)
 
 
-def share_penalties(network: Any, model: str, world: int) -> None:
+def share_penalties(network: Model, model: str, world: int) -> None:
     """Divide what a sum over rows adds once among the processes, whose sums are added up."""
     for name in PENALTIES.get(model, ()):
         whole = getattr(network, name)

@@ -70,7 +70,7 @@ def repetition_figure(rows: Sequence[Row], loss: str = LOSS) -> Drawn:
     title = "Repeating the data"
     groups = {}
     for n, group in by_size(whole_data(rows), loss).items():
-        planned = [{**row, "planned": planned_epochs(row)} for row in group if planned_epochs(row)]
+        planned: list[Row] = [{**row, "planned": planned_epochs(row)} for row in group if planned_epochs(row)]
         if len(distinct(planned, "planned")) >= _LEAST:
             groups[n] = planned
     if not groups:

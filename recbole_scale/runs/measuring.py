@@ -23,6 +23,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
 from recbole_scale.interfaces import Loader, RecBoleTrainer, Trainer
 from recbole_scale.runs.prepared import Prepared
+from recbole_scale.runs.records import RunRow
 from recbole_scale.training import group
 from recbole_scale.training.epoch_log import epoch_line, shown_metrics
 
@@ -172,7 +173,7 @@ def _time_trees(trainer: RecBoleTrainer) -> None:
     trainer._train_at_once = timed
 
 
-def measured_bests(trainer: Trainer, prepared: Prepared, test_result: Any, saved: bool, **named: Any) -> dict[str, Any]:
+def measured_bests(trainer: Trainer, prepared: Prepared, test_result: Any, saved: bool, **named: Any) -> RunRow:
     """Columns of a row about both models that a run keeps: their epochs, and test metrics of each.
 
     The other model is tested only where it is of another epoch than the chosen one, whose ``test_result`` is known.
@@ -181,9 +182,8 @@ def measured_bests(trainer: Trainer, prepared: Prepared, test_result: Any, saved
     bests, filtered = getattr(trainer, "bests", None), trainer.evaluator.filtered
     if bests is None or not saved:
         kind = "nll" if prepared.config["valid_metric"].lower() == "nll" else "ranking"
-        columns = {f"best_epoch_{kind}": getattr(trainer, "best_epoch", None), f"test_metrics_{kind}": test_result}
-        return columns | {f"test_metrics_{kind}_filtered": filtered}
-    columns = {}
+        return _of_kind(kind, getattr(trainer, "best_epoch", None), test_result, filtered)
+    columns: RunRow = {}
     for best in bests.all:
         result, of_lists = test_result, filtered
         if best.epoch != bests.chosen.epoch:
@@ -191,9 +191,14 @@ def measured_bests(trainer: Trainer, prepared: Prepared, test_result: Any, saved
                 prepared.test_data, model_file=getattr(trainer, "other_model_file", None), **named
             )
             of_lists = trainer.evaluator.filtered
-        columns |= {f"best_epoch_{best.kind}": best.epoch, f"test_metrics_{best.kind}": result}
-        columns[f"test_metrics_{best.kind}_filtered"] = of_lists
+        columns |= _of_kind(best.kind, best.epoch, result, of_lists)
     return columns
+
+
+def _of_kind(kind: str, epoch: int | None, result: Any, of_lists: Any) -> RunRow:
+    if kind == "nll":
+        return {"best_epoch_nll": epoch, "test_metrics_nll": result, "test_metrics_nll_filtered": of_lists}
+    return {"best_epoch_ranking": epoch, "test_metrics_ranking": result, "test_metrics_ranking_filtered": of_lists}
 
 
 # Per user -----------------------------------------------------------------------------------------------------------

@@ -17,30 +17,36 @@ from recbole_scale.model.sizes import (
     total_parameters,
 )
 from recbole_scale.runs.prepared import Prepared
+from recbole_scale.runs.records import RunRow
 from recbole_scale.settings import ScaledSASRecSettings, before_data
 from recbole_scale.text import metric_name, show_count, text_table
 from recbole_scale.training import group, parallel
 
 
-def costs(prepared: Prepared, network: object) -> dict[str, Any]:
+def costs(prepared: Prepared, network: object) -> RunRow:
     """Columns of a row that are known before training: sizes, parameter groups, FLOPs, data."""
     n_parameters = None  # RecBole's boosted trees have none
     if isinstance(network, torch.nn.Module):
         n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    known: dict[str, Any] = {
-        "n_parameters": n_parameters,
-        "n_users": prepared.dataset.user_num - 1,
-        "n_items": prepared.dataset.item_num - 1,
-    }
-    if isinstance(network, ScaledSASRec):  # one test row a user
-        tested = len(prepared.test_data.dataset)
-        known |= {"users_tested": tested, "users_dropped": max(0, known["n_users"] - tested)}
+    n_users = prepared.dataset.user_num - 1
+    known: RunRow = {"n_parameters": n_parameters, "n_users": n_users, "n_items": prepared.dataset.item_num - 1}
     if isinstance(network, ScaledSASRec):
-        shape = network.shape
-        known |= parameter_groups(shape)
-        known |= {"n_layers": shape.n_layers, "d_model": shape.d_model, "n_heads": shape.n_heads}
-        known |= {"size": size_name(prepared.config), "flops_per_interaction": flops_per_interaction(shape)}
-        known |= {"unique_interactions": prepared.train_data.n_targets}
+        shape, tested = network.shape, len(prepared.test_data.dataset)  # one test row a user
+        groups = parameter_groups(shape)
+        known |= {
+            "users_tested": tested,
+            "users_dropped": max(0, n_users - tested),
+            "n_blocks": groups["n_blocks"],
+            "n_blocks_exact": groups["n_blocks_exact"],
+            "n_item_embedding": groups["n_item_embedding"],
+            "n_positions": groups["n_positions"],
+            "n_layers": shape.n_layers,
+            "d_model": shape.d_model,
+            "n_heads": shape.n_heads,
+            "size": size_name(prepared.config),
+            "flops_per_interaction": flops_per_interaction(shape),
+            "unique_interactions": prepared.train_data.n_targets,
+        }
     return known
 
 
@@ -68,10 +74,10 @@ def describe(prepared: Prepared, network: object, processes: int | None = None) 
     return "\n".join([title, *(f"  {name:<11}{text}" for name, text in lines.items())])
 
 
-def _model_lines(config: RunConfig, network: ScaledSASRec, known: dict[str, Any]) -> dict[str, str]:
+def _model_lines(config: RunConfig, network: ScaledSASRec, known: RunRow) -> dict[str, str]:
     shape, rates = network.shape, dropout_rates(ScaledSASRecSettings.read(config))
     size = f"{known['size'] or 'own shape'}: {shape.n_layers} layers x {shape.d_model}, {shape.n_heads} heads"
-    groups = f"N {show_count(known['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
+    groups = f"N {show_count(parameter_groups(network.shape)['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
     groups += f", items {known['n_item_embedding']:,}, positions {known['n_positions']:,}"
     falling = f"{rates[0]:g} (bottom) to {rates[-1]:g} (top)"
     if config["dropout_rates"] is not None and config["hidden_dropout_prob"] is None:
@@ -91,7 +97,7 @@ def _model_lines(config: RunConfig, network: ScaledSASRec, known: dict[str, Any]
     }
 
 
-def _data_lines(prepared: Prepared, known: dict[str, Any]) -> dict[str, str]:
+def _data_lines(prepared: Prepared, known: RunRow) -> dict[str, str]:
     loader, config = prepared.train_data, prepared.config
     valid, test = (len(part.dataset) for part in (prepared.valid_data, prepared.test_data))
     data = f"{known['n_users']:,} users, {known['n_items']:,} items, {loader.n_targets:,} training targets"
@@ -165,13 +171,13 @@ def _mib(size: float) -> str:
     return f"{size / MIB:,.0f}"
 
 
-def results_table(row: dict[str, Any]) -> str:
+def results_table(row: RunRow) -> str:
     """Metrics of a run's row: the best epoch on valid and of the same model on test, one metric a line.
 
     Ranked lists stand there twice where they were made twice: of all items, and filtered of what a user had.
     """
-    columns = [row[name] or {} for name in ("best_valid_metrics", "test_metrics")]
-    filtered = [row.get(f"{name}_filtered") or {} for name in ("best_valid_metrics", "test_metrics")]
+    columns = [row["best_valid_metrics"] or {}, row["test_metrics"] or {}]
+    filtered = [row.get("best_valid_metrics_filtered") or {}, row.get("test_metrics_filtered") or {}]
     head = ["valid", "test"]
     if any(filtered):
         columns += filtered

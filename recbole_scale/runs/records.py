@@ -146,8 +146,8 @@ def filtered_metrics(row: Mapping[str, Any], column: str = "test_metrics") -> Ma
     return found
 
 
-def failed(run_id: str, error: str, dataset: str, model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The :class:`RunRow` of a run that failed or was lost; ``error`` is one sentence."""
+def failed(run_id: str, error: str, dataset: str, model: str, settings: Mapping[str, Any]) -> RunRow:
+    """The row of a run that failed or was lost; ``error`` is one sentence."""
     return {
         "run_id": run_id,
         "status": "failed",

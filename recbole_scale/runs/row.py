@@ -11,21 +11,21 @@ import torch
 from recbole_scale.interfaces import Trainer
 from recbole_scale.runs import plan, records
 from recbole_scale.runs.prepared import Prepared
+from recbole_scale.runs.records import RunRow
 from recbole_scale.runs.references import reference_losses
 from recbole_scale.settings import before_data
 from recbole_scale.training import group
 
 
-def run_row(
-    prepared: Prepared, network: object, trainer: Trainer, result: dict[str, Any], both: dict[str, Any]
-) -> dict[str, Any]:
-    """The run's row, a :class:`recbole_scale.runs.records.RunRow`.
+def run_row(prepared: Prepared, network: object, trainer: Trainer, result: dict[str, Any], both: RunRow) -> RunRow:
+    """The run's row.
 
     ``both``: the columns of :func:`~recbole_scale.runs.measuring.measured_bests`.
     """
     config = prepared.config
     seen = getattr(trainer, "targets_seen", None)
     costs = plan.costs(prepared, network)
+    each = costs.get("flops_per_interaction")
     guard = getattr(trainer, "guard", None)
     test, best = result["test_result"] or {}, result["best_valid_result"] or {}
     by_nll = both.get("test_metrics_nll") or test
@@ -43,7 +43,7 @@ def run_row(
         "model": config["model"],
         **costs,
         **reference_losses(prepared.test_data.dataset),
-        "flops_total": seen * costs["flops_per_interaction"] if "flops_per_interaction" in costs else None,
+        "flops_total": seen * each if seen is not None and each is not None else None,
         "interactions_seen": seen,
         "data_fraction": config["data_fraction"],
         "epochs": max(len(getattr(trainer, name, ())) for name in ("train_loss_dict", "evaluations")),
@@ -53,7 +53,9 @@ def run_row(
         "seed": config["seed"],
         "evaluations": getattr(trainer, "evaluations", None),
         "phases": getattr(trainer, "phases", None),
-        **{name: getattr(guard, name, None) for name in ("skipped_steps", "spikes", "rollbacks")},
+        "skipped_steps": getattr(guard, "skipped_steps", None),
+        "spikes": getattr(guard, "spikes", None),
+        "rollbacks": getattr(guard, "rollbacks", None),
         "best_valid_metrics": best,
         "best_valid_metrics_filtered": result["best_valid_result_filtered"],
         "best_valid_nll": (valid_by_nll or best).get("nll"),

@@ -19,6 +19,7 @@ from recbole_scale.runs import plan, records, timing
 from recbole_scale.runs.log import to_file_only
 from recbole_scale.runs.measuring import best_valid_filtered, measured_bests, measured_fit, measured_test
 from recbole_scale.runs.prepared import LoadedData, Prepared, build_model, draw_as_recbole_does, prepare
+from recbole_scale.runs.records import RunRow
 from recbole_scale.runs.resume import go_on
 from recbole_scale.runs.row import run_row
 from recbole_scale.runs.row_file import check_appendable
@@ -71,7 +72,7 @@ def run(
     if path:
         check_appendable(path, records.COLUMNS)
 
-    def keep(row: dict[str, Any], trained: bool) -> None:
+    def keep(row: RunRow, trained: bool) -> None:
         if path and group.rank() == 0 and not records.append_row(path, row, trained):
             getLogger().info(f"{path} has this run's row already")
 
@@ -85,8 +86,8 @@ def train_and_test(
     resume: str | None = None,
     loaded: LoadedData | None = None,
     callback_fn: Callable[[int, float], None] | None = None,
-    keep: Callable[[dict[str, Any], bool], None] = lambda row, trained: None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    keep: Callable[[RunRow, bool], None] = lambda row, trained: None,
+) -> tuple[dict[str, Any], RunRow]:
     """Train and test as ``config`` says; returns :func:`run`'s result and the run's row.
 
     ``loaded`` keeps the data set for the next run of this process that reads the same; ``callback_fn`` is RecBole's,
@@ -132,8 +133,8 @@ def _carried_out(
     saved: bool,
     resume: str | None,
     callback_fn: Callable[[int, float], None] | None,
-    keep: Callable[[dict[str, Any], bool], None],
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    keep: Callable[[RunRow, bool], None],
+) -> tuple[dict[str, Any], RunRow]:
     """:func:`train_and_test` once data, model and trainer are there."""
     config, logger, (started, clock) = prepared.config, getLogger(), begun
     trainer.data_id = getattr(trainer, "data_id", None) or prepared.fingerprint

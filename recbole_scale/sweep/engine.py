@@ -140,7 +140,7 @@ def run_point(
         }
 
 
-def failed_row(point: Point, failure: BaseException | str) -> Row:
+def failed_row(point: Point, failure: BaseException | str) -> records.RunRow:
     """The row of a run that failed, or was lost."""
     sentence = " ".join(str(failure).split())[:500] or type(failure).__name__
     expected = isinstance(failure, UserError | str)
