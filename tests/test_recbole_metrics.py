@@ -125,7 +125,7 @@ def test_metrics_of_labels_are_their_definitions(folder, case):
 
 @pytest.mark.parametrize("model", ["ScaledSASRec", "GRU4Rec"])
 def test_popularity_is_counted_on_what_is_trained(walk, model):
-    """Interactions before each user's two held-out ones (one of three is trained on), but the first, nobody's target."""
+    """Interactions before each user's last two (last one of three), but the first, which is nobody's target."""
     own = {"topk": [5], "metrics": ["AveragePopularity", "NDCG"], "valid_metric": "NDCG@5", "state": "error"}
     prepared = prepare(make_config(model, "walk", config_dict=own))
     by_user = {}

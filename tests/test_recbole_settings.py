@@ -53,19 +53,86 @@ def test_what_is_held_out_and_what_it_is_ranked_among(distinct, split, order, mo
         last = {user: max(time[user, item] for u, item in parts[0] if u == user) for user in lengths}
         assert all(time[pair] >= last[pair[0]] for pair in parts[1] + parts[2])
     seen = {(user, item) for part in parts for user, item in part}
-    batches = list(prepared.test_data)
     if mode == "full":
-        assert sum(len(batch[0]) for batch in batches) == len(test)
-        return
-    names = [prepared.dataset.field2id_token[field] for field in ("user_id", "item_id")]
-    for rows, at, positive_at, _ in batches:
+        assert sum(len(batch[0]) for batch in prepared.test_data) == len(test)
+    else:
+        assert_each_is_ranked_among_twenty_others(prepared, seen)
+
+
+def assert_each_is_ranked_among_twenty_others(prepared, seen):
+    """The others are items that the users never had (``seen`` None: that are not held out there); returns them."""
+    names, others = [prepared.dataset.field2id_token[field] for field in ("user_id", "item_id")], []
+    for rows, at, positive_at, positive in prepared.test_data:
+        held_out = set(zip(positive_at.tolist(), names[1][positive.numpy()].tolist(), strict=True))
         users, items = names[0][rows["user_id"].numpy()], names[1][rows["item_id"].numpy()]
-        right = np.zeros(len(rows), bool)
         count = Counter(at.tolist())
         positives = Counter(positive_at.tolist())
         assert all(count[row] == 21 * positives[row] for row in count)  # each held-out item among 20 others
-        right = [(user, item) in seen for user, item in zip(users, items, strict=True)]
-        assert sum(right) == sum(positives.values())  # the others are items that the user never had
+        right = [pair in held_out for pair in zip(at.tolist(), items.tolist(), strict=True)]
+        assert sum(right) == sum(positives.values()) == len(held_out)
+        taken = [(user, item) in (seen or ()) for user, item in zip(users, items, strict=True)]
+        assert seen is None or taken == right
+        others += items[~np.array(right)].tolist()
+    return others
+
+
+@pytest.fixture
+def skewed(folder):
+    """Users of different items, some items far more popular than others, spread over one time line."""
+    rng = np.random.default_rng(0)
+    weights = 1 / np.arange(1, 81)
+    rows = []
+    for user in range(80):
+        items = rng.choice(80, int(rng.integers(4, 25)), replace=False, p=weights / weights.sum())
+        rows += [(f"u{user}", f"i{item}", 100 * user + k) for k, item in enumerate(items)]
+    times = rng.permutation(len(rows))
+    rows = [(user, item, int(time)) for (user, item, _), time in zip(rows, times, strict=True)]
+    write_inter(folder / "dataset" / "walk" / "walk.inter", rows)
+    return rows
+
+
+ONE_LINE = [({"TS": [0.7, 0.15, 0.15]}, "user"), ({"RS": [0.7, 0.15, 0.15]}, None)]
+
+
+@pytest.mark.parametrize("model", ["BPR", "GRU4Rec", "ScaledSASRec"])
+@pytest.mark.parametrize(("split", "group_by"), ONE_LINE)
+def test_one_time_line_is_cut_alike_for_sampled_rankings(skewed, model, split, group_by):
+    """What is tested is the latest, whoever's it is; popN draws popular items more often than uniN."""
+    time = {(user, item): t for user, item, t in skewed}
+    firsts = 0 if model == "BPR" else 80  # nobody's targets
+    drawn = {}
+    for mode in ("uni20", "pop20"):
+        eval_args = {"split": split, "order": "TO", "group_by": group_by, "mode": mode}
+        own = {"topk": [5], "metrics": ["NDCG"], "valid_metric": "NDCG@5", "state": "error", "eval_batch_size": 64}
+        prepared = prepare(make_config(model, "walk", config_dict={**own, **TIMES, "eval_args": eval_args}))
+        parts = [pairs(loader) for loader in (prepared.train_data, prepared.valid_data, prepared.test_data)]
+        times = [np.array([time[pair] for pair in part]) for part in parts]
+        assert times[0].max() < times[1].min() and times[1].max() < times[2].min() and len(times[2]) > 100
+        assert sum(map(len, parts)) == len(set().union(*parts)) == len(skewed) - firsts
+        # RecBole's sequential models may take an item again: all but the held-out one are among the others
+        others = assert_each_is_ranked_among_twenty_others(prepared, set(time) if model == "BPR" else None)
+        popularity = Counter(item for _, item in parts[0])
+        drawn[mode] = np.mean([popularity[item] for item in others])
+    assert drawn["pop20"] > 1.3 * drawn["uni20"]
+
+
+@pytest.mark.parametrize("mode", ["uni20", "pop20"])
+def test_with_one_row_a_user_sampled_rankings_are_recboles(skewed, mode):
+    import torch
+    from recbole.data.dataloader import NegSampleEvalDataLoader
+
+    own = {"topk": [5], "metrics": ["NDCG"], "valid_metric": "NDCG@5", "state": "error", "eval_batch_size": 100}
+    prepared = prepare(make_config("GRU4Rec", "walk", config_dict={**own, "eval_args": {"mode": mode}}))
+    ours = prepared.test_data
+    stock = NegSampleEvalDataLoader(prepared.config, ours._dataset, ours._sampler)
+    drawn = []
+    for loader in (ours, stock):
+        np.random.seed(1)
+        drawn.append(list(loader))
+    assert type(ours) is not NegSampleEvalDataLoader and len(drawn[0]) == len(drawn[1]) > 10
+    for (rows, *places), (others, *other_places) in zip(*drawn, strict=True):
+        assert all(torch.equal(rows[name], others[name]) for name in others.columns)
+        assert all(map(torch.equal, places, other_places))
 
 
 def test_metrics_that_need_the_number_of_items_work(walk):

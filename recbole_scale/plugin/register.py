@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from recbole.config import Config
+from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.evaluator import metric_types, smaller_metrics
 from recbole.evaluator import register as metric_register
 from recbole.utils import ModelType, ensure_dir
@@ -29,6 +30,7 @@ from recbole_scale.plugin.config import (
 from recbole_scale.plugin.demands import check_counts, check_labels
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.processes import one_of_several
+from recbole_scale.plugin.sampled import RowByRowLoader
 
 _ORIGINAL: dict[str, Any] = {}
 
@@ -153,7 +155,10 @@ def find_dataloader(config: RunConfig, phase: str) -> Any:
     from recbole_scale.data.baselines import loader_class
 
     ours = loader_class(config, phase, windows=config["model"] in WINDOW_MODELS)
-    return ours or _ORIGINAL["get_dataloader"](config, phase)
+    found = ours or _ORIGINAL["get_dataloader"](config, phase)
+    if found is NegSampleEvalDataLoader and config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        return RowByRowLoader
+    return found
 
 
 def find_dataset(config: RunConfig) -> Any:

@@ -11,7 +11,7 @@ REPLACED: dict[str, str] = {
     "get_model": "models outside the package, the nearest to a missing one, no anomaly mode for SINE, KGAT without dgl",
     "get_trainer": "ScaledSASRec's trainer, and those of several processes",
     "create_dataset": "histories in place of padded rows; a pickle that lies in checkpoint_dir is not opened",
-    "get_dataloader": "loaders over histories",
+    "get_dataloader": "loaders over histories; sequential models are ranked a row at a time among sampled items too",
     "create_samplers": "what a user had before is noted from the split's earlier parts",
     "load_split_dataloaders": "a pickle, opened whenever a file of its name lies in checkpoint_dir",
     "load_data_and_model": "torch 2.6 and later refuse its pickled Config; names of code in a checkpoint are dropped",
