@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_scale.data.histories import share_of_user
+from recbole_scale.data.hashed import share_of_user
 from recbole_scale.errors import UserError
 from recbole_scale.model.sizes import SIZE_NAMES, equal_shapes, heads_of, named, nearest_size, shaped
 

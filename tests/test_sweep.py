@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_scale.data.histories import share_of_user
+from recbole_scale.data.hashed import share_of_user
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import as_rows
 from recbole_scale.runs.measuring import read_per_user

@@ -15,12 +15,13 @@ from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_scale.data.atomic import PADDING, read_atomic, read_header, with_kinds
 from recbole_scale.data.defaults import decide_by_data
-from recbole_scale.data.histories import Histories, Split, share_of_user, split_histories, time_order
+from recbole_scale.data.hashed import drawn_users, share_of_user
+from recbole_scale.data.histories import Histories, Split, split_histories, time_order
 from recbole_scale.data.log import Log, Recipe, load_log
 from recbole_scale.data.ready_made import rows_of
 from recbole_scale.data.recbole_filters import Interval, LogFilters
 from recbole_scale.data.rows import HistoryRows
-from recbole_scale.data.texts import Numbers, as_objects
+from recbole_scale.data.texts import Names, Numbers
 from recbole_scale.data.time_units import check_units
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.interfaces import DataSet
@@ -46,6 +47,7 @@ class HistoryDataset(SequentialDataset):
     times: np.ndarray  # exact time of each of the histories' items, float64 [R]; only where our own reading was used
     split: Split
     phase: str
+    ranked: tuple[int, int] | None = None  # users drawn to be ranked, and of how many; None: all
     left_to_recbole: tuple[str, ...] = RECBOLE_ONLY
     reads_features = False  # ids are all there is
     _rows: Any = None
@@ -140,7 +142,7 @@ class HistoryDataset(SequentialDataset):
         self._init_alias()
         self.feat_name_list = ["inter_feat"]
         for name, texts in ((self.uid_field, log.users), (self.iid_field, log.items)):
-            tokens = as_objects([PADDING, *texts.to_pylist()])
+            tokens = Names(PADDING, texts)
             self.field2id_token[name] = tokens
             self.field2token_id[name] = Numbers(tokens)
         self.histories, self.times = log.histories, log.times
@@ -212,8 +214,14 @@ class HistoryDataset(SequentialDataset):
         self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
     def _view(self, phase: str, order: np.ndarray | None) -> HistoryDataset:
-        view: HistoryDataset = self.copy(HistoryRows(self, phase, order))
-        view.phase = phase
+        most = self.config[f"{phase}_users"] if phase != "train" else None
+        drawn = None
+        if most is not None:
+            counts = self.split.ranges(self.histories, phase).counts
+            names = self.field2id_token[self.uid_field]
+            drawn, ranked = drawn_users(names, self.histories.users, counts, most)
+        view: HistoryDataset = self.copy(HistoryRows(self, phase, order, drawn))
+        view.phase, view.ranked = phase, None if most is None else ranked
         return view
 
     def __len__(self) -> int:

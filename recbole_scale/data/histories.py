@@ -6,12 +6,12 @@ A *position* is an index into the flat item array. Plain numpy; nothing here kno
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 from recbole_scale.data.time_units import as_time
 from recbole_scale.errors import UserError
@@ -72,14 +72,28 @@ def time_order(user: np.ndarray, time: np.ndarray) -> np.ndarray:
 
     Rows that lie user by user are sorted a block of users at a time, which takes the memory of a block.
     """
-    user, time = np.asarray(user), np.asarray(time)
-    if len(user) <= ROWS_AT_ONCE or not (user[1:] >= user[:-1]).all():
-        return _order_of_all(user, time)
-    cuts = np.unique(np.searchsorted(user, user[::ROWS_AT_ONCE]))  # each where a user begins
     order = np.empty(len(user), dtype=np.int64)
-    for start, end in pairwise([*cuts.tolist(), len(user)]):
-        order[start:end] = start + _order_of_all(user[start:end], time[start:end])
+    for start, part in _orders(np.asarray(user), np.asarray(time)):
+        order[start : start + len(part)] = start + part
     return order
+
+
+def sort_by_time(user: np.ndarray, time: np.ndarray, item: np.ndarray) -> None:
+    """Put times and items [R] in the order of :func:`time_order` where they lie; ``user`` stays as it is."""
+    for start, part in _orders(user, time):
+        block = slice(start, start + len(part))
+        item[block] = item[block][part]
+        time[block] = time[block][part]
+
+
+def _orders(user: np.ndarray, time: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Where a block of users begins, and the order of its rows from there; one block unless rows lie user by user."""
+    if len(user) <= ROWS_AT_ONCE or not (user[1:] >= user[:-1]).all():
+        yield 0, _order_of_all(user, time)
+        return
+    cuts = np.unique(np.searchsorted(user, user[::ROWS_AT_ONCE]))  # each where a user begins
+    for start, end in pairwise([*cuts.tolist(), len(user)]):
+        yield start, _order_of_all(user[start:end], time[start:end])
 
 
 def _order_of_all(user: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -190,15 +204,6 @@ class Split:
         if self.trains is not None and not everybody:
             seen = seen[self.trains[histories.owner(seen)]]
         return np.bincount(histories.items[seen], minlength=n_items + 1)
-
-
-def share_of_user(tokens: np.ndarray) -> np.ndarray:
-    """A number in [0, 1) for each user's token, float64 [U]: a hash, the same in every run, split and process.
-
-    Users below a fraction f are a fraction f of all, and belong to every larger fraction too.
-    """
-    hashed = pd.util.hash_array(np.asarray(tokens, dtype=object), categorize=False)
-    return (hashed >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def ragged_ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
 
 from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.ready_made import RowSplit
@@ -116,6 +117,22 @@ class HistoryEvalDataLoader(FullSortEvalDataLoader):
     """RecBole's full-ranking loader over histories; its batches know what their users had before (``seen``)."""
 
     _first, _every = 0, 1  # batches of this process: all
+
+    def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False) -> None:
+        """As RecBole's constructors, which would write out a list of all row numbers, twice."""
+        self.shuffle, self.config, self._dataset, self._sampler = False, config, dataset, sampler
+        self.uid_field, self.iid_field, self.is_sequential = dataset.uid_field, dataset.iid_field, True
+        self.model, self.transform = None, construct_transform(config)
+        self.generator = torch.Generator()
+        self.generator.manual_seed(config["seed"])
+        self.sample_size = len(dataset)
+        self._init_batch_size_and_step()
+        if not config["single_spec"]:
+            self.step: int = max(1, config["eval_batch_size"] // config["world_size"])
+        rows: Any = range(self.sample_size)
+        torch.utils.data.DataLoader.__init__(
+            self, rows, batch_size=self.step, collate_fn=self.collate_fn, generator=self.generator
+        )
 
     def collate_fn(self, index: Any) -> Any:
         """One batch of rows, as RecBole's, with (row, item) pairs of the whole history when it is masked."""

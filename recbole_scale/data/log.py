@@ -19,7 +19,7 @@ import pyarrow as pa
 from recbole_scale.data.atomic import read_coded, read_header, with_kinds
 from recbole_scale.data.cache import cache_path, content_digest, read_cache, write_cache
 from recbole_scale.data.coded import Coded
-from recbole_scale.data.histories import Histories, in_time_order, time_order
+from recbole_scale.data.histories import Histories, in_time_order, sort_by_time
 from recbole_scale.data.recbole_filters import LogFilters, kept_rows
 from recbole_scale.data.texts import joined
 from recbole_scale.data.time_units import check_units
@@ -124,10 +124,8 @@ def read_log(recipe: Recipe) -> Log:
     del user, item, users, items  # what is large goes as soon as it can
     offsets = np.concatenate([[0], np.cumsum(np.bincount(owners))])
     if not in_time_order(owners, time):
-        order = time_order(owners, time)
-        del owners
-        item_ids = item_ids[order]
-        time = time[order]
+        time = np.require(time, requirements="W")  # arrow's own memory cannot be written
+        sort_by_time(owners, time, item_ids)
     histories = Histories(item_ids, np.arange(1, len(offsets), dtype=np.int32), offsets)
     return Log(histories, time, *names)
 

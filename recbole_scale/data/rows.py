@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_scale.data.histories import Histories, Split, ragged_ranges
+from recbole_scale.data.histories import Histories, Positions, Split, ragged_ranges
 from recbole_scale.interfaces import RunConfig
 
 
@@ -28,22 +29,32 @@ class SplitDataset(Protocol):
 class HistoryRows:
     """RecBole's interaction table (user, target, items before it, their number), made when it is indexed.
 
-    The rows of ``phase`` of a split data set, one user after the other: by id, or as ``order`` (indices [U]) says.
+    The rows of ``phase`` of a split data set, one user after the other: by id, or as ``order`` (indices [U]) says; of
+    the users ``drawn`` (indices [n], ascending) alone where they are given.
     Whatever else is asked of it (``interaction``, ``numpy()``, ``shuffle()``, a list column) makes the whole table.
     """
 
     _table: Any = None  # RecBole's, once somebody has asked for what only that has
 
-    def __init__(self, dataset: SplitDataset, phase: str, order: np.ndarray | None = None) -> None:
-        self._histories = dataset.histories
-        self._ascending = dataset.split.ranges(dataset.histories, phase)
-        self._order = order
-        self._positions = self._ascending if order is None else self._ascending.in_order(order)
+    def __init__(
+        self, dataset: SplitDataset, phase: str, order: np.ndarray | None = None, drawn: np.ndarray | None = None
+    ) -> None:
+        self._histories, self._split, self._phase = dataset.histories, dataset.split, phase
+        self._drawn, self._order = drawn, drawn if order is None else order
+        if order is not None and drawn is not None:
+            kept = np.zeros(len(order), dtype=bool)
+            kept[drawn] = True
+            self._order = order[kept[order]]
         self._max_length = dataset.max_item_list_len
         self._user, self._item = dataset.uid_field, dataset.iid_field
         self._list = dataset.iid_field + dataset.config["LIST_SUFFIX"]
         self._length = dataset.item_list_length_field
         self._time, self._times = dataset.config["TIME_FIELD"], getattr(dataset, "times", None)
+
+    @cached_property
+    def _positions(self) -> Positions:
+        found = self._split.ranges(self._histories, self._phase)
+        return found if self._order is None else found.in_order(self._order)
 
     def __len__(self) -> int:
         return len(self._positions) if self._table is None else len(self._table)
@@ -88,7 +99,8 @@ class HistoryRows:
         if by != self._user or not ascending or self._table is not None:
             self.table().sort(by=by, ascending=ascending)
             return
-        self._positions, self._order = self._ascending, None
+        self._order = self._drawn
+        vars(self).pop("_positions", None)
 
     def __getitem__(self, index: Any) -> Any:
         if self._table is not None:
@@ -125,7 +137,8 @@ class HistoryRows:
         """How many rows have each id (0, 1, ...) of the user or item field."""
         if field == self._user:
             counts = np.zeros(int(self._histories.users.max(initial=0)) + 1, dtype=np.int64)
-            np.add.at(counts, self._histories.users, self._ascending.counts)  # ready-made rows repeat users
+            users = self._histories.users if self._order is None else self._histories.users[self._order]
+            np.add.at(counts, users, self._positions.counts)  # ready-made rows repeat users
             return counts
         return np.bincount(self._histories.items[self._positions[:]])
 

@@ -79,12 +79,14 @@ def batch_windows(windows: Windows, token_budget: int, rng: np.random.Generator 
     Returns:
         window indices of each batch; every window is in exactly one.
     """
-    tie = np.arange(len(windows)) if rng is None else rng.permutation(len(windows))
-    order = np.lexsort((tie, -windows.length))
-    lengths = windows.length[order].tolist()
+    order = np.arange(len(windows)) if rng is None else np.argsort(rng.permutation(len(windows)))
+    falling = -windows.length[order]
+    kind = np.int16 if falling.min(initial=0) >= np.iinfo(np.int16).min else np.int64  # numpy counts short ones
+    order = order[np.argsort(falling.astype(kind), kind="stable")]
+    lengths = windows.length[order]
     batches, at = [], 0
     while at < len(order):
-        take = max(1, token_budget // lengths[at])
+        take = max(1, token_budget // int(lengths[at]))
         batches.append(order[at : at + take])
         at += take
     if rng is not None:

@@ -31,11 +31,14 @@ def costs(prepared: Prepared, network: object) -> RunRow:
     n_users = prepared.dataset.user_num - 1
     known: RunRow = {"n_parameters": n_parameters, "n_users": n_users, "n_items": prepared.dataset.item_num - 1}
     if isinstance(network, ScaledSASRec):
-        shape, tested = network.shape, len(prepared.test_data.dataset)  # one test row a user
+        shape = network.shape
+        valid, tested = (len(part.dataset) for part in (prepared.valid_data, prepared.test_data))  # one row a user
+        with_row = (prepared.test_data._dataset.ranked or (0, tested))[1]
         groups = parameter_groups(shape)
         known |= {
+            "users_valid": valid,
             "users_tested": tested,
-            "users_dropped": max(0, n_users - tested),
+            "users_dropped": max(0, n_users - with_row),
             "n_blocks": groups["n_blocks"],
             "n_blocks_exact": groups["n_blocks_exact"],
             "n_item_embedding": groups["n_item_embedding"],
@@ -70,8 +73,21 @@ def describe(prepared: Prepared, network: object, processes: int | None = None) 
     else:
         count = known["n_parameters"]
         lines["parameters"] = "none, it grows trees" if count is None else f"{count:,}"
+    if drawn := ranked_users(prepared):
+        lines["ranked"] = drawn
     title = f"{config['model']} on {config['dataset']}"
     return "\n".join([title, *(f"  {name:<11}{text}" for name, text in lines.items())])
+
+
+def ranked_users(prepared: Prepared) -> str:
+    """Which users are ranked, in words, where ``valid_users`` or ``test_users`` leave some out; else nothing."""
+    told = []
+    for name, data in (("valid", prepared.valid_data), ("test", prepared.test_data)):
+        ranked = getattr(data._dataset, "ranked", None)
+        told.append(f"{name} all users" if ranked is None else f"{name} {ranked[0]:,} of {ranked[1]:,} users")
+    if all(one.endswith("all users") for one in told):
+        return ""
+    return ", ".join(told) + ", drawn by a hash of their names"
 
 
 def _model_lines(config: RunConfig, network: ScaledSASRec, known: RunRow) -> dict[str, str]:

@@ -16,6 +16,7 @@ from recbole.utils import EvaluatorType, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_scale.data.cache import files_digest
+from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.files import check_writable
@@ -76,6 +77,9 @@ def prepare(config: RunConfig, loaded: LoadedData | None = None) -> Prepared:
             f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
         )
     _check_features(config, dataset)
+    for key in ("valid_users", "test_users"):
+        if config[key] is not None and not isinstance(dataset, HistoryDataset):
+            raise UserError(f"{key} is for runs that read rows on demand, and {config['model']} does not as it is set")
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
     try:
         train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))

@@ -175,7 +175,9 @@ def _carried_out(
         "seconds_total": round(perf_counter() - clock, 2),
     }
     to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
-    logger.info(plan.results_table(row) + plan.other_best(config["valid_metric"], both))
+    drawn = plan.ranked_users(prepared)
+    ranked = f"\n\nranked: {drawn}" if drawn else ""
+    logger.info(plan.results_table(row) + ranked + plan.other_best(config["valid_metric"], both))
     keep(row, getattr(trainer, "targets_seen", None) != before)
     return result, row
 

@@ -91,7 +91,8 @@ def told(prepared: Prepared, network: object) -> str:
     rankings = epochs // config["eval_step"] if config["eval_step"] > 0 else 0
     parts = f"start {duration(start)}, {epochs} epoch{'s' * (epochs > 1)} of {duration(epoch)}"
     parts += f", ranking {duration(ranking)} each" if ranking else ""
-    whole = duration(start + epochs * epoch + (rankings + 1) * ranking)
+    valid, tested = (max(len(data.dataset), 1) for data in (prepared.valid_data, prepared.test_data))
+    whole = duration(start + epochs * epoch + (rankings + tested / valid) * ranking)
     most = "at most " if 0 < config["stopping_step"] < rankings else ""  # where valid gains nothing it ends earlier
     return f"{most}about {whole} on this machine ({parts}; timed on {STEPS} steps)"
 

@@ -21,6 +21,8 @@ ENVIRONMENT = {
     "REORDER_ITEM_SEQ",
 }  # fmt: skip
 
+LATER = ("valid_users", "test_users")  # keys that came later: left empty, a run keeps the name it had
+
 BY_DATA = ("dropout_bottom", "dropout_top", "epochs", "train_batch_size")  # decided by the log, unless the user has
 
 
@@ -33,6 +35,7 @@ def run_id(config: RunConfig, without: tuple[str, ...] = ()) -> str:
     """
     before = before_data(config)
     final = {**config.final_config_dict, **before}
+    final = {k: v for k, v in final.items() if k not in LATER or v is not None}
     settings = {k: v for k, v in final.items() if k not in ENVIRONMENT and k not in without}
     if "dropout_bottom" in final:
         given = config.external_config_dict.keys() & {*BY_DATA} - before.keys() - {*without}

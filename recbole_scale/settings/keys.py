@@ -370,6 +370,12 @@ class PackageSettings(Settings):
     rows_on_demand: bool = key(
         FLAG, True, "RecBole's sequential models read rows made when a batch needs them, in place of a padded table."
     )
+    valid_users: int | None = key(
+        optional(whole()), None, "Users ranked at each evaluation, drawn by a hash of their names; empty: all."
+    )
+    test_users: int | None = key(
+        optional(whole()), None, "Users ranked at the end, drawn by the same hash; empty: all."
+    )
     bad_rows: str = key(
         choice("refuse", "as_recbole"),
         "refuse",
