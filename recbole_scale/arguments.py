@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.settings import parse_arguments
+from recbole_scale.terminal import COMMANDS
 
-_COMMANDS = r"(?:recbole-scale|run_recbole|run_hyper|torchrun) "
 _PLACES = ("FILE", "DIR", "PATH")  # metavars of values that may hold commas and spaces
 
 
@@ -32,12 +32,12 @@ def filled(text: str, width: int) -> str:
             joins = lines and lines[-1] and not lines[-1].startswith("  ") and not lines[-1].endswith(":")
             lines += [f"{lines.pop()} {words}"] if joins and words else [words]
         else:
-            lines.append(f"  {words}" if re.match(_COMMANDS, words) else line)
+            lines.append(f"  {words}" if re.match(COMMANDS, words) else line)
     return "\n".join(_fitted(line, width) for line in lines)
 
 
 def _fitted(line: str, width: int) -> str:
-    command, known = re.match(_COMMANDS, line.strip()), re.match(r"  [\w-]+ {2,}", line)  # a name and what it means
+    command, known = re.match(COMMANDS, line.strip()), re.match(r"  [\w-]+ {2,}", line)  # a name and what it means
     if len(line) <= width or (line.startswith("  ") and not command and not known):
         return line
     indent = " " * (6 if command else known.end() if known else 0)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import re
 import sys
 import textwrap
@@ -14,6 +12,8 @@ from copy import copy
 from typing import Any
 
 from tqdm import tqdm
+
+from recbole_scale.terminal import columns
 
 tqdm.set_lock(threading.RLock())  # its own is a semaphore between processes, of which a killed one leaves a warning
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -35,16 +35,8 @@ def say(text: str, file: Any = None) -> None:
 
 def fitting(versions: Sequence[str], stream: Any, before: int = 0) -> str:
     """The first of ``versions``, from whole to short, that fits beside ``before`` letters; in a file the whole line."""
-    room = _columns(stream) - before
+    room = columns(stream) - before
     return next((line for line in versions if len(line) <= room), versions[-1])
-
-
-def _columns(stream: Any) -> float:
-    """How wide a stream's terminal is; a file, or a terminal that does not say, is as wide as you like."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or math.inf
-    except (AttributeError, OSError, ValueError):
-        return math.inf
 
 
 def log_line(logger: logging.Logger, versions: Sequence[str]) -> None:
@@ -54,7 +46,7 @@ def log_line(logger: logging.Logger, versions: Sequence[str]) -> None:
 
 def _hanging(text: str) -> str:
     """A plan's lines ("  memory     about ...") broken between words where the terminal is too narrow for them."""
-    width, indent = _columns(sys.stderr), " " * 13
+    width, indent = columns(sys.stderr), " " * 13
     return "\n".join(
         line
         if len(line) <= width or not line.startswith("  ") or width < 40

@@ -14,7 +14,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 
 from recbole_scale.signals import Interrupted, watched
-from recbole_scale.terminal import patient_output
+from recbole_scale.terminal import columns, folded, patient_output
 
 MEND_RECBOLE = "pip install --no-deps recbole==1.2.1"  # its other requirements are ours
 
@@ -105,7 +105,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
         mistake = as_mistake(failure)
         sentence, code = (_bug(failure), 1) if mistake is None else (f"error: {mistake}", 2)
     with suppress(OSError):
-        print(sentence, file=sys.stderr, flush=True)
+        print(folded(sentence, columns(sys.stderr) - 1), file=sys.stderr, flush=True)
     return code
 
 

@@ -1,25 +1,55 @@
-"""A terminal is no reason to lose work: a reader that has gone, a full disk, characters that it cannot show."""
+"""A terminal is no reason to lose work: a reader that has gone, a full disk, characters and lines it cannot show."""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+COMMANDS = r"(?:recbole-scale|run_recbole|run_hyper|torchrun) "
+
+
+def columns(stream: Any) -> float:
+    """How wide a stream's terminal is; a file, or a terminal that does not say, is as wide as you like."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or math.inf
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
+def folded(text: str, width: float) -> str:
+    """Lines that are too long for a terminal broken between words, but commands, which are copied from there."""
+    return "\n".join(_folded(line, width) if len(line) > width >= 20 else line for line in text.split("\n"))
+
+
+def _folded(line: str, width: float) -> str:
+    if re.match(rf" *{COMMANDS}", line) or "\x1b" in line or "\r" in line:
+        return line
+    indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+    return textwrap.fill(
+        line, int(width), subsequent_indent=indent[:12], break_long_words=False, break_on_hyphens=False
+    )
+
 
 class Patient:
-    """A text stream that drops what cannot be written and remembers why; all else is the stream's own."""
+    """A text stream that drops what cannot be written and remembers why; all else is the stream's own.
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    ``fold``: break long lines between words where the stream is a terminal.
+    """
+
+    def __init__(self, stream: Any, fold: bool = False) -> None:
+        self._stream, self._fold = stream, fold
         self.fault: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write text, unless writing has failed before."""
-        return self._try(self._stream.write, text) or len(text)
+        return self._try(self._stream.write, folded(text, columns(self) - 1) if self._fold else text) or len(text)
 
     def flush(self) -> None:
         """Flush, unless writing has failed before."""
@@ -55,7 +85,7 @@ def patient_output() -> Iterator[None]:
     for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # LANG=C knows no ±
-    patient = [Patient(stream) for stream in streams]
+    patient = [Patient(stream, fold=stream is sys.stdout) for stream in streams]
     sys.stdout, sys.stderr = patient
     try:
         yield

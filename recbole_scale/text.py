@@ -33,13 +33,34 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def text_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), indent: str = "") -> str:
-    """Rows as lines of aligned columns: those numbered in ``left`` to the left, all others to the right."""
+def text_table(
+    rows: Sequence[Sequence[str]],
+    left: Collection[int] = (0,),
+    indent: str = "",
+    width: float = math.inf,
+    heads: int = 1,
+) -> str:
+    """Rows as lines of aligned columns: those numbered in ``left`` to the left, all others to the right.
+
+    A table wider than ``width`` letters becomes several, one below the other, each with the first ``heads`` columns.
+    """
     from tabulate import tabulate  # RecBole prints its tables with it
 
-    sides = ["left" if at in left else "right" for at in range(len(rows[0]))]
-    text = tabulate(rows, tablefmt="plain", colalign=sides, disable_numparse=True)
-    return "\n".join((indent + line).rstrip() for line in text.split("\n"))
+    widths = [max(len(row[at]) for row in rows) + 2 for at in range(len(rows[0]))]
+    room = width - len(indent) + 2 - sum(widths[:heads])
+    parts: list[list[int]] = [[]]
+    for at in range(heads, len(widths)):
+        if parts[-1] and sum(widths[i] for i in parts[-1]) + widths[at] > room:
+            parts.append([])
+        parts[-1].append(at)
+    texts = []
+    for part in parts:
+        shown = [*range(heads), *part]
+        cells = [[row[at] for at in shown] for row in rows]
+        sides = ["left" if at in left else "right" for at in shown]
+        text = tabulate(cells, tablefmt="plain", colalign=sides, disable_numparse=True)
+        texts.append("\n".join((indent + line).rstrip() for line in text.split("\n")))
+    return "\n\n".join(texts)
 
 
 _METRICS = {

@@ -189,6 +189,23 @@ def make_plan(folder: Path, **more) -> SearchPlan:
     return SearchPlan(folder=str(folder), model="ScaledSASRec", dataset="walk", **{**given, **more})
 
 
+def test_what_ray_writes_down_holds_no_terminal(tmp_path):
+    """Ray pickles its callbacks as a search begins; ours shows a bar on a terminal, which cannot be pickled."""
+    from ray import cloudpickle
+
+    from recbole_scale.search.progress import Progress
+    from recbole_scale.search.ray_search import _Record
+
+    main, other = os.openpty()
+    with os.fdopen(main), os.fdopen(other, "w") as terminal:
+        made = make_plan(tmp_path)
+        progress = Progress(made, 1)
+        progress.terminal = terminal
+        with pytest.raises(Exception, match="tty"):
+            cloudpickle.dumps(progress)
+        assert cloudpickle.loads(cloudpickle.dumps(_Record(made, progress))).plan == made
+
+
 @pytest.mark.parametrize("epochs, grace, factor", [(20, 2, 3), (27, 1, 3), (300, None, 3), (4, None, 2), (1, None, 2)])
 def test_the_rungs_are_ashas(tmp_path, epochs, grace, factor):
     schedulers = pytest.importorskip("ray.tune.schedulers")

@@ -15,7 +15,10 @@ import termios
 import pyte
 import pytest
 
+import recbole_scale
 from recbole_scale.bars import fitting
+from recbole_scale.terminal import folded
+from recbole_scale.text import text_table
 from recbole_scale.training.epoch_log import epoch_line
 
 SHAPE = ["--n_layers=1", "--hidden_size=16", "--inner_size=32", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=64",
@@ -119,3 +122,81 @@ def test_many_runs_wrap_the_streams_once():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
     assert callable(logger.init)
+
+
+def verb(*words):
+    return [sys.executable, "-c", "from recbole_scale.cli import recbole_scale_command as c; c()", *words]
+
+
+SEARCH = [sys.executable, "-c", "from recbole_scale.cli import run_hyper_command as c; c()"]
+COMMANDS = {  # the command, and a line that it has to print whole
+    "compare": (
+        verb("compare", "--dataset", "walk", "--models", "ScaledSASRec:tiny", "GRU4Rec", "--epochs", "1", *SHAPE),
+        r"^GRU4Rec +1 +[\d,]+ ",
+    ),
+    "recommend": (
+        verb("recommend", "--runs", "results/runs.jsonl", "--topk", "5", "--users", "all", "--out", "recs.csv"),
+        r"^recs.csv: 60 users, 300 rows; .* of them loading$",
+    ),
+    "challenges": (
+        verb(
+            "challenges",
+            "--checkpoints",
+            "saved/*.best.pth",
+            "--challenges",
+            "long_tail",
+            "--out",
+            "hard",
+            "--seeds",
+            "1",
+        ),
+        r"^  all +60  0\.\d{4} +0\.\d{4} \([+-]\d+%\)$",
+    ),
+    "search": (
+        [*SEARCH, "--dataset=walk", "--epochs=1", "--num_samples=2", "--folder=found", *SHAPE],
+        r"^trial +\d finished after 1 epochs  best NDCG@10 0\.\d{4} ",
+    ),
+}
+QUICK = {("compare", 80), ("recommend", 80), ("challenges", 80)}
+EVERY = [(name, columns) for name in COMMANDS for columns in (80, 160, None)]
+
+
+@pytest.mark.parametrize(
+    "name, columns", [pytest.param(*one, marks=() if one in QUICK else pytest.mark.slow) for one in EVERY]
+)
+def test_what_a_command_leaves_is_whole_lines_and_no_bar(walk, name, columns):
+    """On terminals of 80 and 160 columns no word is cut at the edge; in a file nothing is drawn and nothing folded."""
+    own = dict(word.lstrip("-").split("=") for word in SHAPE) | {"topk": [5, 10], "epochs": 1, "state": "error"}
+    for width in (16, 24) if name in ("recommend", "challenges") else ():
+        recbole_scale.run("ScaledSASRec", "walk", config_dict={**own, "hidden_size": width, "show_progress": False})
+    command, shows = COMMANDS[name]
+    if columns is None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        text = done.stdout + done.stderr
+        assert "\r" not in text and "\x1b" not in text and "%|" not in text, text
+        lines = text.splitlines()
+    else:
+        lines, _ = on_terminal(command, columns)
+        # a word that goes on in the next line would fill its own to the edge
+        assert not [line for line in lines if len(line) == columns or "%|" in line], "\n".join(lines)
+    assert [line for line in lines if re.search(shows, line)], "\n".join(lines)
+
+
+def test_long_lines_break_between_words_and_commands_do_not():
+    text = "checked: a line of words that goes on for long\n  indented words that go on\nshort"
+    assert folded(text, 24) == (
+        "checked: a line of words\n  that goes on for long\n  indented words that go\n    on\nshort"
+    )
+    command = "  recbole-scale fit --rows a-rather-long-name.jsonl"
+    assert folded(command, 24) == command and folded(text, float("inf")) == text
+
+
+def test_a_table_too_wide_becomes_several_with_the_same_first_columns():
+    rows = [["model", "n", "HR@10", "NDCG@10", "NLL"], ["SASRec", "1", "0.1", "0.05", "6.25"]]
+    assert text_table(rows, left=range(5), width=24, heads=2) == (
+        "model   n  HR@10\nSASRec  1  0.1\n\nmodel   n  NDCG@10  NLL\nSASRec  1  0.05     6.25"
+    )
+    whole = text_table(rows, left=range(5))
+    assert whole == text_table(rows, left=range(5), width=34) and whole.count("\n") == 1
+    assert text_table([["a", "bcd"]], width=2) == "a  bcd"  # one column beside the first, however narrow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from recbole_scale.errors import UserError, check_choice
 from recbole_scale.runs import records
 from recbole_scale.runs.row_file import append_lines
 from recbole_scale.runs.trained import checkpoints_named
+from recbole_scale.terminal import columns
 
 MAIN_METRICS = (*(f"{name}@{k}" for name in ("hr", "ndcg") for k in CUTOFFS), "mrr", "nll")
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = table.tidy(measured, records.commit(), chosen.mask_history)
     models = [model.about for model in measured]
     names = dict(zip(map(table.model_of, models), table.labels(models), strict=True))
-    print("\n" + as_text(rows, names, options.metric))
+    print("\n" + as_text(rows, names, options.metric, columns(sys.stdout) - 1))
     written = _figures(rows, names, out, options.metric)
     if options.export:
         parts = _export(options.export, first, suite, longest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ from recbole_scale.text import metric_name, text_table
 _CHANGES = {"robustness": "change from the clean history", "trajectory": "change from step 1"}
 
 
-def as_text(rows: Sequence[Row], names: Mapping[Any, str], metric: str = "ndcg@10") -> str:
+def as_text(rows: Sequence[Row], names: Mapping[Any, str], metric: str = "ndcg@10", width: float = math.inf) -> str:
     """All blocks, one below the other.
 
     Args:
         rows: of the table; models are shown in the order in which they come.
         names: label of each model, by :func:`recbole_scale.challenges.table.model_of`.
+        width: letters of a line; a table of more models becomes several.
         metric: the main metric; cold start shows Coverage@10 beside it, a trajectory the recall of its window.
     """
     blocks = []
@@ -29,11 +31,11 @@ def as_text(rows: Sequence[Row], names: Mapping[Any, str], metric: str = "ndcg@1
             whole = [challenge == "trajectory" and row["level"] is None for row in cells]  # windows as a set, apart
             for wanted in (False, True):
                 if part := [row for row, of_window in zip(cells, whole, strict=True) if of_window == wanted]:
-                    blocks.append(_block(part, names))
+                    blocks.append(_block(part, names, width))
     return "\n\n".join(blocks)
 
 
-def _block(rows: Sequence[Row], names: Mapping[Any, str]) -> str:
+def _block(rows: Sequence[Row], names: Mapping[Any, str], width: float) -> str:
     """Rows of one challenge and metric; what all cases share stands in the title or is left out."""
     challenge, metric = rows[0]["challenge"], rows[0]["metric"]
     changes = challenge in _CHANGES and any(row["change"] is not None for row in rows)
@@ -55,4 +57,5 @@ def _block(rows: Sequence[Row], names: Mapping[Any, str]) -> str:
     table += [[*case, *(line.get(model, "") for model in models)] for case, line in lines.items()]
     columns = [i for i in range(len(table[0])) if i >= 3 or differ[i]]
     left = [at for at, i in enumerate(columns) if table[0][i] not in ("level", "cases")]
-    return title + "\n" + text_table([[line[i] for i in columns] for line in table], left, indent="  ")
+    cells = [[line[i] for i in columns] for line in table]
+    return title + "\n" + text_table(cells, left, indent="  ", width=width, heads=len(columns) - len(models))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from recbole_scale.compare.runs import Budget, Run
 from recbole_scale.data.histories import split_in_words
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.files import locked, whole_files
+from recbole_scale.terminal import columns
 
 
 def parse_seconds(text: str) -> float:
@@ -58,7 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     done = planning.finished_rows(arguments.results_file, planned, out)
     lines = gather(planned, done, out, arguments.results_file, reference, arguments.samples)
     title = describe(arguments.dataset, budget, reference, arguments.seeds, list(done.values()), planned[0])
-    print(write_tables(out, title, *table.cells(lines, reference)))
+    cells = table.cells(lines, reference)
+    write_tables(out, title, *cells)
+    print(f"{title}\n\n{table.as_text(*cells, columns(sys.stdout) - 1)}\n")
     return int(any(line.failed is not None for line in lines))
 
 
@@ -97,8 +101,8 @@ def describe(dataset: str, budget: Budget, reference: str, seeds: int, rows: lis
     )
 
 
-def write_tables(out: Path, title: str, header: list[str], body: list[list[str]]) -> str:
-    """Write ``table.txt``, ``.md`` and ``.tex``; returns the text."""
+def write_tables(out: Path, title: str, header: list[str], body: list[list[str]]) -> None:
+    """Write ``table.txt``, ``.md`` and ``.tex``."""
     text = f"{title}\n\n{table.as_text(header, body)}\n"
     bold = title.replace("Best of a column: <.", "Best of a column in bold.")
     comment = "% " + bold.replace("\n", " ")
@@ -106,4 +110,3 @@ def write_tables(out: Path, title: str, header: list[str], body: list[list[str]]
         txt.write(text.encode())
         md.write(f"{bold}\n\n{table.as_markdown(header, body)}\n".encode())
         tex.write(f"{comment}\n{table.as_latex(header, body)}\n".encode())
-    return text

@@ -165,11 +165,11 @@ def _difference(found: tuple[Difference, float] | None) -> str:
     return f"{difference.mean:+.4f}{star} [{difference.low:+.4f}, {difference.high:+.4f}], {p:.2g}"
 
 
-def as_text(header: list[str], body: list[list[str]]) -> str:
-    """Columns aligned with spaces."""
+def as_text(header: list[str], body: list[list[str]], width: float = math.inf) -> str:
+    """Columns aligned with spaces, in several tables where one is wider than ``width`` letters."""
     failed = [row for row in body if row[2].startswith("failed")]
     rows = [row for row in body if row not in failed]
-    text = text_table([header, *rows], left=range(len(header)))
+    text = text_table([header, *rows], left=range(len(header)), width=width)
     return "\n".join([text, *(f"{row[0]}  {row[2]}" for row in failed)])
 
 

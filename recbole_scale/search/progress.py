@@ -20,7 +20,7 @@ class Progress:
         self.ended = {one.number for one in begun if one.status != "unfinished"}
         self.best = next(((one.score, one.number) for one in begun if one.score is not None), None)
         self.epochs: dict[int, int] = {}
-        self.bar = bar(total=total, initial=len(self.ended), desc="trials", unit="trial", leave=True)
+        self.bar = bar(total=total, initial=len(self.ended), desc="trials", unit="trial")
 
     def evaluation(self, number: int, evaluation: dict[str, Any]) -> None:
         """A trial has evaluated."""
@@ -49,5 +49,5 @@ class Progress:
         say(text)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Take the bar away: each trial has its line."""
         self.bar.close()

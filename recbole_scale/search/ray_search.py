@@ -157,6 +157,10 @@ class _Record(tune.Callback):
     def __init__(self, plan: SearchPlan, progress: Progress) -> None:
         self.plan, self.progress = plan, progress
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What Ray writes down of it: no bar, since a terminal cannot be pickled."""
+        return {"plan": self.plan}
+
     def _trial(self, ray_trial: Any) -> Trial:
         return Trial(self.plan.folder, ray_trial.config["number"])
 
