@@ -50,6 +50,13 @@ def test_the_gpu_script_runs_whole_on_a_cpu(tmp_path, log):
     bf16, float32 = (curves[name]["curve"][0]["train_nll"] for name in ("bf16", "float32"))
     assert bf16 != float32 and bf16 == pytest.approx(float32, rel=0.02)
     assert [row["size"] for row in found if row["part"] == "one step"] == ["xlarge"]
+    peers = [row for row in found if row["part"] == "peer"]
+    assert [(row["system"], row["size"]) for row in peers] == [
+        (name, size) for name in ("bare", "recbole") for size in ("tiny", "base")
+    ]
+    assert all(row["tokens_per_second"] > 0 for row in peers) and "| base | recbole |" in done.stdout
+    (study,) = [row for row in found if row["part"] == "study"]
+    assert study["data"]["interactions"] == 1500 and any("1x32" in line for line in study["said"])
 
 
 def test_a_machine_without_recbole_is_told_in_one_sentence_what_is_missing(tmp_path):

@@ -80,8 +80,8 @@ def test_rows_can_be_put_in_another_order():
 def test_padding_by_hand():
     windows = cut_windows(np.array([0, 5]), np.array([5, 3]), 10, 10, None)  # 4 and 2 inputs
     assert windows.length.tolist() == [4, 2]
-    assert padding_share(windows, [np.array([0, 1])]) == pytest.approx(2 / 8)
-    assert padding_share(windows, batch_windows(windows, 4, None)) == 0.0
+    assert padding_share(windows, [(2, 4)]) == pytest.approx(2 / 8)
+    assert padding_share(windows, [(1, windows.length[one].item()) for one in batch_windows(windows, 4, None)]) == 0.0
     empty = Windows(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
     assert padding_share(empty, []) == 0.0
 

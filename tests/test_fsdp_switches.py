@@ -29,11 +29,15 @@ DROPPED = {"hidden_dropout_prob": None, "dropout_bottom": 0.3, "dropout_top": 0.
 JOBS = {
     "accumulation": {"settings": {**SMALL, **PARTS}},
     "checkpointing": {"settings": {**SMALL, **AGAIN}},
+    "cut": {"settings": {**SMALL, "cut_items": True, **PARTS, "train_batch_size": 64}},
     "switch": {"settings": {**SMALL, **SWITCH}},
     "all": {"settings": {**SMALL, **PARTS, **AGAIN, **SWITCH}},
     "all in bf16": {"settings": {**SMALL, **PARTS, **AGAIN, **SWITCH, "precision": "bf16"}},
     "all in bf16 weights": {"settings": {**SMALL, **PARTS, **AGAIN, **SWITCH, "precision": "bf16_weights"}},
-    "rollback": {"settings": {**SMALL, "train_batch_size": 64, "save_step": 4}, "bad": [10, 11, 12]},
+    "rollback": {
+        "settings": {**SMALL, "train_batch_size": 64, "save_step": 4, "async_checkpoints": True},
+        "bad": [10, 11, 12],
+    },
 }
 ONLY_TWO = {
     "dropped": {"settings": {**SMALL, **DROPPED}},

@@ -205,6 +205,17 @@ def test_under_fsdp_each_process_ranks_with_the_whole_model():
     assert evaluation_peak(shape, 256, cut) == expected > cut.framework + cut.weights + cut.optimizer
 
 
+def test_a_cut_table_of_ten_million_items_is_never_whole_in_a_step():
+    """8 processes, 512 numbers an item: 20 GB gathered, and as much again of its gradient, against 2.6 GB of each."""
+    shape = replace(shape_of("base"), n_items=10_000_000, d_model=512)
+    setup = Setup(tokens=65_536, candidates=10_000_000, chunk=256, parallel="fsdp", devices=8, device="cuda")
+    gathered, cut = (memory_plan(shape, replace(setup, cut_items=on)) for on in (False, True))
+    table = 4 * 512 * 10_000_000
+    assert gathered.weights - cut.weights == gathered.gradients - cut.gradients == pytest.approx(table, rel=1e-3)
+    assert cut.weights < 1.2 * table / 8 and cut.logits < gathered.logits / 4
+    assert cut.weights + cut.gathered == gathered.weights + gathered.gathered  # ranking takes it whole
+
+
 def test_a_dry_run_for_many_processes_plans_for_each_of_them_in_one(walk, monkeypatch, capsys):
     def plan(*more: str) -> dict[str, int]:
         arguments = ["--dataset=walk", "--topk=[5]", "--size=medium", "--train_batch_size=4096", "--dry_run", *more]

@@ -92,15 +92,15 @@ RATES = ("0", "1e-3")
 # what is no nonsense of them, by key; every other pair must be refused
 TAKEN = {
     **dict.fromkeys(
-        ("activation_checkpointing", "compile", "data_cache", "detect_anomaly", "enable_amp", "enable_scaler",
-         "filter_inter_by_user_or_item", "kg_reverse_r", "mask_history", "normalize_all", "optimizer_switch",
-         "repeatable", "reproducibility", "require_pow", "rows_on_demand", "show_progress", "shuffle", "tf32",
-         "use_gpu", "valid_metric_bigger"), ("True",)),
+        ("activation_checkpointing", "compile", "cut_items", "data_cache", "detect_anomaly", "enable_amp",
+         "enable_scaler", "filter_inter_by_user_or_item", "kg_reverse_r", "mask_history", "normalize_all",
+         "optimizer_switch", "repeatable", "reproducibility", "require_pow", "rows_on_demand", "show_progress",
+         "shuffle", "tf32", "use_gpu", "valid_metric_bigger"), ("True",)),
     **dict.fromkeys(
         ("additional_feat_suffix", "alias_of_entity_id", "alias_of_item_id", "alias_of_relation_id",
          "alias_of_user_id", "benchmark_filename", "clip_grad_norm", "dataloaders_save_path", "dataset_save_path",
          "discretization", "dropout_rates", "load_col",
-         "normalize_field", "preload_weight", "rm_dup_inter", "softmax_chunk",
+         "normalize_field", "preload_weight", "rm_dup_inter", "shard_group", "softmax_chunk",
          "switch_at_epoch", "switch_patience", "threshold", "train_neg_sample_args", "transform", "unload_col",
          "unused_col", "val_interval", "window_stride"), ("None",)),
     **dict.fromkeys(
@@ -121,7 +121,7 @@ TAKEN = {
     "item_inter_num_interval": ("None",),
     "user_inter_num_interval": ("None",),
     "lr_rule": ("None",),
-    "pad_heads": ("None", "True"),
+    **dict.fromkeys(("async_checkpoints", "pad_heads"), ("None", "True")),
     "share_trunk": ("True",),
     "warmup_steps": ("0", "None"),
     "gpu_id": ("-1", "0", "[1, 2]"),

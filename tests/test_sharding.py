@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sharding_worker import D, Run, batch_of
+from sharding_worker import N_ITEMS, D, Run, batch_of
 
 from recbole_scale.errors import UserError
 from recbole_scale.training import parallel, sharded_checkpoint
@@ -61,11 +61,11 @@ def assert_close(found, expected, atol, rtol=0.0):
         torch.testing.assert_close(found[name], expected[name], atol=atol, rtol=rtol, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["ddp", "fsdp", "cut"])
 def test_steps_on_two_processes_equal_those_of_one(tmp_path, mode):
     """Gradients, loss, clipped norm and weights over five AdamW steps with decay groups."""
     found, alone = succeed(2, "gradients", tmp_path, mode), Run("auto")
-    assert (found["mode"], parallel.mode_of(alone.loss)) == (mode, "none")
+    assert (found["mode"], parallel.mode_of(alone.loss)) == ("fsdp" if mode == "cut" else mode, "none")
     for number, step in enumerate(found["steps"]):
         expected = alone.step(number)
         assert_close(step["gradients"], expected["gradients"], atol=1e-5)
@@ -73,6 +73,31 @@ def test_steps_on_two_processes_equal_those_of_one(tmp_path, mode):
         torch.testing.assert_close(step["norm"], expected["norm"], atol=1e-5, rtol=1e-5)
         assert expected["norm"] > 0.5  # so that it was clipped
     assert_close(without_key_bias(found["weights"]), without_key_bias(alone.weights()), atol=1e-4)
+
+
+def test_two_copies_cut_in_two_equal_one_process_and_go_on_from_what_a_thread_wrote(tmp_path):
+    """HSDP, two machines of two processes, so to speak; its checkpoint is written while it goes on."""
+    found, alone = succeed(4, "two_by_two", tmp_path), Run("auto")
+    assert found["mode"] == "hsdp" and found["rows"] == (N_ITEMS + 1) / 2  # as neighbours share it
+    for number, step in enumerate(found["steps"]):
+        expected = alone.step(number)
+        assert_close(step["gradients"], expected["gradients"], atol=1e-5)
+        torch.testing.assert_close(step["loss"], expected["loss"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(step["norm"], expected["norm"], atol=1e-5, rtol=1e-5)
+    assert_close(without_key_bias(found["weights"]), without_key_bias(alone.weights()), atol=1e-4)
+    for resumed in found["resumed"]:  # bit for bit
+        assert all(torch.equal(resumed[name], value) for name, value in found["weights"].items())
+    alone.load(tmp_path / "last")
+    for number in range(2, 5):
+        alone.step(number)
+    assert_close(without_key_bias(alone.weights()), without_key_bias(found["weights"]), atol=1e-5)
+
+
+def test_what_hsdp_cuts_over_divides_the_processes():
+    assert parallel.shards_of("hsdp", None, 2, 8) == 2 and parallel.shards_of("hsdp", 4, 2, 8) == 4
+    assert parallel.shards_of("fsdp", 4, 2, 8) == 8
+    with pytest.raises(UserError, match=r"over 3 processes \(shard_group\), but 8 train"):
+        parallel.shards_of("hsdp", 3, 2, 8)
 
 
 def test_bf16_blocks_keep_float32_parts_and_follow_autocast(tmp_path):

@@ -22,8 +22,10 @@ from recbole_scale.data.windows import (
     batch_windows,
     cut_windows,
     deal,
+    fixed_widths,
     gather_windows,
     padding_share,
+    widths_of,
 )
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import RunConfig
@@ -33,7 +35,8 @@ class WindowDataLoader:
     """Training batches of windows under a token budget; every interaction but a user's first is a target once a pass.
 
     A pass is a function of (seed, epoch) alone, so that a resumed run sees the same batches.
-    ``train_batch_size`` counts positions, RecBole's rows: one prediction each.
+    ``train_batch_size`` counts positions, RecBole's rows: one prediction each. For ``compile: graphs`` batches have a
+    few shapes only, each of one width and one number of rows, padded with empty rows where windows run out.
     """
 
     def __init__(self, config: RunConfig, dataset: HistoryDataset, sampler: Any = None, shuffle: bool = True) -> None:
@@ -47,6 +50,7 @@ class WindowDataLoader:
                 f"window_stride is {self.stride}, but must lie in 1..{self.max_length} (MAX_ITEM_LIST_LENGTH)"
             )
         self.token_budget = int(config["train_batch_size"])
+        self.widths = fixed_widths(self.max_length) if config["compile"] == "graphs" else None
         self.item_list = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
         self.set_epoch(0)
 
@@ -61,7 +65,7 @@ class WindowDataLoader:
             self.windows: Windows = split.windows(histories, self.max_length, rng)
         else:
             self.windows = cut_windows(histories.offsets[:-1], split.train_counts, self.max_length, self.stride, rng)
-        self.batches = batch_windows(self.windows, self.token_budget, rng)
+        self.batches = batch_windows(self.windows, self.token_budget, rng, self.widths)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -71,10 +75,16 @@ class WindowDataLoader:
 
     def batch(self, step: int) -> Interaction:
         """Batch ``step`` of the epoch: item list and target list [B, T], and where the M targets lie in the latter."""
-        return self._gather(self.batches[step])
+        return self._gather(self.batches[step], self._shape(self.batches[step]))
 
-    def _gather(self, index: np.ndarray) -> Interaction:
-        inputs, targets = gather_windows(self._dataset.histories.items, self.windows, index)
+    def _shape(self, index: np.ndarray, pieces: int = 1, world: int = 1) -> tuple[int, int]:
+        """Rows and width of what one of ``world`` processes is given at once of batch ``index``, at most."""
+        width = int(widths_of(self.windows.length[index].max(), self.widths))
+        rows = len(index) if self.widths is None else max(1, self.token_budget // width)
+        return -(-rows // (pieces * world)), width
+
+    def _gather(self, index: np.ndarray, shape: tuple[int, int] | None) -> Interaction:
+        inputs, targets = gather_windows(self._dataset.histories.items, self.windows, index, shape)
         made = {self.item_list: inputs, TARGET_LIST: targets, TARGET_PLACES: np.flatnonzero(targets)}
         return Interaction({name: torch.from_numpy(array) for name, array in made.items()})
 
@@ -87,11 +97,12 @@ class WindowDataLoader:
         """
         index = self.batches[step]
         counts = self._counts(step)
+        shape = None if self.widths is None else self._shape(index, pieces, world)
         found = []
         for piece in np.array_split(np.arange(len(index)), min(pieces, len(index))):
             mine = piece[deal(counts[piece], rank, world)]
             weight = int(counts[mine].sum()) * world / int(counts.sum())
-            found.append((self._gather(index[mine if len(mine) else piece[:1]]), weight))
+            found.append((self._gather(index[mine if len(mine) else piece[:1]], shape), weight))
         return found
 
     def _counts(self, step: int) -> np.ndarray:
@@ -110,7 +121,7 @@ class WindowDataLoader:
     @property
     def padding(self) -> float:
         """Share of this epoch's positions that is padding, 0..1."""
-        return padding_share(self.windows, self.batches)
+        return padding_share(self.windows, map(self._shape, self.batches))
 
 
 class HistoryEvalDataLoader(FullSortEvalDataLoader):

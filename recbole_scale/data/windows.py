@@ -5,6 +5,7 @@ Plain numpy; nothing here knows RecBole or torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,13 +69,27 @@ def cut_windows(
     return Windows(start[owner] + look_back, end - look_back, begin - look_back)
 
 
-def batch_windows(windows: Windows, token_budget: int, rng: np.random.Generator | None) -> list[np.ndarray]:
+def fixed_widths(max_length: int) -> np.ndarray:
+    """Up to eight widths of batches, ascending, the last ``max_length``, the others multiples of 8; int64."""
+    step = 8 * -(-max_length // 64)
+    return np.array([*range(step, max_length, step), max_length])
+
+
+def widths_of(lengths: np.ndarray, widths: np.ndarray | None) -> np.ndarray:
+    """Width that each of ``lengths`` [W] is padded to: itself, or the next of ``widths``."""
+    return lengths if widths is None else widths[np.searchsorted(widths, lengths)]
+
+
+def batch_windows(
+    windows: Windows, token_budget: int, rng: np.random.Generator | None, widths: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Group windows of nearly equal length, so that padding stays small, and shuffle the groups.
 
     Args:
         windows: what to batch.
-        token_budget: most positions (windows x longest window) of a batch; a single longer window is a batch.
+        token_budget: most positions (windows x width) of a batch; a single longer window is a batch.
         rng: shuffles windows of equal length and the order of batches; None keeps both.
+        widths: those that batches may have (:func:`fixed_widths`); None: the longest window's.
 
     Returns:
         window indices of each batch; every window is in exactly one.
@@ -83,7 +98,7 @@ def batch_windows(windows: Windows, token_budget: int, rng: np.random.Generator 
     falling = -windows.length[order]
     kind = np.int16 if falling.min(initial=0) >= np.iinfo(np.int16).min else np.int64  # numpy counts short ones
     order = order[np.argsort(falling.astype(kind), kind="stable")]
-    lengths = windows.length[order]
+    lengths = widths_of(windows.length[order], widths)
     batches, at = [], 0
     while at < len(order):
         take = max(1, token_budget // int(lengths[at]))
@@ -94,14 +109,17 @@ def batch_windows(windows: Windows, token_budget: int, rng: np.random.Generator 
     return batches
 
 
-def gather_windows(items: np.ndarray, windows: Windows, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of a batch of windows.
+def gather_windows(
+    items: np.ndarray, windows: Windows, index: np.ndarray, shape: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of a batch of windows, padded to ``shape`` (B, T) where one is given.
 
     Returns:
         inputs int64 [B, T] (0 is padding) and targets int64 [B, T] (0 where no loss is counted).
     """
     start, length, context = windows.start[index], windows.length[index], windows.context[index]
-    width = int(length.max())
+    rows, width = shape or (len(index), int(length.max()))
+    start, length, context = (np.pad(part, (0, rows - len(index))) for part in (start, length, context))
     inputs = gather_padded(items, start, length, width)
     targets = gather_padded(items, start + 1, length, width)
     targets[np.arange(width) < context[:, None]] = 0
@@ -120,8 +138,8 @@ def deal(counts: np.ndarray, rank: int, world: int) -> np.ndarray:
     return np.sort(order[place[place < len(counts)]])
 
 
-def padding_share(windows: Windows, batches: list[np.ndarray]) -> float:
-    """Share of a pass over ``batches`` that is padding, 0..1."""
+def padding_share(windows: Windows, shapes: Iterable[tuple[int, int]]) -> float:
+    """Share of a pass over batches of ``shapes`` (B, T) that is padding, 0..1."""
     used = int(windows.length.sum())
-    spent = sum(len(batch) * int(windows.length[batch].max()) for batch in batches)
+    spent = sum(rows * width for rows, width in shapes)
     return 1 - used / spent if spent else 0.0

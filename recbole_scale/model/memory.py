@@ -71,8 +71,10 @@ class Setup:
         activation_checkpointing: whether blocks are computed again backward.
         accumulation_steps: parts of a batch, one after the other.
         optimizer_states: tensors as large as the weights that the optimizer keeps: 2 Adam, 1 SGD with momentum.
-        parallel: ``none``, ``ddp`` (a whole copy on every device) or ``fsdp`` (cut over devices).
+        parallel: ``none``, ``ddp`` (a whole copy on every device), ``fsdp`` (cut over devices) or ``hsdp`` (over some).
         devices: processes that train together.
+        shards: of these, the ones over which ``hsdp`` cuts a copy.
+        cut_items: whether, under ``fsdp``, the item embedding is never gathered.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -87,7 +89,14 @@ class Setup:
     optimizer_states: int = 2
     parallel: str = "none"
     devices: int = 1
+    shards: int = 1
+    cut_items: bool = False
     device: str = "cpu"
+
+    @property
+    def pieces(self) -> int:
+        """Devices over which a copy of the model is cut, 1 where each has a whole one."""
+        return {"fsdp": self.devices, "hsdp": self.shards}.get(self.parallel, 1)
 
 
 @dataclass(frozen=True)
@@ -133,15 +142,15 @@ def memory_plan(shape: Shape, setup: Setup) -> MemoryPlan:
     n_weights = total_parameters(shape)
     weights, gradients = numbers * n_weights, numbers * n_weights
     optimizer, gathered = setup.optimizer_states * weights, 0
-    if setup.parallel == "fsdp":
+    if setup.pieces > 1:
         groups = parameter_groups(shape)
-        embeddings = numbers * (groups["n_item_embedding"] + groups["n_positions"])
+        embeddings = numbers * (groups["n_positions"] + (0 if setup.cut_items else groups["n_item_embedding"]))
         block = groups["n_blocks_exact"] // shape.n_layers * (2 if setup.precision == "bf16" else numbers)
         # the block at work and the next one are whole, and so are the embeddings from forward to backward
         working = embeddings + 2 * block
         gathered = weights - working  # each process ranks with the whole model, beside its part
-        weights, optimizer = weights // setup.devices + working, optimizer // setup.devices
-        gradients = gradients // setup.devices + embeddings + block
+        weights, optimizer = weights // setup.pieces + working, optimizer // setup.pieces
+        gradients = gradients // setup.pieces + embeddings + block
     return MemoryPlan(
         weights=weights,
         gradients=gradients,
@@ -182,7 +191,7 @@ def _activations(shape: Shape, setup: Setup) -> float:
         per_token = shape.n_layers * stream * d + block  # each block's input, and one block as it is computed again
     else:
         per_token = shape.n_layers * block
-    casts = 2 * parameter_groups(shape)["n_blocks"] if setup.precision == "bf16" and setup.parallel != "fsdp" else 0
+    casts = 2 * parameter_groups(shape)["n_blocks"] if setup.precision == "bf16" and setup.pieces == 1 else 0
     holes = HOLES[setup.device] * shape.n_layers * block
     return tokens * (per_token + outside + working + holes) + casts
 
@@ -193,6 +202,8 @@ def _logits(shape: Shape, setup: Setup, numbers: int) -> float:
     chunk = 4 * 2 * min(setup.chunk, tokens) * setup.candidates
     low = setup.device == "cuda" and setup.precision != "float32"  # items once more in bfloat16, and their gradient
     other_format = 4 if low or numbers == 2 else 0
+    if setup.cut_items:  # of all processes' positions against this one's items
+        tokens, chunk, embedding = tokens * setup.devices, chunk / setup.devices, embedding // setup.devices
     return chunk + 3 * 4 * tokens * shape.d_model + (2 * 4 + other_format) * embedding
 
 

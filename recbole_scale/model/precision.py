@@ -54,11 +54,11 @@ def check_compiler(device: torch.device) -> None:
     """
     if device.type == "cuda":
         if not triton_is_there():
-            raise UserError("compile: True needs Triton on a GPU, and it is not installed; leave compile out")
+            raise UserError("compile needs Triton on a GPU, and it is not installed; leave compile out")
         return
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
     if not any(shutil.which(name) for name in names):
         raise UserError(
-            f"compile: True needs a C++ compiler on a CPU, and none of {', '.join(names)} is found; "
+            f"compile needs a C++ compiler on a CPU, and none of {', '.join(names)} is found; "
             "install one or leave compile out"
         )

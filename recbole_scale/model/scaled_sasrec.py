@@ -75,15 +75,19 @@ class ScaledSASRec(SequentialRecommender):
         self.softmax_chunk = settings.softmax_chunk or softmax_chunk(candidates, device)
         if self.precision == "bf16_weights":
             self.to(torch.bfloat16)
+        self.graphs = settings.compile == "graphs"
         if settings.compile:
             self.compile_blocks()
 
     def compile_blocks(self) -> None:
-        """Compile each block in place: names in the checkpoint stay, and equal blocks share what is compiled."""
+        """Compile each block in place: names in the checkpoint stay, and equal blocks share what is compiled.
+
+        With ``graphs`` a GPU also records what each launches, once a shape, and replays it; a CPU has no graphs.
+        """
         # every rate of a layer is a constant of its own to the compiler, so that each layer is a version of one code
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(self.blocks))
         for block in self.blocks:
-            block.compile(dynamic=True)
+            block.compile(dynamic=True, mode="reduce-overhead" if self.graphs else None)
 
     def autocast(self, enabled: bool = True) -> AbstractContextManager[Any]:
         """Products in bfloat16 where ``precision`` is bf16; a context for what runs inside."""
@@ -98,6 +102,8 @@ class ScaledSASRec(SequentialRecommender):
 
     def forward(self, item_seq: Tensor) -> Tensor:
         """Item ids [B, T], padded on the right, to hidden states [B, T, D]."""
+        if self.graphs:  # nothing of an earlier pass is needed any more: its memory may be written again
+            torch.compiler.cudagraph_mark_step_begin()
         with self.autocast():
             x = self.embed(item_seq)
             for block in self.blocks:
@@ -114,9 +120,11 @@ class ScaledSASRec(SequentialRecommender):
             if not torch.compiler.is_exporting():  # an exported graph has one width
                 item_seq = item_seq[:, : int(item_seq_len.max())]
             x = self.embed(item_seq)
-            for block in self.blocks[:-1]:
+            # histories have any width, and graphs are recorded for a few
+            *lower, top = [block.forward if self.graphs else block for block in self.blocks]
+            for block in lower:
                 x = block(x)
-            return self.final_norm(self.blocks[-1](x, last)).squeeze(1)
+            return self.final_norm(top(x, last)).squeeze(1)
 
     def calculate_loss(self, interaction: Batch) -> Tensor:
         """Mean cross-entropy in nats over the batch's targets, exact or (``loss_type: SCE``) sampled.
@@ -141,6 +149,12 @@ class ScaledSASRec(SequentialRecommender):
 
     def _item_loss(self, hidden: Tensor, target: Tensor) -> Tensor:
         """Loss of ``hidden`` [M, D] against items ``target`` [M]; logits in bfloat16 on a GPU only, sums in float32."""
+        if not isinstance(self.item_embedding, nn.Embedding):  # its rows lie in several processes
+            low = hidden.device.type == "cuda" and self.precision != "float32"
+            cut: Tensor = self.item_embedding.item_cross_entropy(
+                hidden.to(torch.bfloat16 if low else torch.float32), target, self.softmax_chunk
+            )
+            return cut
         weight = self.item_embedding.weight
         if hidden.device.type == "cuda" and self.precision != "float32":
             hidden = hidden.bfloat16()
@@ -149,7 +163,9 @@ class ScaledSASRec(SequentialRecommender):
         if self.sampled is not None:
             loss: Tensor = self.sampled(hidden, weight, target, self.softmax_chunk, self.item_embedding.sparse)
             return loss
-        return item_cross_entropy(hidden, weight.to(hidden.dtype), target, self.softmax_chunk, self.softmax)
+        if self.softmax != "triton":  # which rounds the weights itself, and their gradient not at all
+            weight = weight.to(hidden.dtype)
+        return item_cross_entropy(hidden, weight, target, self.softmax_chunk, self.softmax)
 
     def _training_last(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         hidden = self.forward(item_seq)

@@ -122,12 +122,14 @@ def _weight_gradient(
 class TritonCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy in nats of ``hidden`` [M, D] against ``weight`` [V, D] and 0-based targets ``index`` [M].
 
-    Products take the inputs' type, exponentials and sums are float32; the loss is float32.
+    Products take the type of ``hidden``, exponentials and sums are float32; the loss is float32. Each gradient has the
+    type of what it is of, so that float32 weights beside bfloat16 ``hidden`` get theirs as it was summed.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, index: Tensor) -> Tensor:
         """The loss, a scalar; keeps the log-sum-exp of each row for backward."""
+        ctx.weight_dtype = weight.dtype
         hidden, weight = hidden.contiguous(), weight.to(hidden.dtype).contiguous()
         log_sum, own = torch.empty(2, len(hidden), dtype=torch.float32, device=hidden.device)
         grid = (triton.cdiv(len(hidden), ROWS),)
@@ -139,7 +141,7 @@ class TritonCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of hidden and weight, each by programs of its own."""
         hidden, weight, index, log_sum = ctx.saved_tensors
-        gradients = torch.empty_like(hidden), torch.empty_like(weight)
+        gradients = torch.empty_like(hidden), torch.empty_like(weight, dtype=ctx.weight_dtype)
         common = (hidden, weight, index, log_sum, upstream[0].float().contiguous())
         sizes, blocks = _sizes(hidden, weight), _blocks(hidden)
         _hidden_gradient[(triton.cdiv(len(hidden), ROWS),)](*common, gradients[0], *sizes, **blocks)

@@ -18,6 +18,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.interfaces import Batch, RecBoleTrainer, RunConfig
 from recbole_scale.model.likelihood import are_probabilities, held_out_nll, nll_kind
 from recbole_scale.plugin.seen import Pairs
+from recbole_scale.plugin.summing import from_sums, rows_needed, sums
 from recbole_scale.training import group, parallel
 
 PER_ROW = ("rec.", "data.label")  # entries of RecBole's data struct that hold one row per ranked user
@@ -41,9 +42,19 @@ class NLL(AbstractMetric):
         if "rec.nll" not in dataobject:
             raise UserError("NLL needs the full ranking; set eval_args.mode: full or leave NLL out of metrics")
         values = dataobject.get("rec.nll").double()
-        places = max(6, self.decimal_place)
         error = values.std().item() / len(values) ** 0.5 if len(values) > 1 else float("nan")
-        return {"nll": round(values.mean().item(), places), "nll_se": round(error, places)}
+        return self._rounded(values.mean().item(), error)
+
+    def from_sums(self, dataobject: Any) -> dict[str, float]:
+        """The same of all processes' users, of whom ``dataobject`` holds this one's."""
+        values = dataobject.get("rec.nll").double()
+        total, n = sums(values.sum().item(), len(values))
+        (squares,) = sums((values - total / n).square().sum().item())
+        return self._rounded(total / n, (squares / (n - 1) / n) ** 0.5 if n > 1 else float("nan"))
+
+    def _rounded(self, mean: float, error: float) -> dict[str, float]:
+        places = max(6, self.decimal_place)
+        return {"nll": round(mean, places), "nll_se": round(error, places)}
 
 
 class Gathered(DataStruct):
@@ -71,9 +82,11 @@ class ScaleCollector(Collector):
     data_struct: Any
     nll_kind: str | None = None  # of the last evaluation
     rows_of_a_batch: int | None = None  # where it is not eval_batch_size
+    keep_rows = False  # whether every process is to have all users' rows, whatever the metrics need
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
+        self._rows_needed = rows_needed(config["metrics"])
         self._lists = {need for need in LISTS if self.register.need(need)}
         self._without_lists, self._only_lists = copy.copy(self.register), copy.copy(self.register)
         for need in list(vars(self.register)):
@@ -154,14 +167,23 @@ class ScaleCollector(Collector):
         return gathered
 
     def _from_all_processes(self, struct: Any) -> Any:
-        """What all processes gathered, row by row in the order that one process would have seen."""
+        """This process's rows; all processes' in the order that one would have seen, where a metric needs them so.
+
+        ``own_rows`` of what is returned names the entries that are this process's alone.
+        """
         if group.world_size() == 1:
             return struct
         mine = {key: value.cpu() for key, value in struct._data_dict.items() if key.startswith(PER_ROW)}
-        parts = group.gather(mine)
-        for key in {key for part in parts for key in part}:
+        kinds = group.gather({key: (value.shape[1:], value.dtype) for key, value in mine.items()})
+        kind_of = {key: kind for part in kinds for key, kind in part.items()}  # a process may have ranked nobody
+        together = {key for key in kind_of if self.keep_rows or key in self._rows_needed}
+        for key, (shape, dtype) in kind_of.items():
+            struct.set(key, mine.get(key, torch.empty(0, *shape, dtype=dtype)))
+        parts = group.gather({key: mine[key] for key in together & mine.keys()}) if together else []
+        for key in together:
             rows = [part[key] for part in parts if key in part]
             struct.set(key, parallel.interleave(rows, self.rows_of_a_batch or self.config["eval_batch_size"]))
+        struct.own_rows = kind_of.keys() - together
         return struct
 
 
@@ -186,9 +208,22 @@ class ScaleEvaluator(Evaluator):
                     second.set(key, value)
             for metric in self.metric_class.values():
                 if set(LISTS) & set(metric.metric_need) and all(need in second for need in metric.metric_need):
-                    found = metric.calculate_metric(second)
+                    found = _measured(metric, second)
                     self.filtered |= {name: float(value) for name, value in found.items()}
-        return super().evaluate(dataobject)
+        return {
+            name: value
+            for kind in self.metrics
+            for name, value in _measured(self.metric_class[kind], dataobject).items()
+        }
+
+
+def _measured(metric: Any, struct: Any) -> dict[str, float]:
+    """A metric of all users."""
+    own_rows: set[str] = getattr(struct, "own_rows", set())
+    if own_rows & set(metric.metric_need):
+        return from_sums(metric, struct)
+    found: dict[str, float] = metric.calculate_metric(struct)
+    return found
 
 
 def rank_batch(self: Any, batched_data: Any) -> Any:

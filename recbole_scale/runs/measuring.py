@@ -220,12 +220,12 @@ def measured_test(trainer: Trainer, prepared: Prepared, per_user_file: str | Non
             kept.append(struct)
             return evaluate(struct)
 
-        trainer.evaluator.evaluate = keep
+        trainer.evaluator.evaluate, trainer.eval_collector.keep_rows = keep, True
     started = perf_counter()
     result = trainer.evaluate(prepared.test_data, **named)
     seconds = perf_counter() - started
     if per_user_file:
-        trainer.evaluator.evaluate = evaluate
+        trainer.evaluator.evaluate, trainer.eval_collector.keep_rows = evaluate, False
         if group.rank() == 0 and kept:  # every process has all rows
             save_per_user(per_user_file, prepared, kept[-1])
     return result, seconds

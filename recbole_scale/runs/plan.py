@@ -140,6 +140,7 @@ def _cost_lines(prepared: Prepared, network: ScaledSASRec) -> dict[str, str]:
 def training_setup(config: ByKey, network: ScaledSASRec, tokens: int, processes: int = 1) -> Setup:
     """What the memory of a run depends on besides the model's shape; ``tokens`` are those of an optimizer step."""
     device, settings = config["device"], ScaledSASRecSettings.read(config)
+    mode = parallel.choose_mode(config["parallel"], network, device, processes)
     return Setup(
         tokens=tokens,
         candidates=network.shape.n_items if network.sampled is None else network.sampled.n_samples,
@@ -150,8 +151,10 @@ def training_setup(config: ByKey, network: ScaledSASRec, tokens: int, processes:
         activation_checkpointing=network.activation_checkpointing,
         accumulation_steps=settings.accumulation_steps,
         optimizer_states={"adamw": 2, "adam": 2, "sparse_adam": 2}.get(str(config["learner"]).lower(), 1),
-        parallel=parallel.choose_mode(config["parallel"], network, device, processes),
+        parallel=mode,
         devices=processes,
+        shards=parallel.shards_of(mode, settings.shard_group, config["nproc"], processes),
+        cut_items=settings.cut_items and mode == "fsdp",
         device=device.type,
     )
 

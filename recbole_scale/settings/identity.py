@@ -15,6 +15,7 @@ ENVIRONMENT = {
     "data_cache", "rows_on_demand", "per_user_file", "local_rank", "single_spec", "config_files", "results_file",
     "save_step", "resume", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "nproc", "ip", "port", "offset",
     "group_offset", "world_size", "dry_run", "parallel", "by_data", "share_trunk",
+    "shard_group", "cut_items", "async_checkpoints",
     "bad_rows",  # what it lets through is refused without it
     # names of columns that RecBole's transforms (BERT4Rec's masks and others) add to the settings as the data is loaded
     "MASK_INDEX", "MASK_ITEM_SEQ", "POS_ITEMS", "NEG_ITEMS", "INVERSE_ITEM_SEQ", "CROP_ITEM_SEQ", "CROP_ITEM_SEQ_LEN",

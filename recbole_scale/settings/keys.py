@@ -244,11 +244,28 @@ class TrainingSettings(Settings):
     activation_checkpointing: bool = key(
         FLAG, False, "Keep each block's input only and compute the block again backward: less memory, 1/3 more work."
     )
-    compile: bool = key(FLAG, False, "torch.compile each block; the first steps wait for the compiler.")
+    compile: bool | str = key(
+        either(FLAG, only("graphs")),
+        False,
+        "torch.compile each block; the first steps wait for the compiler. graphs: also replay each as a CUDA graph, in "
+        "batches of a few fixed shapes; for sizes whose steps are many small kernels.",
+    )
     parallel: str = key(
-        choice("auto", "ddp", "fsdp"),
+        choice("auto", "ddp", "fsdp", "hsdp"),
         "auto",
-        "With several processes: ddp (whole copies), fsdp (model cut over them); auto: ddp if it fits.",
+        "With several processes: ddp (whole copies), fsdp (model cut over them), hsdp (cut over those of a machine, "
+        "copies between machines); auto: ddp if it fits, else fsdp.",
+    )
+    shard_group: int | None = key(
+        optional(whole()),
+        None,
+        "Processes over which hsdp cuts a copy, neighbours by rank; empty: a machine's (nproc).",
+    )
+    cut_items: bool = key(
+        FLAG,
+        False,
+        "With fsdp: item rows stay in the process that has them, which looks up and multiplies for all; for millions "
+        "of items, whose table does not fit where it would be gathered.",
     )
     accumulation_steps: int = key(
         whole(), 1, "Parts into which a batch is cut to save memory; gradients add up to the whole batch's."
@@ -289,6 +306,12 @@ class TrainingSettings(Settings):
     save_step: int = key(
         whole(0), 0, "Also write last.pth every so many steps inside an epoch; 0: at each epoch's end."
     )
+    async_checkpoints: bool | None = key(
+        optional(FLAG),
+        None,
+        "Write checkpoints in a thread, from a copy in host memory, while training goes on. Empty: on a GPU (a CPU "
+        "that trains has neither a core nor the memory to spare).",
+    )
 
 
 @dataclass(frozen=True)
@@ -307,6 +330,8 @@ class ScaledSASRecSettings(TrainingSettings, DataSettings, ModelSettings, SizeSe
                 f"dropout_rates has {len(self.dropout_rates)} rates, but must list one for each of the "
                 f"{self.n_layers} layers, bottom first"
             )
+        if self.compile == "graphs" and self.activation_checkpointing:
+            raise UserError("compile: graphs keeps what activation_checkpointing computes again; leave one of them out")
         if self.window_stride is not None and self.window_stride > self.MAX_ITEM_LIST_LENGTH:
             raise UserError(
                 f"window_stride is {self.window_stride}, but must lie in 1..{self.MAX_ITEM_LIST_LENGTH} "
@@ -325,7 +350,7 @@ class ScaledSASRecSettings(TrainingSettings, DataSettings, ModelSettings, SizeSe
             raise UserError("learner: sparse_adam needs loss_type: SCE; CE has a gradient for every item")
         if self.optimizer_switch or self.switch_at_epoch is not None:
             raise UserError("learner: sparse_adam cannot switch to SGD; leave optimizer_switch out, or take adamw")
-        if self.parallel == "fsdp":
+        if self.parallel in ("fsdp", "hsdp"):
             raise UserError("learner: sparse_adam needs whole copies of the model; parallel: ddp has them")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from recbole_scale.errors import UserError
 from recbole_scale.training.part import load_fields
 
 IN_A_ROW = 3  # steps that are not finite before the run goes back to its last good checkpoint
@@ -66,6 +67,18 @@ class Guard:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         load_fields(self, state, [name for name in vars(self) if name != "spike_factor"])
+
+    def check_return(self, trouble: str, file: str | None, rate: float) -> None:
+        """Whether the run may go back to ``file``; ``rate`` is the learning rate as set.
+
+        Raises:
+            UserError: there is no checkpoint, or going back has not helped :data:`MAX_ROLLBACKS` times.
+        """
+        hint = f"; try a lower learning_rate (now {rate}) first"
+        if file is None:
+            raise UserError(f"{trouble}, and without checkpoints (saved=False) there is nothing to go back to{hint}")
+        if self.rollbacks >= MAX_ROLLBACKS:
+            raise UserError(f"{trouble}, after {self.rollbacks} returns to {file}, which is good{hint}")
 
     def went_back(self, before: Mapping[str, Any]) -> None:
         """After a checkpoint was restored: keep the counts of ``before``, which did happen, and halve the rate."""

@@ -124,6 +124,14 @@ def guarded_step(optimizer: torch.optim.Optimizer, good: Tensor, wait: bool) -> 
         optimizer.step()
 
 
+def clear_gradients(optimizer: torch.optim.Optimizer, kept: Iterable[Tensor] = ()) -> None:
+    """Before a step: no gradients, but of ``kept`` parameters zeros in tensors that stay where they are."""
+    places = [(parameter, parameter.grad) for parameter in kept]
+    optimizer.zero_grad(set_to_none=True)
+    for parameter, gradient in places:
+        parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient.zero_()
+
+
 def clipped_norm(parameters: Iterable[Tensor], clip: Mapping[str, Any] | None, of_gradients: bool = True) -> Tensor:
     """Norm of all gradients together, a scalar; they are clipped by ``clip``, the arguments of ``clip_grad_norm_``.
 

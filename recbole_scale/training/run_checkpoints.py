@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from logging import getLogger
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from recbole_scale import signals
+from recbole_scale.data.histories import data_fingerprint
+from recbole_scale.data.id_tables import id_tables
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import RunConfig
 from recbole_scale.training import group, parallel
+from recbole_scale.training.background import Background
 from recbole_scale.training.best import Best, Bests
 from recbole_scale.training.checkpoint import (
     copy_checkpoint,
@@ -62,6 +68,22 @@ class RunCheckpoints:
         self.data_id = ""
         self.ids: dict[str, Any] = {}  # names of items, for whoever has the checkpoint and not the data
         self.unsaved: list[Any] | None = None  # random states of all processes at a step that no checkpoint has yet
+        on, self.group = config["async_checkpoints"], None
+        self.background = Background(config["device"].type == "cuda" if on is None else bool(on))
+        if self.sharded and self.background.thread:  # what the thread tells other processes must not meet training's
+            self.group = dist.new_group(backend="gloo")
+
+    def trains_on(self, dataset: Any) -> None:
+        """Note the data that is trained on.
+
+        Raises:
+            UserError: a checkpoint that was taken over is of other data.
+        """
+        data_id = data_fingerprint(dataset)
+        if self.data_id not in ("", data_id):
+            name = self.config["dataset"]
+            raise UserError(f"the checkpoint {self.last_file} was trained on other data than '{name}' holds now")
+        self.data_id, self.ids = data_id, id_tables(dataset, users=False)
 
     def model_state(self) -> dict[str, Any]:
         """The model, and what it takes to build it again."""
@@ -77,7 +99,8 @@ class RunCheckpoints:
         """Write the model as it is, whole and in one file, for evaluation and RecBole's ``load_data_and_model``."""
         state = parallel.whole_state(self.loss, self.model_state())  # every process hands in its parts
         if group.rank() == 0:
-            save_checkpoint({**state, "epoch": epoch, "best_valid_result": result}, path)
+            state = self.background.copied({**state, "epoch": epoch, "best_valid_result": result})
+            self.background.do(save_checkpoint, state, path)
 
     def save_last(self, states: list[Any] | None = None) -> None:
         """Write everything that going on takes.
@@ -90,12 +113,19 @@ class RunCheckpoints:
             return
         progress = {name: part.state_dict() for name, part in self.parts.items() if name}
         state = {**self.model_state(), "optimizer": self.optimization.optimizer.state_dict(), "random": states}
-        save = parallel.save_sharded if self.sharded else save_checkpoint
-        save({**state, "progress": {**self.parts[""].state_dict(), **progress}}, self.last_file)
+        state = self.background.copied({**state, "progress": {**self.parts[""].state_dict(), **progress}})
+        save = partial(parallel.save_sharded, process_group=self.group) if self.sharded else save_checkpoint
+        self.background.do(save, state, self.last_file)
+
+    def finish(self) -> None:
+        """Wait until all that was saved is written, by every process; all must call."""
+        self.background.join()
+        if self.background.thread:
+            group.gather(None)
 
     @contextmanager
     def saving_when_interrupted(self, saved: bool) -> Iterator[None]:
-        """Save what an interrupted evaluation comes after, and say how to go on.
+        """Save what an interrupted evaluation comes after, say how to go on, and wait for what is being written.
 
         That needs no other process: under ddp all have the same model. Under fsdp the run goes on from its last
         checkpoint, of the epoch's start or of ``save_step``.
@@ -108,6 +138,8 @@ class RunCheckpoints:
             if saved:
                 stop.advice = f"saved {self.last_file}; the same command with --resume auto goes on"
             raise
+        finally:
+            self.background.join()
 
     def note_unsaved(self) -> None:
         """An epoch's last step is done; its evaluation comes next and may be interrupted."""
@@ -116,11 +148,13 @@ class RunCheckpoints:
 
     def load(self, path: str) -> dict[str, Any]:
         """A checkpoint, of which each process reads its own part when the model is cut over processes."""
+        self.finish()
         return load_checkpoint(path, self.config["device"], parallel.mesh_of(self.loss))
 
     def load_weights(self, path: str) -> None:
         """Take over a checkpoint's model."""
         self.optimization.model.load_state_dict(self.load(path)["state_dict"])
+        getLogger().debug(f"loaded {path}")
 
     def restore(self, path: str) -> None:
         """Take over everything that :meth:`save_last` wrote.
@@ -150,24 +184,25 @@ class RunCheckpoints:
             raise UserError(f"the checkpoint {path} is of another model than these settings describe") from failure
 
     def save_bests(self, improved: list[Best], bests: Bests, epoch: int, save: Any) -> None:
-        """Write the model as it is to the file of each best that it now is; ``save(path)`` writes one.
+        """Write the model as it is to the file of each best that it now is; ``save(saved_model_file=path)`` writes one.
 
         Each best has a file of its own, so that a killed run finds both as its ``last`` checkpoint knows them.
         """
         paths = [best_file(self.stem, best, best is bests.chosen) for best in improved]
         for path in paths[:1]:
-            save(path)
+            save(saved_model_file=path)
         for path in paths[1:]:
             if group.rank() == 0:
-                link_checkpoint(paths[0], path)
+                self.background.do(link_checkpoint, paths[0], path)
 
     def keep_first_phase(self, bests: Bests, save: Any) -> None:
         """Keep the first phase's best models, and all that it takes to go on from its end, beside the run's own files.
 
-        Called at the switch, with the best model loaded, which ``save(path)`` writes. Doing it twice, after a kill,
-        gives the same files.
+        Called at the switch, with the best model loaded, which ``save(saved_model_file=path)`` writes. Doing it twice,
+        after a kill, gives the same files.
         """
-        save(first_phase_file(best_file(self.stem, bests.chosen, chosen=True)))
+        save(saved_model_file=first_phase_file(best_file(self.stem, bests.chosen, chosen=True)))
+        self.finish()
         if group.rank() != 0:
             return
         if bests.other and os.path.isfile(other := best_file(self.stem, bests.other, chosen=False)):

@@ -48,10 +48,11 @@ FORMAT = "recbole-scale sharded checkpoint, version 2"
 PLACE = "__sharded__"  # stands in the plain state where a sharded tensor was
 
 
-def save_sharded(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
+def save_sharded(state: dict[str, Any], folder: str | os.PathLike[str], process_group: Any = None) -> None:
     """Write a nest of plain data and tensors; each process writes its parts of the sharded ones.
 
     Every process must call it with the same nest of sharded tensors; the rest is taken from process 0.
+    ``process_group``: through which they agree, in a thread one that nothing else uses; None: the run's.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the older checkpoint in it stays as it was.
@@ -68,7 +69,7 @@ def save_sharded(state: dict[str, Any], folder: str | os.PathLike[str]) -> None:
     writer = _Writer(Path(folder), plain)
     planner = dcp.DefaultSavePlanner(flatten_state_dict=False)
     try:
-        dcp.save(sharded, storage_writer=writer, planner=planner)
+        dcp.save(sharded, storage_writer=writer, planner=planner, process_group=process_group)
     except (dcp.api.CheckpointException, OSError) as failure:
         writer.remove_own()
         cause = _cause(failure)

@@ -16,7 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from recbole_scale.training.cut_items import CutEmbedding
 
 
 class ShardedLoss(nn.Module):
@@ -30,21 +32,38 @@ class ShardedLoss(nn.Module):
         loss: module that gives a batch's mean loss; ``loss.model`` is the model.
         groups: modules gathered together, each called through ``forward``.
         bf16: whether groups travel in bfloat16.
+        shards: neighbours that share one copy, where these are not all; copies add up their gradients (HSDP), so that
+            weights travel between neighbours only.
+        cut_items: whether ``model.item_embedding`` is never gathered (:mod:`recbole_scale.training.cut_items`).
     """
 
-    def __init__(self, loss: Any, groups: Sequence[list[nn.Module]], bf16: bool = False) -> None:
+    def __init__(
+        self,
+        loss: Any,
+        groups: Sequence[list[nn.Module]],
+        bf16: bool = False,
+        shards: int | None = None,
+        cut_items: bool = False,
+    ) -> None:
         super().__init__()
-        device = next(loss.parameters()).device
-        self.mesh: DeviceMesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        device, world = next(loss.parameters()).device, dist.get_world_size()
+        copies = world // (shards or world)
+        names = ("copies", "shards")[-2 if copies > 1 else -1 :]
+        sizes = (copies, world // copies)[-len(names) :]
+        self.mesh: DeviceMesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
         for tensor in (*loss.parameters(), *loss.buffers()):
             dist.broadcast(tensor.data, 0)  # processes may have drawn other first weights
         self._whole = [_empty_copy(loss.model)]  # in a list: no part of this module
+        apart: set[nn.Parameter] = set()
+        if cut_items:
+            loss.model.item_embedding = CutEmbedding(loss.model.item_embedding.weight, self.mesh)
+            apart = {loss.model.item_embedding.weight}
         # the blocks add nothing in place, which is what the warning is about
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         for group in groups:
             fully_shard(group, mesh=self.mesh, mp_policy=mixed if bf16 else MixedPrecisionPolicy())
-        self.loss = fully_shard(loss, mesh=self.mesh)
+        self.loss = fully_shard(loss, mesh=self.mesh, ignored_params=apart)
 
     def forward(self, batch: Any) -> Tensor:
         """Mean loss of a batch, a scalar."""
@@ -116,7 +135,9 @@ def cut(state: Any, mesh: DeviceMesh) -> Any:
         if isinstance(tensor, DTensor) or not tensor.is_floating_point() or tensor.dim() == 0:
             return tensor
         cut_tensor = empty_parts(tensor.shape, tensor.dtype, mesh)
-        mine = tensor.chunk(mesh.size())[mesh.get_local_rank() :][:1]  # fewer rows than processes: nothing for the last
+        mine = tensor.chunk(mesh.size(-1))[mesh.get_local_rank("shards") :][
+            :1
+        ]  # fewer rows than processes: nothing for the last
         if mine:
             cut_tensor.to_local().copy_(mine[0])
         return cut_tensor
@@ -126,4 +147,5 @@ def cut(state: Any, mesh: DeviceMesh) -> Any:
 
 def empty_parts(shape: Sequence[int], dtype: torch.dtype, mesh: DeviceMesh) -> DTensor:
     """Zeros of which each process holds its part, cut as ``fully_shard`` cuts parameters."""
-    return torch.distributed.tensor.zeros(*shape, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
+    placements = [*[Replicate()] * (mesh.ndim - 1), Shard(0)]
+    return torch.distributed.tensor.zeros(*shape, dtype=dtype, device_mesh=mesh, placements=placements)

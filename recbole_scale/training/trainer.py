@@ -12,8 +12,6 @@ from torch import Tensor
 
 from recbole_scale import signals
 from recbole_scale.bars import bar
-from recbole_scale.data.histories import data_fingerprint
-from recbole_scale.data.id_tables import id_tables
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import RunConfig
@@ -24,19 +22,19 @@ from recbole_scale.training.best import Best, Bests
 from recbole_scale.training.budget import TimeBudget
 from recbole_scale.training.checkpoint import run_stem
 from recbole_scale.training.epoch_log import report_epoch
+from recbole_scale.training.figures import Figures
 from recbole_scale.training.guard import MAX_ROLLBACKS, Guard
 from recbole_scale.training.optimization import Optimization
-from recbole_scale.training.optimizers import clipped_norm, guarded_step
+from recbole_scale.training.optimizers import clear_gradients, clipped_norm, guarded_step
 from recbole_scale.training.part import Part
 from recbole_scale.training.progress import Progress
 from recbole_scale.training.run_checkpoints import RunCheckpoints, best_file
-from recbole_scale.training.schedule import decay_start
 from recbole_scale.training.step_losses import StepLosses
 from recbole_scale.training.stopping import Stopping
-from recbole_scale.training.trunk import Trunk
+from recbole_scale.training.trunk import Trunk, shared_trunk
 
 
-class ScaledSASRecTrainer(Trainer):
+class ScaledSASRecTrainer(Figures, Trainer):
     """Trains on windows, evaluates with RecBole's evaluators, and writes ``last`` and ``best`` checkpoints.
 
     A run is a function of its settings: stopped at any step and resumed, it ends with the same numbers. Its state lies
@@ -51,7 +49,7 @@ class ScaledSASRecTrainer(Trainer):
         self.budget = TimeBudget(config["train_budget_seconds"])
         self.bests = Bests(config["valid_metric"], config["valid_metric_bigger"], config["metrics"], config["topk"])
         # before the optimizer, which must see the parameters as training changes them: parts of them under fsdp
-        self.loss = parallel.data_parallel(model, config["parallel"], bf16=model.precision == "bf16")
+        self.loss = parallel.loss_of(model, config)
         self.optimization = Optimization(config, model)
         self.stopping = Stopping(self.bests, self.optimization, self.progress, self.budget)
         super().__init__(config, model)
@@ -66,45 +64,9 @@ class ScaledSASRecTrainer(Trainer):
         self.losses = StepLosses(self.guard, self.progress, self.device)
         self.best_weights: dict[str, Tensor] | None = None  # kept here when no checkpoint is written
         self.trunk: Trunk | None = None
-        self.branch = -1  # step up to which the trunk is shared
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         return self.optimization.optimizer
-
-    @property
-    def global_step(self) -> int:
-        """Optimizer steps so far."""
-        return self.progress.global_step
-
-    @property
-    def targets_seen(self) -> int:
-        """Training targets so far, repeats counted."""
-        return self.progress.targets_seen
-
-    @property
-    def evaluations(self) -> list[dict[str, Any]]:
-        """One entry an epoch, as in the run's row."""
-        return self.progress.evaluations
-
-    @property
-    def seconds_train(self) -> float:
-        """Seconds of training steps so far."""
-        return self.budget.used
-
-    @property
-    def phases(self) -> list[dict[str, Any]]:
-        """One entry an optimizer, as in the run's row."""
-        return self.optimization.phases
-
-    @property
-    def second_phase(self) -> bool:
-        """Whether the optimizer has been switched to SGD."""
-        return self.optimization.second_phase
-
-    @property
-    def best_epoch(self) -> int:
-        """Epoch of the best model by the metric that chooses, -1 before the first evaluation."""
-        return self.bests.chosen.epoch
 
     # Training ------------------------------------------------------------------------------------------------------
 
@@ -124,9 +86,13 @@ class ScaledSASRecTrainer(Trainer):
         """
         self.eval_collector.data_collect(train_data)
         self.steps_per_epoch = len(train_data)
-        self._check_data(train_data)
+        self.checkpoints.trains_on(train_data._dataset)
         progress = self.progress
-        self.trunk, self.branch = self._trunk() if saved else (None, -1)
+        if saved and self.budget.seconds is None and not self.second_phase:
+            self.trunk = shared_trunk(self.config, self.optimization.schedule, self.steps_per_epoch, self.last_file)
+        if self.trunk and self.global_step == 0 and (found := self.trunk.furthest()):
+            self.resume_checkpoint(found[0])
+            progress.trunk_step = found[1]
         if saved and self.resumed_file != self.last_file:
             self._save_last(progress.epoch, progress.step)
         self.budget.start()
@@ -134,8 +100,7 @@ class ScaledSASRecTrainer(Trainer):
             while True:
                 epoch = progress.epoch
                 with signals.held():
-                    if not self.budget.spent:
-                        self._switch_if_due(epoch, saved)
+                    self._switch_if_due(epoch, saved)
                 if progress.stopped or self.budget.spent or epoch >= self.optimization.end:
                     break
                 loss = self._train_epoch(train_data, epoch, show_progress=show_progress, saved=saved)
@@ -150,19 +115,6 @@ class ScaledSASRecTrainer(Trainer):
         self._add_hparam_to_tensorboard(score)
         return score, best.result
 
-    def _trunk(self) -> tuple[Trunk | None, int]:
-        """What this run shares with others, if it is to, and the step up to which; starts from there where it can."""
-        config, schedule, total = self.config, self.optimization.schedule, self.epochs * self.steps_per_epoch
-        if not config["share_trunk"] or schedule.kind != "wsd" or self.budget.seconds is not None or self.second_phase:
-            return None, -1
-        branch = decay_start(total, schedule.decay_share)
-        trunk = Trunk(config, schedule.warmup_of(total), self.last_file.rpartition(".")[2])
-        found = trunk.furthest(branch) if self.global_step == 0 else None
-        if found:
-            self.resume_checkpoint(found[0])
-            self.progress.trunk_step = found[1]
-        return trunk, branch
-
     def _end_epoch(
         self, epoch: int, loss: float, result: dict[str, float] | None, verbose: bool, saved: bool, evaluates: bool
     ) -> None:
@@ -176,22 +128,12 @@ class ScaledSASRecTrainer(Trainer):
                 self._save_checkpoint(epoch, verbose=False)
             self._save_last(epoch + 1, 0)
 
-    def _check_data(self, train_data: Any) -> None:
-        """Refuse to go on with a checkpoint that was trained on other data."""
-        data_id = data_fingerprint(train_data._dataset)
-        if self.checkpoints.data_id not in ("", data_id):
-            raise UserError(
-                f"the checkpoint {self.last_file} was trained on other data than '{self.config['dataset']}' holds now"
-            )
-        self.checkpoints.data_id = data_id
-        self.checkpoints.ids = id_tables(train_data._dataset, users=False)
-
     def _switch_if_due(self, epoch: int, saved: bool) -> None:
         """End the first phase if its time has come: go back to the best model and on with SGD.
 
         The first phase's checkpoints are kept as ``.phase1.best.pth`` and ``.phase1.last.pth``.
         """
-        if self.second_phase:
+        if self.second_phase or self.budget.spent:
             return
         best, optimization = self.bests.chosen, self.optimization
         stopped, waited = self.progress.stopped, best.waited
@@ -231,7 +173,7 @@ class ScaledSASRecTrainer(Trainer):
                 step += 1
                 shown.update()
                 ends = self.budget.look() or step == last
-                branches = self.trunk is not None and self.global_step == self.branch
+                branches = self.trunk is not None and self.global_step == self.trunk.branch
                 save = branches or (saved and save_step and step % save_step == 0 and not ends)
                 if save or ends or self.losses.due:
                     trouble = self.losses.look(epoch_idx, step, last, self.model.parameters(), bool(save) or ends)
@@ -244,7 +186,8 @@ class ScaledSASRecTrainer(Trainer):
                         self.budget.stop()
                         self._save_last(epoch_idx, step)
                         if branches and self.trunk and not self.optimization.schedule.cut:
-                            self.trunk.keep(self.last_file, self.branch, self.checkpoints.stem, self.bests)
+                            self.checkpoints.finish()
+                            self.trunk.keep(self.last_file, self.checkpoints.stem, self.bests)
                     if self.losses.stop_asked:
                         shown.close()
                         raise signals.Interrupted(self.losses.stop_asked)
@@ -262,27 +205,20 @@ class ScaledSASRecTrainer(Trainer):
     def _train_step(self, parts: Parts, n_targets: int) -> None:
         progress = self.progress
         self.optimization.set_rate(progress.global_step, self.steps_per_epoch, self.budget, self.guard.rate_factor)
-        self.optimizer.zero_grad(set_to_none=True)
+        # what a graph has written is written again by the next part: gradients add up elsewhere
+        kept = self.model.blocks.parameters() if self.model.graphs and len(parts) > 1 else ()
+        clear_gradients(self.optimizer, kept)
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=bool(self.enable_amp))
         loss = accumulate(self.loss, parts, autocast, self.device)
         norm = clipped_norm(self.model.parameters(), self.clip_grad_norm)
-        good = self.losses.add(loss, norm, n_targets)
-        guarded_step(self.optimizer, good, wait=self.device.type == "cpu")
+        guarded_step(self.optimizer, self.losses.add(loss, norm, n_targets), wait=self.device.type == "cpu")
         progress.targets_seen += n_targets
         progress.global_step += 1
 
     def _roll_back(self, trouble: str, saved: bool) -> int:
-        """Return to the last good checkpoint with half the learning rate; returns the step to go on from.
-
-        Raises:
-            UserError: there is no checkpoint, or going back has not helped :data:`MAX_ROLLBACKS` times.
-        """
+        """Return to the last good checkpoint with half the learning rate; returns the step to go on from."""
         guard, progress = self.guard, self.progress
-        hint = f"; try a lower learning_rate (now {self.config['learning_rate']}) first"
-        if not saved:
-            raise UserError(f"{trouble}, and without checkpoints (saved=False) there is nothing to go back to{hint}")
-        if guard.rollbacks >= MAX_ROLLBACKS:
-            raise UserError(f"{trouble}, after {guard.rollbacks} returns to {self.last_file}, which is good{hint}")
+        guard.check_return(trouble, self.last_file if saved else None, self.config["learning_rate"])
         before = guard.state_dict()
         self.checkpoints.restore(self.last_file)
         guard.went_back(before)
@@ -309,9 +245,7 @@ class ScaledSASRecTrainer(Trainer):
             self.logger.info(f"Saving current: {path}")
 
     def _keep_first_phase(self) -> None:
-        epoch = self.bests.chosen.epoch
-        save = partial(self._save_checkpoint, epoch, verbose=False)
-        self.checkpoints.keep_first_phase(self.bests, lambda path: save(saved_model_file=path))
+        self.checkpoints.keep_first_phase(self.bests, partial(self._save_checkpoint, self.bests.chosen.epoch, False))
 
     def resume_checkpoint(self, resume_file: str) -> None:
         """Continue from a ``last`` checkpoint: model, optimizer, schedule, data position, random state, best so far.
@@ -341,8 +275,7 @@ class ScaledSASRecTrainer(Trainer):
         improved = self.stopping.judge(epoch, result, self.steps_per_epoch)
         chosen = self.bests.chosen
         if saved and improved:
-            save = partial(self._save_checkpoint, epoch, verbose=False)
-            self.checkpoints.save_bests(improved, self.bests, epoch, lambda path: save(saved_model_file=path))
+            self.checkpoints.save_bests(improved, self.bests, epoch, partial(self._save_checkpoint, epoch, False))
         elif chosen in improved and self.optimization.switch.on and not self.second_phase:
             self.best_weights = self.checkpoints.tensors()
         return improved
@@ -353,9 +286,7 @@ class ScaledSASRecTrainer(Trainer):
     ) -> Any:
         """As RecBole's, with the checkpoint read safely."""
         if load_best_model and eval_data:
-            path = model_file or self.saved_model_file
-            self.checkpoints.load_weights(path)
-            self.logger.debug(f"loaded {path}")
+            self.checkpoints.load_weights(model_file or self.saved_model_file)
         if eval_data and group.world_size() > 1:
             if not isinstance(eval_data, HistoryEvalDataLoader):
                 raise UserError("sampled evaluation runs in one process; several need eval_args.mode: full")

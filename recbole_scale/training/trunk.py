@@ -18,6 +18,7 @@ from recbole_scale.training import group
 from recbole_scale.training.best import Bests
 from recbole_scale.training.checkpoint import copy_checkpoint, link_checkpoint
 from recbole_scale.training.run_checkpoints import best_file
+from recbole_scale.training.schedule import Schedule, decay_start
 
 
 class Trunk:
@@ -27,14 +28,16 @@ class Trunk:
         config: RecBole's Config.
         warmup: steps of the run's warm-up, which may depend on its length.
         ending: of its ``last`` checkpoints: ``pth`` or ``dcp``.
+        branch: step up to which the trunk is shared, where the run's decay begins.
     """
 
-    def __init__(self, config: RunConfig, warmup: int, ending: str) -> None:
-        self.stem, self.ending = f"{trunk_stem(config)}-{warmup}", ending
+    def __init__(self, config: RunConfig, warmup: int, ending: str, branch: int) -> None:
+        self.stem, self.ending, self.branch = f"{trunk_stem(config)}-{warmup}", ending, branch
 
-    def furthest(self, branch: int) -> tuple[str, int] | None:
-        """The ``last`` checkpoint nearest before step ``branch`` (or there), and its step; None: there is none yet."""
-        return group.gather(max(self._found(branch), key=lambda found: found[1], default=None))[0]  # process 0 decides
+    def furthest(self) -> tuple[str, int] | None:
+        """The ``last`` checkpoint nearest before the branch (or there), and its step; None: there is none yet."""
+        mine = max(self._found(self.branch), key=lambda found: found[1], default=None)
+        return group.gather(mine)[0]  # process 0 decides
 
     def _found(self, branch: int) -> list[tuple[str, int]]:
         folder, name = os.path.split(self.stem)
@@ -43,10 +46,11 @@ class Trunk:
         found = [match for match in map(pattern.fullmatch, names) if match and int(match[1]) <= branch]
         return [(os.path.join(folder, match[0]), int(match[1])) for match in found]
 
-    def keep(self, last_file: str, step: int, run_stem: str, bests: Bests) -> None:
-        """Keep a run's checkpoint at ``step`` as the trunk; what was kept of it at earlier steps goes."""
+    def keep(self, last_file: str, run_stem: str, bests: Bests) -> None:
+        """Keep a run's checkpoint at the branch as the trunk; what was kept of it at earlier steps goes."""
         if group.rank() != 0:
             return
+        step = self.branch
         before = self._found(step - 1)
         for best in bests.all:
             chosen = best is bests.chosen
@@ -60,6 +64,15 @@ class Trunk:
             remove_checkpoint(path)
             for best in bests.all:
                 remove_checkpoint(best_file(f"{self.stem}-{earlier}", best, best is bests.chosen))
+
+
+def shared_trunk(config: RunConfig, schedule: Schedule, steps_per_epoch: int, last_file: str) -> Trunk | None:
+    """The trunk of a run that writes ``last_file``, if it is to share one."""
+    if not config["share_trunk"] or schedule.kind != "wsd":
+        return None
+    total = int(config["epochs"]) * steps_per_epoch
+    branch = decay_start(total, schedule.decay_share)
+    return Trunk(config, schedule.warmup_of(total), last_file.rpartition(".")[2], branch)
 
 
 def trunk_stem(config: RunConfig) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
@@ -14,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from recbole_scale.data.windows import deal
 from recbole_scale.model.layers import DecoderBlock, init_weights
 from recbole_scale.training import group, parallel
+from recbole_scale.training.background import Background
 from recbole_scale.training.checkpoint import load_checkpoint, save_checkpoint
 from recbole_scale.training.optimizers import build_optimizer
 from recbole_scale.training.sharded_checkpoint import save_sharded
@@ -43,6 +46,8 @@ class Tied(nn.Module):
     def calculate_loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         counted = batch["target"] != 0
         hidden = self.scores(batch["input"])[counted]
+        if not isinstance(self.item_embedding, nn.Embedding):
+            return self.item_embedding.item_cross_entropy(hidden, batch["target"][counted], 5)
         return F.cross_entropy(hidden @ self.item_embedding.weight[1:].T, batch["target"][counted] - 1)
 
 
@@ -79,10 +84,11 @@ def dealt(batch: Batch) -> tuple[Batch, float]:
 class Run:
     """Model, loss and optimizer of one process."""
 
-    def __init__(self, mode: str, bf16: bool = False) -> None:
+    def __init__(self, mode: str, bf16: bool = False, shards: int | None = None) -> None:
         self.model = Tied(seed=1 + group.rank())  # other first weights in each process: the first one's count
         self.bf16 = bf16
-        self.loss = parallel.data_parallel(self.model, mode, bf16)
+        cut = mode == "cut"
+        self.loss = parallel.data_parallel(self.model, "fsdp" if cut else mode, bf16, (shards, None), cut)
         self.optimizer = build_optimizer(self.model, "adamw", 1e-2, 0.1)
 
     def step(self, number: int) -> dict[str, Any]:
@@ -139,6 +145,32 @@ def resume(folder: Path, mode: str) -> None:
     for number in range(2, 5):
         run.step(number)
     keep(folder / "resumed.pt", {"weights": run.weights(), "optimizer": loaded})
+
+
+def two_by_two(folder: Path, mode: str) -> None:
+    """Five steps of two copies cut in two each, a checkpoint written meanwhile, and what goes on from it."""
+    run, background, channel = Run("hsdp", shards=2), Background(on=True), dist.new_group(backend="gloo")
+    steps = []
+    for number in range(5):
+        if number == 2:
+            save = partial(save_sharded, process_group=channel)
+            background.do(save, background.copied(run.state()), folder / "last")
+            one = background.copied(whole(run.state()))
+        steps.append(run.step(number))
+    background.join()
+    if group.rank() == 0:
+        save_checkpoint(one, folder / "one.pth")
+    dist.barrier()
+    resumed = []
+    for name in ("last", "one.pth"):
+        again = Run("hsdp", shards=2)
+        again.load(folder / name)
+        for number in range(2, 5):
+            again.step(number)
+        resumed.append(again.weights())
+    found = {"steps": steps, "weights": run.weights(), "resumed": resumed, "mode": parallel.mode_of(run.loss)}
+    part: Any = run.model.item_embedding.weight
+    keep(folder / "found.pt", {**found, "rows": len(part.to_local())})
 
 
 def evaluation(folder: Path, mode: str) -> None:
