@@ -33,7 +33,7 @@ SHORTER = {  # what is written, and what is run
     "--epochs=20": "--epochs=1 --dry_run",  # a search starts Ray; tests/test_search.py carries searches out
     "--budget 60s": "--budget 1s",
     "--challenges long_tail robustness": "--challenges long_tail robustness --ratios 0.5 --seeds 1",
-    "--hours 1": "--minutes 1 --dry_run",  # the verb's own tests carry studies out
+    "--hours 1": "--minutes 5 --dry_run",  # the verb's own tests carry studies out
     "--nproc=2": "--nproc=2 --dry_run",  # tests/test_parallel.py trains on two processes
 }
 EVERY_RUN = ["--epochs=1"]  # of run_recbole, where the document says no number
