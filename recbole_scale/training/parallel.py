@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import Batch
 from recbole_scale.model.memory import memory_of_a_process
-from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.training import group
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+    from recbole_scale.model.scaled_sasrec import ScaledSASRec  # whose first import of RecBole imports this
 
 
 class BatchLoss(nn.Module):
