@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+from conftest import QUICK
 
 from recbole_scale.errors import UserError
 from recbole_scale.runs.ray_cluster import at_once, check_nodes, nodes_of, share_of_a_run
 from recbole_scale.runs.records import COLUMNS, read_rows
+from recbole_scale.search.folder import trials
 from recbole_scale.sweep import on_ray
 from recbole_scale.sweep.engine import Gate, RowsFile
 from recbole_scale.sweep.sweep import Point
@@ -43,6 +47,39 @@ def test_shares_are_of_nodes_and_what_none_holds_is_refused(two_nodes, tmp_path)
         at_once(nodes, share_of_a_run(nodes, 2.0, 1.0), "a run")
     check_nodes(two_nodes.ray, [str(tmp_path / "shared")])
     assert list((tmp_path / "shared").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_folder_is_named(two_nodes, folder):
+    """Workers stand in another folder than this process, so that its own ``/proc/self/cwd`` is not theirs."""
+    private = "/proc/self/cwd/private"
+    with pytest.raises(UserError, match=f"the node {socket.gethostname()} does not see {private}; runs need a folder"):
+        check_nodes(two_nodes.ray, [private])
+    assert list((folder / "private").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_search_by_the_clusters_address_ends_with_its_best_trial(two_nodes, walk):
+    space = walk / "my.hyper"
+    space.write_text("learning_rate choice [0.001, 0.01]\n")
+    settings = [f"--{name}={value}".replace(" ", "") for name, value in {**QUICK, "epochs": 1}.items()]
+    words = ["-c", "from recbole_scale.cli import run_hyper_command; run_hyper_command()", "--dataset=walk"]
+    words += [
+        f"--params_file={space}",
+        "--num_samples=2",
+        "--no_halving",
+        f"--ray_address={two_nodes.address}",
+        "--gpus_per_trial=0",
+        "--folder=found",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *words, *settings], cwd=walk, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    ended = trials(str(walk / "found"))
+    assert [trial.result()["status"] for trial in ended] == ["finished", "finished"]
+    assert all((trial.folder / "pid").exists() for trial in ended) and (walk / "found" / "best.yaml").exists()
 
 
 @pytest.mark.slow
