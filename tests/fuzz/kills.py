@@ -2,7 +2,8 @@
 
 Right is: the numbers of a run that was never killed, each row once, and nothing left behind but what such a run leaves.
 Kinds that begin with ``two`` start the same command twice in one folder and kill one of them: they share the work, or
-the later one is refused.
+the later one is refused. Each command is forked from this process, which has its imports: they would take most of
+the seconds, and most kills.
 """
 
 from __future__ import annotations
@@ -11,20 +12,30 @@ import argparse
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
 
+import hyperopt  # noqa: E402, F401 (with the next four, what a run, a group of processes and a search import)
+import torch  # noqa: E402
+import torch.distributed.checkpoint  # noqa: E402
+import torch.distributed.fsdp  # noqa: E402
 from conftest import walk_rows, write_inter  # noqa: E402
 
+import recbole_scale.runs.run  # noqa: E402, F401
+from recbole_scale import signals  # noqa: E402
+from recbole_scale.cli import run_hyper_command  # noqa: E402
 from recbole_scale.runs.records import commit  # noqa: E402
 from recbole_scale.runs.row_file import append_lines  # noqa: E402
 
@@ -32,13 +43,13 @@ SHAPE = ["--hidden_size=16", "--inner_size=64", "--MAX_ITEM_LIST_LENGTH=10", "--
          "--show_progress=False", "--save_step=5"]  # fmt: skip
 RUN = ["--model=ScaledSASRec", "--dataset=walk", "--n_layers=1", "--epochs=6", "--resume", "auto", *SHAPE]
 TWO = [*RUN, "--nproc=2"]
-HYPER = ["-c", "from recbole_scale.cli import run_hyper_command; run_hyper_command()", "--model=ScaledSASRec",
+HYPER = ["run_hyper", "--model=ScaledSASRec",
          "--dataset=walk", "--params_file=rates.hyper", "--num_samples=2", "--epochs=4", "--n_layers=1",
          *SHAPE]  # fmt: skip
 KINDS = {
-    "run": ["-m", "recbole_scale", *RUN, "--optimizer_switch=True", "--switch_at_epoch=3", "--sgd_epochs=2"],
-    "ddp": ["-m", "recbole_scale", *TWO, "--parallel=ddp"],
-    "fsdp": ["-m", "recbole_scale", *TWO, "--parallel=fsdp"],
+    "run": ["run_recbole", *RUN, "--optimizer_switch=True", "--switch_at_epoch=3", "--sgd_epochs=2"],
+    "ddp": ["run_recbole", *TWO, "--parallel=ddp"],
+    "fsdp": ["run_recbole", *TWO, "--parallel=fsdp"],
     "sweep": [str(HERE.parents[1] / "run_scripts" / "size_sweep.py"), "--dataset", "walk", "--shapes", "1x8", "1x16",
               "--seeds", "1", "2", "--epochs", "3", "--rows", "results/runs.jsonl", *SHAPE[2:]],
     "search": [*HYPER, "--tool=Hyperopt"],
@@ -48,16 +59,62 @@ KINDS.update({f"two {kind}es" if kind == "search" else f"two {kind}s": KINDS[kin
 NUMBERS = ("run_id", "test_metrics", "best_valid_metrics", "best_epoch", "interactions_seen", "epochs")
 
 
-def start(kind: str, folder: Path) -> subprocess.Popen[bytes]:
-    """The command of a kind, in a session of its own."""
-    command = [sys.executable, *KINDS[kind]]
-    if "--nproc=2" in command:
-        command.append(f"--port={random.randrange(20000, 40000)}")
-    log = open(folder / "output.txt", "ab")  # noqa: SIM115 (the process keeps it)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
-    )
+torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports torch's compiler
+
+
+class Command:
+    """The command of a kind, in a process and a session of its own."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.words = [*KINDS[kind]]
+        if "--nproc=2" in self.words:
+            self.words.append(f"--port={random.randrange(20000, 40000)}")
+        self.code: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            os._exit(self._carry_out(folder))
+
+    def _carry_out(self, folder: Path) -> int:
+        os.setsid()
+        os.chdir(folder)
+        log = os.open("output.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.argv = self.words
+        torch.multiprocessing.spawn = partial(_fork, torch.multiprocessing.start_processes)
+        try:
+            if self.words[0] == "run_hyper":
+                run_hyper_command()
+            elif self.words[0] == "run_recbole":
+                runpy.run_module("recbole_scale", run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(self.words[0], run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+        return 1
+
+    def wait(self, options: int = 0) -> int | None:
+        """The exit code; with ``os.WNOHANG`` None while it runs."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+
+def _fork(start_processes: Any, work: Any, args: Any, nprocs: int, join: bool) -> Any:
+    return start_processes(_member, (work, *args), nprocs, join, start_method="fork")
+
+
+def _member(local_rank: int, work: Any, *args: Any) -> None:
+    """A process of a group as a spawned one is: it has not heard of its parent's signals."""
+    signals._State.held, signals._State.watching = 0, False
+    for number in signals.SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    work(local_rank, *args)
 
 
 def outcome(kind: str, folder: Path) -> Any:
@@ -79,21 +136,21 @@ def torture(kind: str, kills: int, seed: int, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         whole, killed = Path(name) / "whole", Path(name) / "killed"
         for folder in (whole, killed):
-            write_inter(folder / "dataset" / "walk" / "walk.inter", walk_rows(n_users=200, n_items=50))
+            write_inter(folder / "dataset" / "walk" / "walk.inter", walk_rows(n_users=60, n_items=30))
             (folder / "rates.hyper").write_text("learning_rate choice [0.01,0.003]\n")
         clock = time.time()
-        code = start(kind, whole).wait()
+        code = Command(kind, whole).wait()
         took, expected = time.time() - clock, outcome(kind, whole)
         assert code == 0, (whole / "output.txt").read_text()[-3000:]
         done = ended = wrong = 0
         told: list[str] = []
         while not ended or (done < kills and time.time() - began < seconds):
-            processes = [start(kind, killed) for _ in range(2 if kind.startswith("two ") else 1)]
+            processes = [Command(kind, killed) for _ in range(2 if kind.startswith("two ") else 1)]
             deadline = time.time() + rng.uniform(0.2, 1.0) * took
             more = done < kills and time.time() - began < seconds
-            while more and time.time() < deadline and any(process.poll() is None for process in processes):
+            while more and time.time() < deadline and any(process.wait(os.WNOHANG) is None for process in processes):
                 time.sleep(0.01)
-            alive = [process for process in processes if process.poll() is None]
+            alive = [process for process in processes if process.wait(os.WNOHANG) is None]
             if more and alive:
                 _kill(rng.choice(alive), killed, rng)
                 done += 1
@@ -107,7 +164,7 @@ def torture(kind: str, kills: int, seed: int, seconds: float) -> dict[str, Any]:
     return {**row, "told": told}
 
 
-def _kill(process: subprocess.Popen[bytes], folder: Path, rng: random.Random) -> None:
+def _kill(process: Command, folder: Path, rng: random.Random) -> None:
     """Everything at once, the first process alone, or a Ray worker alone, which the first process lives on without."""
     workers = _workers(folder)
     if workers and rng.random() < 0.5:
