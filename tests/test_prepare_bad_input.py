@@ -608,3 +608,10 @@ def test_mutated_parquet_is_refused_or_read_as_pyarrow_reads_it(tmp_path, edits,
 def test_every_format_is_among_the_mutated():
     same_reader = {"ml-10m": "ml-1m", "ml-25m": "ml-20m", "ml-32m": "ml-20m"}
     assert {same_reader.get(name, name) for name in FORMATS} == {*ORACLES, "parquet", "sequences", "jsonl"}
+
+
+def test_a_pipe_and_a_device_are_no_raw_files(capsys, tmp_path):
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        assert f"'{path}' is a pipe or a device" in refuse(capsys, tmp_path, "csv", "--raw", path, *COLUMNS)

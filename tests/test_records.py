@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from recbole_scale.errors import UserError
-from recbole_scale.runs import records
+from recbole_scale.runs import records, row_file
 from recbole_scale.runs.records import COLUMNS, KINDS_OF_COLUMNS, RunRow, append_row, read_rows
 from recbole_scale.runs.row_file import KINDS
 
@@ -184,3 +184,10 @@ def test_rows_may_go_to_a_device(tmp_path):
     assert append_row("/dev/null", {"run_id": "a"})
     with pytest.raises(UserError, match=r"could not be added to /dev/full \(no space left on device\)"):
         append_row("/dev/full", {"run_id": "a"})
+
+
+def test_a_file_without_an_end_is_refused(monkeypatch):
+    monkeypatch.setattr(row_file, "MOST_BYTES", 1000)
+    with pytest.raises(UserError, match="/dev/zero is longer than the 1,000 bytes"):
+        read_rows("/dev/zero")
+    assert len(read_rows("/dev/null")) == 0

@@ -215,7 +215,7 @@ def test_the_rungs_are_ashas(tmp_path, epochs, grace, factor):
 
 
 def test_a_plan_comes_back_from_its_folder(tmp_path):
-    plan = make_plan(tmp_path, settings={"topk": [5]}, space=[Parameter("mlp", "choice", ([1, 2], [3]))])
+    plan = make_plan(tmp_path, settings={"topk": [5]}, space=[Parameter("mlp_hidden_size", "choice", ([1, 2], [3]))])
     plan.save()
     again = SearchPlan.load(str(tmp_path))
     assert again == plan

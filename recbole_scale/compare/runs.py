@@ -203,9 +203,11 @@ def threads_of(jobs: int) -> int:
 
 def _run_alone(arguments: list[str], log: Path, environment: dict[str, str]) -> str | None:
     """Run ``run_recbole`` in a fresh process, so that its peak of memory is its own; returns why it failed, if so."""
+    # -m would put the working folder first among the places of modules, and run a file there that is called as one
+    begin = f"import sys; sys.path[:] = {sys.path!r}; import recbole_scale.cli as cli; cli.run_recbole_command()"
     with open(log, "wb") as file:
         code = subprocess.run(
-            [sys.executable, "-m", "recbole_scale", *arguments],
+            [sys.executable, "-c", begin, *arguments],
             stdout=file, stderr=subprocess.STDOUT, check=False, env=environment,
         ).returncode  # fmt: skip
     if code == 0:

@@ -61,6 +61,8 @@ def check_raw_paths(paths: Sequence[str | Path]) -> list[Path]:
         if not path.exists():
             siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
             raise UserError(f"there is no file '{path}'{nearest(path.name, siblings)}")
+        if not path.is_file() and not path.is_dir():
+            raise UserError(f"'{path}' is a pipe or a device, which cannot be read twice; save it to a file first")
     seen: dict[tuple[int, str], Path] = {}
     for path in found:
         same_size = sum(other.stat().st_size == path.stat().st_size for other in found) > 1

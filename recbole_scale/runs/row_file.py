@@ -23,6 +23,7 @@ from recbole_scale.errors import UserError
 
 LARGEST = 2**63 - 1  # of a whole number
 DEEPEST = 40  # lists and objects inside each other
+MOST_BYTES = 2**29  # of a file that is read
 
 Row = dict[str, Any]
 
@@ -180,17 +181,20 @@ def read_lines(path: str | os.PathLike[str], kinds: Mapping[str, str] | None = N
     """
     try:
         with open(path, "rb") as file:
-            lines = file.read().split(b"\n")
+            content = file.read(MOST_BYTES + 1)
     except OSError as failure:
         if isinstance(failure, FileNotFoundError):
             raise UserError(f"there is no results file {path}") from failure
         raise UserError(f"the results file {path} cannot be read ({(failure.strerror or '').lower()})") from failure
+    if len(content) > MOST_BYTES:
+        raise UserError(f"{path} is longer than the {MOST_BYTES:,} bytes that a results file may have")
+    lines = content.split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            rows.append(_row(line, kinds or {}))
+            rows.append(parsed_object(line, kinds or {}))
         except (ValueError, RecursionError) as failure:
             if number == len(lines) and isinstance(failure, json.JSONDecodeError):
                 break  # without a newline, and torn
@@ -206,17 +210,23 @@ def _why(failure: Exception) -> str:
     return "lists inside lists without end" if isinstance(failure, RecursionError) else str(failure)[:200]
 
 
-def _row(line: bytes, kinds: Mapping[str, str]) -> Row:
+def parsed_object(line: bytes, kinds: Mapping[str, str]) -> Row:
+    """A JSON object whose values are of ``kinds`` or null; anything else is a ValueError or a RecursionError."""
     text = line.decode("utf-8")
     row = json.loads(text, parse_int=_whole_number, parse_float=_number, parse_constant=lambda name: None)
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
     _check_plain(row, 0)
+    check_kinds(row, kinds)
+    return row
+
+
+def check_kinds(row: Row, kinds: Mapping[str, str]) -> None:
+    """Refuse values of other kinds with a ValueError; null is of every kind."""
     for name, kind in kinds.items():
         value = row.get(name)
         if value is not None and not KINDS[kind](value):
             raise ValueError(f"{name} is {_shown(value)}, but must be {kind}")
-    return row
 
 
 def _whole_number(text: str) -> int:
@@ -283,4 +293,6 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "numbers by name": _are_numbers,
     "a list of objects": _is_history,
     "an object": lambda value: isinstance(value, dict),
+    "a list": lambda value: isinstance(value, list),
+    "true or false": lambda value: isinstance(value, bool),
 }

@@ -13,8 +13,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from typing import Any
 from recbole_scale import files
 from recbole_scale.errors import UserError
 from recbole_scale.files import write_text
+from recbole_scale.runs.records import COLUMNS, KINDS_OF_COLUMNS
+from recbole_scale.runs.row_file import check_kinds, parsed_object
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -29,21 +33,34 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1), what="the file")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, kinds: Mapping[str, str], needed: str) -> dict[str, Any] | None:
     """What :func:`write_json` wrote, or None when there is no such file.
+
+    Args:
+        path: the file.
+        kinds: of its values, as in a file of rows.
+        needed: names of values that are not null.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parsed_object(path.read_bytes(), kinds)
+        if row := content.get("row"):
+            check_kinds(row, KINDS_OF_COLUMNS)
+            content["row"] = {**dict.fromkeys(COLUMNS), **row}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as failure:
-        raise UserError(f"{path} is damaged") from failure
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged")
+    except (OSError, ValueError, RecursionError) as failure:
+        raise UserError(f"{path} is damaged ({failure})") from failure
+    missing = [name for name in needed.split() if content.get(name) is None]
+    if missing:
+        raise UserError(f"{path} is damaged (it has no {missing[0]})")
     return content
+
+
+EVALUATION = {"epoch": "a whole number of 0 or more", "score": "a number", "best": "a number", "time": "a number"}
+RESULT = {"status": "a text", "best": "a number", "error": "a text", "row": "an object"}
 
 
 class Trial:
@@ -56,7 +73,7 @@ class Trial:
     @property
     def values(self) -> dict[str, Any] | None:
         """The drawn values, or None when the trial has not begun."""
-        found = read_json(self.folder / "trial.json")
+        found = read_json(self.folder / "trial.json", {"values": "an object"}, "values")
         return None if found is None else dict(found["values"])
 
     def begin(self, values: dict[str, Any]) -> None:
@@ -81,12 +98,15 @@ class Trial:
         """Evaluations by epoch; the later of two of one epoch counts, a line torn by a kill does not."""
         path = self.folder / "evaluations.jsonl"
         found: dict[int, dict[str, Any]] = {}
-        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        for line in path.read_bytes().splitlines() if path.exists() else ():
             try:
-                evaluation = json.loads(line)
-                found[evaluation["epoch"]] = evaluation
-            except (ValueError, TypeError, KeyError):
+                evaluation = parsed_object(line, EVALUATION)
+            except (ValueError, RecursionError):
                 continue
+            if evaluation.get("epoch") is not None:
+                scores = {name: evaluation.get(name) for name in ("score", "best")}
+                unknown = {name: math.nan for name, score in scores.items() if score is None}  # as NaN comes back
+                found[evaluation["epoch"]] = evaluation | unknown
         return [found[epoch] for epoch in sorted(found)]
 
     def end(self, status: str, **result: Any) -> None:
@@ -99,7 +119,7 @@ class Trial:
 
     def result(self) -> dict[str, Any] | None:
         """How the trial ended, or None."""
-        return read_json(self.folder / "result.json")
+        return read_json(self.folder / "result.json", RESULT, "status")
 
 
 def trials(folder: str | os.PathLike[str]) -> list[Trial]:

@@ -10,11 +10,22 @@ from typing import Any
 
 from recbole_scale.errors import UserError
 from recbole_scale.search.folder import read_json, write_json
-from recbole_scale.search.space import Parameter, exhaustive, samples, space_size
+from recbole_scale.search.space import Parameter, exhaustive, samples, space_size, stated
 from recbole_scale.text import metric_name
 
 # a search with another of these is another search; the rest may change between two starts
 IDENTITY = ("model", "dataset", "settings", "space", "tool", "algo", "metric")
+
+MOST_TRIALS = 100_000
+NEEDED = "model dataset settings space tool algo metric bigger epochs seed home"  # what a plan cannot be without
+KINDS_OF_PLAN = {
+    **dict.fromkeys(("model", "dataset", "metric", "tool", "algo", "home", "digest"), "a text"),
+    **dict.fromkeys(("epochs", "seed", "num_samples", "grace_period", "early_stop", "max_failures"),
+                    "a whole number of 0 or more"),
+    **dict.fromkeys(("reduction_factor", "cpus_per_trial", "gpus_per_trial"), "a number"),
+    **dict.fromkeys(("bigger", "halving"), "true or false"),
+    "settings": "an object", "space": "a list",
+}  # fmt: skip
 
 
 @dataclass
@@ -50,9 +61,9 @@ class SearchPlan:
 
     def __post_init__(self) -> None:
         checks = {
-            "--num_samples": (self.num_samples >= 1, "at least 1"),
+            "--num_samples": (1 <= self.num_samples <= MOST_TRIALS, f"from 1 to {MOST_TRIALS:,}"),
             "--grace_period": (self.grace_period is None or self.grace_period >= 1, "at least 1 epoch"),
-            "--reduction_factor": (self.reduction_factor > 1, "above 1"),
+            "--reduction_factor": (1.1 <= self.reduction_factor <= 1000, "from 1.1 to 1,000"),
             "--cpus_per_trial": (self.cpus_per_trial > 0, "above 0"),
             "--gpus_per_trial": ((self.gpus_per_trial or 0) >= 0, "0 or more"),
             "--max_failures": (self.max_failures >= 0, "0 or more"),
@@ -96,8 +107,8 @@ class SearchPlan:
         return than is None or (score > than if self.bigger else score < than)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data for ``search.json``."""
-        return asdict(self) | {"space": [asdict(parameter) for parameter in self.space]}
+        """Plain data for ``search.json``; no cluster is joined because a file names it."""
+        return asdict(self) | {"space": [asdict(parameter) for parameter in self.space], "ray_address": None}
 
     @classmethod
     def load(cls, folder: str) -> SearchPlan | None:
@@ -107,14 +118,15 @@ class SearchPlan:
             UserError: ``search.json`` is damaged.
         """
         path = os.path.join(folder, "search.json")
-        content = read_json(Path(path))
+        content = read_json(Path(path), KINDS_OF_PLAN, NEEDED)
         if content is None:
             return None
+        given = {name: value for name, value in content.items() if name == "digest" or value is not None}
+        space = [stated(parameter, path) for parameter in content["space"]]
         try:
-            space = [Parameter(p["name"], p["kind"], tuple(p["values"])) for p in content.pop("space")]
-            return cls(**content | {"space": space, "folder": os.path.abspath(folder)})
-        except (KeyError, TypeError) as failure:
-            raise UserError(f"{path} is damaged") from failure
+            return cls(**given | {"space": space, "folder": os.path.abspath(folder), "ray_address": None})
+        except TypeError as failure:
+            raise UserError(f"{path} is damaged ({failure})") from failure
 
     def save(self) -> None:
         """Write ``search.json``."""

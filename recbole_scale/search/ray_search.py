@@ -64,7 +64,7 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
     """Join the cluster at ``address``, or start Ray on this machine with ``num_cpus`` (all of them when None).
 
     Raises:
-        UserError: there is no cluster at ``address``.
+        UserError: there is no cluster at ``address``, or this machine cannot start Ray.
     """
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # the trial changes its folder itself
     os.environ.setdefault("RAY_worker_niceness", "0")  # as the driver; Ray's own 15 starves trials on a busy machine
@@ -76,7 +76,14 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
             raise UserError(f"there is no Ray cluster at {address}") from failure
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
+        here = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
+        try:
+            ray.init(address="local", num_cpus=num_cpus, **here, **quiet)
+        except Exception as failure:  # Ray raises plain ones: a machine too busy or too small
+            told = str(failure).partition(". ")[0]
+            raise UserError(
+                f"Ray could not be started on this machine ({told}); try again when it is idle"
+            ) from failure
 
 
 def _resources(plan: SearchPlan) -> dict[str, float]:

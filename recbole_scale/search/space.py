@@ -16,14 +16,14 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from recbole_scale.errors import UserError, check_choice, nearest
+from recbole_scale.errors import UserError, check_choice, nearest, shown
 from recbole_scale.settings import known_keys, parse_value, properties_folder
 from recbole_scale.settings.checks import documented
 from recbole_scale.settings.kinds import LARGEST, PLAIN, Kind
@@ -170,8 +170,30 @@ def _parameter(line: str, where: str) -> Parameter:
     values = _choices(text) if kind == "choice" else _bounds(text)
     if values is None or len(values) == 0:
         raise refuse("is no list of values" if kind == "choice" else "are not numbers")
+    return _in_range(Parameter(name, kind, values), refuse)
+
+
+def stated(content: Any, where: str) -> Parameter:
+    """The parameter that ``search.json`` keeps.
+
+    Raises:
+        UserError: it is none.
+    """
+    refuse = partial(_refuse, f"{where}: the parameter {shown(content)}", "the file is damaged")
+    if not isinstance(content, dict) or content.get("kind") not in list(KINDS):
+        raise refuse("is none")
+    name, kind, values = content.get("name"), content["kind"], content.get("values")
+    if name not in list(known_keys()) or not isinstance(values, list) or not values:
+        raise refuse("is none")
+    if kind != "choice" and not all(map(_is_bound, values)):
+        raise refuse("has no numbers")
+    return _in_range(Parameter(name, kind, tuple(values)), refuse)
+
+
+def _in_range(parameter: Parameter, refuse: Callable[[str], UserError]) -> Parameter:
+    kind, values = parameter.kind, parameter.values
     if kind == "choice":
-        return Parameter(name, kind, values)
+        return parameter
     if len(values) != (3 if kind == "quniform" else 2):
         raise refuse(f"has {len(values)} numbers")
     if not values[0] < values[1]:
@@ -185,7 +207,7 @@ def _parameter(line: str, where: str) -> Parameter:
     if kind == "loguniform" and values[0] > 0 and values[1] < 1:
         logs = f"{math.log(values[0]):.4g},{math.log(values[1]):.4g}"
         raise refuse(f"are natural logarithms, so {values[0]:g} to {values[1]:g} is written {logs}")
-    return Parameter(name, kind, values)
+    return parameter
 
 
 def _refuse(what: str, form: str, why: str) -> UserError:
@@ -205,9 +227,11 @@ def _choices(text: str) -> tuple[Any, ...] | None:
 
 def _bounds(text: str) -> tuple[float, ...] | None:
     values = [parse_value(part) for part in text.split(",", 4)]
-    if any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) < LARGEST for v in values):
-        return None
-    return tuple(values)
+    return tuple(values) if all(map(_is_bound, values)) else None
+
+
+def _is_bound(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def space_size(space: list[Parameter]) -> int | None:

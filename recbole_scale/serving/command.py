@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import perf_counter
 
 from recbole_scale.arguments import CommandParser
@@ -76,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _lines(path: str) -> list[str]:
+    if not Path(path).is_file():
+        raise UserError(f"there is no file {path}; --items takes one with an item a line")
     try:
         with open(path, encoding="utf-8-sig") as file:
             return [line for line in file.read().splitlines() if line]

@@ -18,7 +18,18 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from mutants import damaged, odd_line, odd_value
-from twins import fields, keys, quoted, same_challenges, same_log, same_prepared, same_rows, same_settings, same_space
+from twins import (
+    fields,
+    keys,
+    plain,
+    quoted,
+    same_challenges,
+    same_log,
+    same_prepared,
+    same_rows,
+    same_settings,
+    same_space,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -193,6 +204,57 @@ def settings_readers(folder: Path) -> list[Reader]:
     ]
 
 
+def search_readers(folder: Path) -> list[Reader]:
+    """A search's plan, and what its trials left: the table, the best, and the values that come next."""
+    from recbole_scale.search.folder import Trial
+    from recbole_scale.search.outcome import conclude
+    from recbole_scale.search.plan import IDENTITY, SearchPlan
+    from recbole_scale.search.space import Parameter
+
+    home = folder / "searched"
+    space = [Parameter("learning_rate", "loguniform", (-8, -4)), Parameter("n_layers", "choice", (1, 2)),
+             Parameter("hidden_size", "quniform", (8, 64, 8))]  # fmt: skip
+    plan = SearchPlan(str(home), "ScaledSASRec", "walk", {"epochs": 2}, space, "ndcg@10", True, 2, 1, "Hyperopt")
+    row = {"run_id": "a", "status": "ok", "test_metrics": {"ndcg@10": 0.1}, "best_valid_metrics": {"ndcg@10": 0.2}}
+    trial = Trial(home, 0)
+    plan.save()
+    trial.begin({"n_layers": 1})
+    trial.add_evaluation(1, 0.1, 0.1)
+    trial.end("finished", best=0.1, row=row)
+    files = [home / "search.json", *(trial.folder / f"{name}.json" for name in ("trial", "result"))]
+
+    def load(path: Path) -> Any:
+        found = SearchPlan.load(str(path.parent))
+        assert found is not None and found.describe() and found.ray_address is None
+        found.check_same(found)
+        return json.loads(json.dumps(found.as_json()))
+
+    def same(found: Any, content: bytes) -> bool:
+        written = plain(json.loads(content))
+        return all(found[name] == written[name] for name in IDENTITY)
+
+    def concluded(name: str) -> Callable[[Path], Any]:
+        def read(path: Path) -> Any:
+            for other, content in whole.items():
+                (trial.folder / other).write_bytes(path.read_bytes() if other == name else content)
+            return quiet(lambda: conclude(plan)).score
+
+        return read
+
+    def change(content: bytes, rng: random.Random) -> bytes:
+        return odd_line(content, rng) if rng.random() < 0.7 else damaged(content, rng)
+
+    flat = [json.dumps(json.loads(file.read_bytes())).encode() + b"\n" for file in files]
+    lines = (trial.folder / "evaluations.jsonl").read_bytes()
+    whole = {file.name: file.read_bytes() for file in trial.folder.iterdir()}
+    return [
+        Reader("plans of searches", flat[:1], load, change=change, same=same, suffixes=["search.json"]),
+        Reader("values of trials", flat[1:2], concluded("trial.json"), change=change, weight=4),
+        Reader("ends of trials", flat[2:], concluded("result.json"), change=change),
+        Reader("evaluations of trials", [lines], concluded("evaluations.jsonl"), change=change, weight=4),
+    ]
+
+
 def prepare_readers(folder: Path) -> list[Reader]:
     """Raw files in the published formats."""
     from raw_files import lines_of, options_for
@@ -232,5 +294,6 @@ def all_readers(folder: Path) -> list[Reader]:
         *checkpoint_readers(folder),
         data_reader(folder),
         *settings_readers(folder),
+        *search_readers(folder),
         *prepare_readers(folder),
     ]
