@@ -178,7 +178,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--dataset", required=True, help="name of the data set")
     parser.add_argument("--data_path", type=Path, default=Path("dataset"), help="folder of NAME/NAME.inter")
     parser.add_argument("--shapes", nargs="+", default=["2x64"], help="LAYERSxWIDTH, as 2x64 24x64 2x1200")

@@ -72,7 +72,9 @@ def process_age() -> float:
 
 def main() -> None:
     """Measure both in turn and add two rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--data", default="dataset/ml-1m/ml-1m.inter")
     parser.add_argument("--model", default="SASRec")
     parser.add_argument("--seconds", type=float, default=20)

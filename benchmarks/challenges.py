@@ -56,7 +56,9 @@ def measure(challenge: str, checkpoint: str, data_path: str | None, threads: int
 
 def main() -> None:
     """Run the challenges one after the other and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--checkpoint", help="tiny on ml-1m: long tail, cold start, robustness")
     parser.add_argument("--domain_checkpoint", help="tiny on amazon-mix5: multi-domain")
     parser.add_argument("--window_checkpoint", help="tiny on ml-1m-cut10: trajectory")

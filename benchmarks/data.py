@@ -213,7 +213,9 @@ def benchmark(rows: int, repeats: int, only: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Parse the arguments; run all steps, or one when called as a step's process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--repeats", type=int, default=2, help="fresh processes a step; the fastest counts")
     parser.add_argument("--only", default="", help="steps whose name holds this text")

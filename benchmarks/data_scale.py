@@ -239,7 +239,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rows", type=int, default=20_000_000)
     parser.add_argument("--shuffled", action="store_true", help="rows in no order of users or times")
     parser.add_argument("--users", type=int, help="instead of --rows: users of 2 to 20 interactions each")

@@ -49,7 +49,7 @@ def measured(words: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Write both rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--out", default="results/engines.jsonl")
     options = parser.parse_args()

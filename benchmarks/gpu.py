@@ -87,7 +87,9 @@ def parts(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--out", type=Path, help="JSON lines are appended here")
     parser.add_argument("--minutes", type=float, help="begin no part later than this, and end the one that runs")
     parser.add_argument("--study_minutes", type=float, default=30, help="time of the study; what is left of --minutes")

@@ -185,7 +185,9 @@ def timings() -> None:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--draws", type=int, default=200, help="noisy data sets per design (default: %(default)s)")
     parser.add_argument("--resamples", type=int, default=400, help="resamples per band (default: %(default)s)")
     parser.add_argument("--design", default="", help="only designs whose name holds this")

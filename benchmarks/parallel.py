@@ -264,7 +264,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="dataset/NAME/NAME.inter")
     parser.add_argument("--sizes", nargs="+", default=["tiny", "small"])
     parser.add_argument("--rounds", type=int, default=8)

@@ -101,7 +101,9 @@ def written(path: Path, row: dict[str, Any]) -> None:
 
 def main() -> int:
     """Try each Python; write its row or print what failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--pythons", nargs="+", default=["3.10", "3.11", "3.12", "3.13"])
     parser.add_argument("--keep", type=Path, help="folder of environments to keep, and to use again, by version")
     parser.add_argument("--whole", action="store_true", help="make test in the place of make test-fast")

@@ -66,7 +66,9 @@ def main() -> None:
     from recbole_scale.runs.records import commit
     from recbole_scale.training.checkpoint import load_checkpoint
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data_path", help="folder of data sets, where it is not the one of the training")
     parser.add_argument("--histories", type=int, nargs="*", default=[], help="lines of files of histories")

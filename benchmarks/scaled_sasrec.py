@@ -125,7 +125,7 @@ def measure(data: Path, seconds: float, size: str, settings: dict[str, Any]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="an .inter file in a folder of its own name")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--size", default="tiny")

@@ -123,7 +123,9 @@ def measure(options: argparse.Namespace, here: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure once and append the row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--grace_period", type=int, default=2)

@@ -20,7 +20,7 @@ from typing import Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--dataset", default="ml-1m")
     parser.add_argument("--data_path", type=Path, default=Path("dataset"))
     parser.add_argument("--runs", type=int, default=5)

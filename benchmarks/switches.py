@@ -66,7 +66,9 @@ def compare(size: str, a: dict[str, Any], b: dict[str, Any], steps: int, items: 
 def main() -> None:
     from recbole_scale.settings import parse_arguments
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--size", default="base")
     parser.add_argument("--a", nargs="*", default=[], help="settings of A, key=value")
     parser.add_argument("--b", nargs="*", default=[], help="settings of B")

@@ -75,7 +75,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="dataset/NAME/NAME.inter")
     parser.add_argument("--seconds", type=float, default=60.0, help="training time of each measurement")
     parser.add_argument("--sizes", nargs="+", default=["tiny"], help="sizes of ScaledSASRec")

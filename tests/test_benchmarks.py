@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
@@ -135,3 +136,10 @@ def test_recommend_is_timed_whole_for_users_and_for_files_of_histories(tmp_path,
     assert every["what"] == "every user" and file["what"] == "100 histories in a file"
     assert "100 users, 300 rows" in done.stdout
     assert all(row["seconds"] > 0 and row["peak_memory_mb"] > 50 and row["file_mb"] >= 0 for row in (every, file))
+
+
+def test_no_benchmark_takes_a_part_of_an_options_name():
+    for path in BENCHMARKS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "ArgumentParser":
+                assert any(word.arg == "allow_abbrev" for word in node.keywords), path.name

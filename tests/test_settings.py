@@ -301,16 +301,22 @@ def test_a_data_set_named_as_a_file_of_recboles_is_read_like_any_other(folder):
 
 
 def test_making_a_config_changes_nothing_outside_it(walk, monkeypatch):
+    import logging
     import os
 
     import torch
     import torch.distributed
 
-    before = dict(os.environ), torch.is_anomaly_enabled(), torch.get_num_threads()
+    def outside():
+        log = logging.getLogger()
+        process = dict(os.environ), os.getcwd(), sorted(os.listdir()), log.level, log.handlers[:]
+        return *process, torch.is_anomaly_enabled(), torch.get_num_threads(), torch.get_rng_state().tolist()
+
+    before = outside()
     several = {"local_rank": 1, "nproc": 2, "world_size": 2, "offset": 0, "ip": "localhost", "port": 1}
     config = make_config("ScaledSASRec", "walk", None,
                          {"topk": [5], "gpu_id": "3", "detect_anomaly": True, **several})  # fmt: skip
-    assert (dict(os.environ), torch.is_anomaly_enabled(), torch.get_num_threads()) == before
+    assert outside() == before
     assert not torch.distributed.is_initialized() and config["device"].type in ("cpu", "cuda")
     assert config["state"] == "error"  # what ranks but the first say
 

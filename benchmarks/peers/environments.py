@@ -64,7 +64,9 @@ def _pip_install(python: Path, *arguments: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Create the peers' environments and print the Python of each.")
+    parser = argparse.ArgumentParser(
+        description="Create the peers' environments and print the Python of each.", allow_abbrev=False
+    )
     parser.add_argument("names", nargs="+", choices=sorted(WITHOUT_DEPENDENCIES), metavar="NAME")
     for name in parser.parse_args().names:
         print(ensure_environment(name), flush=True)

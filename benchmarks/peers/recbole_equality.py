@@ -123,7 +123,7 @@ def table(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("results/recbole_equality"))
     parser.add_argument("--data", type=Path, default=Path("dataset/synthetic/synthetic.inter"), help="an atomic file")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))

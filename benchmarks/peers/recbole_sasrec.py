@@ -197,7 +197,7 @@ def figures(clock: Clock, imports_done: float, ndcg: float, batch: int) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="RecBole atomic file with user_id, item_id, timestamp")
     parser.add_argument("--seconds", type=float, default=60.0, help="training time inside the batch loop")
     parser.add_argument("--batch", type=int, default=2048, help="rows per optimizer step (RecBole's default: 2048)")

@@ -269,7 +269,7 @@ def train_and_rank(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="RecBole atomic file with user_id, item_id, timestamp")
     parser.add_argument("--seconds", type=float, default=60.0, help="training time inside the loop")
     parser.add_argument("--batch", type=int, default=DEFAULT_BATCH, help="rows of up to 50 targets per step")
