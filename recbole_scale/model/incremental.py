@@ -7,6 +7,7 @@ would give every item another position.
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_scale.model.layers import CausalSelfAttention, DecoderBlock
-from recbole_scale.model.scaled_sasrec import ScaledSASRec
+
+if TYPE_CHECKING:
+    from recbole_scale.model.scaled_sasrec import ScaledSASRec
 
 
 class CachedSteps:

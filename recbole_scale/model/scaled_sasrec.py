@@ -6,7 +6,7 @@ Source: arXiv 2311.11351 (a GPT-2 style block on SASRec's task); our own choices
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from recbole_scale.data.rows import SplitDataset
 from recbole_scale.data.windows import TARGET_LIST, TARGET_PLACES
 from recbole_scale.interfaces import Batch, ByKey
 from recbole_scale.model.layers import DecoderBlock, dropout, init_weights, layer_rates
@@ -26,6 +25,9 @@ from recbole_scale.model.sizes import Shape
 from recbole_scale.model.softmax import item_cross_entropy, softmax_kernel
 from recbole_scale.model.width import scale_initial, width_ratio
 from recbole_scale.settings import ScaledSASRecSettings
+
+if TYPE_CHECKING:
+    from recbole_scale.data.rows import SplitDataset
 
 
 class ScaledSASRec(SequentialRecommender):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from recbole.trainer import Trainer
@@ -15,7 +15,6 @@ from recbole_scale.bars import bar
 from recbole_scale.data.loaders import HistoryEvalDataLoader
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import RunConfig
-from recbole_scale.model.scaled_sasrec import ScaledSASRec
 from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import Parts, accumulate, built_ahead
 from recbole_scale.training.best import Best, Bests
@@ -32,6 +31,9 @@ from recbole_scale.training.run_checkpoints import RunCheckpoints, best_file
 from recbole_scale.training.step_losses import StepLosses
 from recbole_scale.training.stopping import Stopping
 from recbole_scale.training.trunk import Trunk, shared_trunk
+
+if TYPE_CHECKING:
+    from recbole_scale.model.scaled_sasrec import ScaledSASRec
 
 
 class ScaledSASRecTrainer(Figures, Trainer):
