@@ -101,8 +101,8 @@ TAKEN = {
          "alias_of_user_id", "benchmark_filename", "clip_grad_norm", "dataloaders_save_path", "dataset_save_path",
          "discretization", "dropout_rates", "load_col",
          "normalize_field", "preload_weight", "rm_dup_inter", "shard_group", "softmax_chunk",
-         "switch_at_epoch", "switch_patience", "test_users", "threshold", "train_neg_sample_args", "transform", "unload_col",
-         "unused_col", "val_interval", "valid_users", "window_stride"), ("None",)),
+         "switch_at_epoch", "switch_patience", "test_users", "threshold", "train_neg_sample_args", "transform",
+         "unload_col", "unused_col", "val_interval", "valid_users", "window_stride"), ("None",)),
     **dict.fromkeys(
         ("ENTITY_ID_FIELD", "HEAD_ENTITY_ID_FIELD", "ITEM_LIST_LENGTH_FIELD", "LABEL_FIELD", "LIST_SUFFIX",
          "NEG_PREFIX", "POSITION_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD", "checkpoint_dir",
