@@ -11,9 +11,9 @@ from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Question, Row, choose
 from recbole_scale.fit.study import MISFIT, flops_per_interaction_of, run_label
 from recbole_scale.laws.budget import ComputeOptimal, compute_optimal
-from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.isoflop import Optimum, isoflop_optima
 from recbole_scale.laws.loss import JointLaw, fit_joint_law
+from recbole_scale.laws.observations import MIN_SIZES
 
 _ROLLOUT_RESAMPLES = 200
 _LEAST_NOISE = 1e-4  # of log loss, where a law leaves next to nothing over

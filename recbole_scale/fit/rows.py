@@ -13,7 +13,7 @@ import pandas as pd
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.options import LOSSES, X_COLUMNS
-from recbole_scale.laws.fit import MIN_SIZES
+from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.text import parse_count, show_count
 
 Row = Mapping[str, Any]

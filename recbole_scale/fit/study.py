@@ -12,10 +12,10 @@ import scipy.optimize
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.rows import Choice, Question, Row, choose
 from recbole_scale.laws.budget import Cost
-from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.loss import PowerLaw, fit_power_law
 from recbole_scale.laws.metrics import MetricLaw, fit_metric_law
+from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.laws.rollout import Judgement, judge, rollout, widening
 from recbole_scale.model.sizes import SIZE_NAMES, load_size
 from recbole_scale.text import parse_count, show_count

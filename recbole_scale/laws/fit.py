@@ -1,99 +1,26 @@
-"""What every law shares: checked observations, the fit with its resamples, and predictions with bands."""
+"""What every law shares: the fit with its resamples, and predictions with bands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 import scipy.stats
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from recbole_scale.errors import UserError
 from recbole_scale.laws import fitting
-from recbole_scale.laws.bootstrap import Errors, draw_errors
+from recbole_scale.laws.bootstrap import Errors
 from recbole_scale.laws.fitting import Array, Axes
-from recbole_scale.laws.noise import Residuals, likelihood_of
+from recbole_scale.laws.forms import Form, fit_form, resample
+from recbole_scale.laws.observations import Observations
 
-MIN_SIZES = 3
 MIN_RESAMPLES = 80  # below that the ends of a 95 % band rest on two resamples each
 WIDEST = 5.0  # a 95 % band of an exponent that spans more than this factor tells next to nothing of the constants
-TWO_TERMS, NO_FLOOR, OTHER_COUNT = "two power terms", "E = 0", "another count of size"
-Count = Callable[[Array], Array]
-_SHARE = {TWO_TERMS: 0.25, NO_FLOOR: 1 / 6, OTHER_COUNT: 1 / 6}  # of the resamples, where a form is not ruled out
-_REFUTED = 3.0  # log likelihood that a form must lie below the law to be ruled out
-_EXACT, _ARRIVED = 1e-11, 1e-6  # steps at which a fit is done: of the law, and of what is drawn around it
-_POLISHED = 3  # best points of the scan polished; one sufficed in every trial
-_GRID, _GRID_RESAMPLE = {1: 48, 2: 14, 3: 7}, {1: 12, 2: 6, 3: 4}  # exponents tried per axis, by number of axes
-REDRAWN = 0.3  # share of the resamples that redraw runs, where there are enough
 _NORMAL = scipy.stats.norm.ppf((np.arange(15) + 0.5) / 15)  # the errors of one run, in place of random ones
 _AT_EDGE = 1.01  # an exponent this close to the end of the scan has run into it
 _NO_SHARE = float(np.log(1e5))  # a power term this far below E at the smallest size says nothing of its exponent
-
-
-@dataclass(frozen=True)
-class Observations:
-    """Checked rows in an order that does not depend on the caller's, so that the bands do not either."""
-
-    logs: Array  # [n, K] log of the sizes
-    y: Array  # [n] log of the losses
-    groups: NDArray[np.intp]  # [n] run of each row, from 0
-    order: NDArray[np.intp]  # row i here is row order[i] of the caller
-
-    @property
-    def sizes(self) -> NDArray[np.intp]:
-        """[n] the size of each row as a number from 0; on a grid the first axis is the one that is tuned."""
-        return np.unique(self.logs[:, 0], return_inverse=True)[1].reshape(-1)
-
-    def places(self, logs: Array) -> Array:
-        """``logs`` [m, K] scaled so that these rows span 0 to 1."""
-        start = self.logs.min(axis=0)
-        return (logs - start) / (self.logs.max(axis=0) - start)
-
-    @classmethod
-    def check(
-        cls, axes: dict[str, ArrayLike], target: dict[str, ArrayLike], groups: Sequence[Any] | None
-    ) -> Observations:
-        """Build from named columns; raises :class:`UserError` with one sentence on the first thing wrong."""
-        columns = {name: _column(name, values) for name, values in (axes | target).items()}
-        first = next(iter(columns))
-        for name, column in columns.items():
-            if len(column) != len(columns[first]):
-                raise UserError(f"{name} has {len(column)} rows but {first} has {len(columns[first])}")
-        for name in axes:
-            sizes = np.unique(columns[name])
-            if len(sizes) < MIN_SIZES:
-                shown = ", ".join(f"{size:g}" for size in sizes)
-                raise UserError(f"a law needs at least {MIN_SIZES} different sizes, but {name} holds only {shown}")
-        (y,) = (np.log(columns[name]) for name in target)
-        logs = np.stack([np.log(columns[name]) for name in axes], axis=1)
-        labels = np.array([repr(index) for index in range(len(y))] if groups is None else [repr(g) for g in groups])
-        if len(labels) != len(y):
-            raise UserError(f"groups has {len(labels)} rows but {first} has {len(y)}")
-        order = np.lexsort((labels, y, *logs.T[::-1]))
-        if groups is None:
-            return cls(logs[order], y[order], np.arange(len(y)), order)
-        _, place, codes = np.unique(labels[order], return_index=True, return_inverse=True)
-        return cls(logs[order], y[order], np.argsort(np.argsort(place))[codes.reshape(-1)], order)
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of a law, fitted: a power term along each of ``columns``, with an E or without."""
-
-    name: str
-    columns: tuple[int, ...]
-    axes: Axes
-    theta: Array  # [P]
-    replicates: Array  # [r, P] of its resamples
-    drawn: slice  # which of the resamples they are
-    count: Count | None = None  # another count of size in log x, where the power term falls along that
-
-    def log_law(self, theta: Array, logs: Array) -> Array:
-        """Log of the law of ``theta`` [B, P] at ``logs`` [n, K]: [B, n]."""
-        return fitting.log_law(theta, self.axes.forms(along(logs, self.columns, self.count)))
 
 
 @dataclass(frozen=True)
@@ -134,13 +61,13 @@ class Fit:
             raise UserError(f"a 95 % band needs at least {MIN_RESAMPLES} resamples (or 0 for no band), not {resamples}")
         main = tuple(range(seen.logs.shape[1]))
         limits = floor, ceiling
-        form, huber = _fit_form("", seen, main, limits)
+        form, huber = fit_form("", seen, main, limits)
         fitted = form.log_law(form.theta[None], seen.logs)[0]
         spare = int(seen.groups.max()) + 1 - len(form.theta)  # runs beyond the number of constants
         errors: Errors | None = None
         forms: tuple[Form, ...] = (form,)
         if spare > 0 and resamples:
-            errors, forms = _resample(seen, form, fitted, limits, resamples, np.random.default_rng(seed), other_count)
+            errors, forms = resample(seen, form, fitted, limits, resamples, np.random.default_rng(seed), other_count)
         residuals = np.empty_like(seen.y)
         residuals[seen.order] = seen.y - fitted
         # resamples differ a little in how low E can be
@@ -226,118 +153,6 @@ class Fit:
         return {"noise": (1 - form) * of_runs / total, "size": (1 - form) * of_sizes / total, "form": form}
 
 
-def along(logs: Array, columns: Sequence[int], count: Count | None) -> Array:
-    """Log of the size that each power term falls along: [n, len(columns)]."""
-    return logs[:, list(columns)] if count is None else np.column_stack([count(logs[:, 0]), logs[:, columns[1:]]])
-
-
-def _fit_form(
-    name: str, seen: Observations, columns: tuple[int, ...], limits: tuple[float, float], count: Count | None = None
-) -> tuple[Form, float]:
-    """A form fitted to the rows, without resamples, and its summed Huber loss."""
-    logs = along(seen.logs, columns, count)
-    axes = Axes.of(logs)
-    theta, huber = fitting.fit_batch(
-        axes.forms(logs),
-        seen.y[None],
-        np.ones((1, len(seen.y))),
-        limits=limits,
-        starts=_POLISHED,
-        tolerance=_ARRIVED if name else _EXACT,
-        grid=_GRID[len(columns)],
-        floorless=name == NO_FLOOR,
-    )
-    return Form(name, columns, axes, theta[0], np.empty((0, theta.shape[1])), slice(0), count), float(huber[0])
-
-
-def _resample(
-    seen: Observations,
-    form: Form,
-    fitted: Array,
-    limits: tuple[float, float],
-    resamples: int,
-    rng: np.random.Generator,
-    other_count: ArrayLike | None,
-) -> tuple[Errors, tuple[Form, ...]]:
-    """Refit the law to most of the resamples, and each form it might have had to its share of them."""
-    residuals = seen.y - fitted
-    errors = draw_errors(residuals, _by_run(seen, form, residuals), seen.groups, resamples, rng)
-    others = _other_forms(seen, limits, errors.noise.evidence, other_count)
-    counts = [round(_SHARE[other.name] * resamples) for other in others]
-    filled, begin = [], 0
-    for one, number in zip((form, *others), (resamples - sum(counts), *counts), strict=True):
-        part = slice(begin, begin + number)
-        errors_of = errors.sizes[part] + errors.runs[part]
-        y = one.log_law(one.theta[None], seen.logs) + errors_of
-        weights = np.ones_like(y)
-        if one is form:
-            redrawn = errors.weights[: round(REDRAWN * number)]
-            weights[: len(redrawn)] = redrawn
-            y[: len(redrawn)] = seen.y + errors.sizes[: len(redrawn)]
-        replicates, _ = fitting.fit_batch(
-            one.axes.forms(along(seen.logs, one.columns, one.count)),
-            y,
-            weights,
-            limits=limits,
-            starts=1,
-            grid=_GRID_RESAMPLE[len(one.columns)],
-            near=one.theta,
-            tolerance=_ARRIVED,
-            floorless=one.name == NO_FLOOR,
-        )
-        filled.append(replace(one, replicates=replicates, drawn=part))
-        begin += number
-    return errors, tuple(filled)
-
-
-def _other_forms(
-    seen: Observations, limits: tuple[float, float], evidence: float, other_count: ArrayLike | None
-) -> list[Form]:
-    """The forms the law might have had: two power terms in size, no E, another count of size.
-
-    Two terms hold the law itself and bend further, so only too few sizes or runs rule them out. The others are kept as
-    long as their likelihood is not clearly below that of the law.
-    """
-    main = tuple(range(seen.logs.shape[1]))
-    found = []
-    sizes, runs = len(np.unique(seen.logs[:, 0])), int(seen.groups.max()) + 1
-    if sizes >= len(main) + 4 and runs > 2 * len(main) + 3:
-        found.append(_fit_form(TWO_TERMS, seen, (0, *main), limits)[0])
-    rivals: list[tuple[str, Count | None]] = [(NO_FLOOR, None)] if not np.isfinite(limits[0]) else []
-    if other_count is not None:
-        rivals.append((OTHER_COUNT, _count(seen, other_count)))
-    for name, count in rivals:
-        rival = _fit_form(name, seen, main, limits, count)[0]
-        residuals = seen.y - rival.log_law(rival.theta[None], seen.logs)[0]
-        if likelihood_of(_by_run(seen, rival, residuals)) > evidence - _REFUTED:
-            found.append(rival)
-    return found
-
-
-def _by_run(seen: Observations, form: Form, residuals: Array) -> Residuals:
-    """What a form leaves over, by run; a constant that is not free has no gradient."""
-    slopes = fitting.gradient(form.theta, form.axes.forms(along(seen.logs, form.columns, form.count)))
-    free = slopes[:, 1:] if form.name == NO_FLOOR else slopes
-    return Residuals.of(residuals, free, seen.places(seen.logs), seen.sizes, seen.groups)
-
-
-def _count(seen: Observations, values: ArrayLike) -> Count:
-    """Another count of size as a function of log x: a nonnegative mix of x, its root and a constant.
-
-    Weights of a Transformer grow with the square of the width, its embeddings with the width.
-    """
-    other = _column("other_count", values)[seen.order]
-    if len(other) != len(seen.y):
-        raise UserError(f"other_count has {len(other)} rows but there are {len(seen.y)}")
-    middle = float(seen.logs[:, 0].mean())
-
-    def parts(log_x: Array) -> Array:
-        return np.stack([np.exp(log_x - middle), np.exp(0.5 * (log_x - middle)), np.ones_like(log_x)], axis=1)
-
-    mix, _ = scipy.optimize.nnls(parts(seen.logs[:, 0]) / other[:, None], np.ones(len(other)))
-    return lambda log_x: np.log(parts(log_x) @ mix)
-
-
 def percentiles(draws: Array, level: float) -> tuple[Any, Any]:
     """Lower and upper end of the central ``level`` of ``draws`` [R, ...]; nan where there are no draws."""
     if not 0.0 < level < 1.0:
@@ -346,19 +161,6 @@ def percentiles(draws: Array, level: float) -> tuple[Any, Any]:
         return np.full(draws.shape[1:], np.nan)[()], np.full(draws.shape[1:], np.nan)[()]
     lower, upper = np.quantile(draws, [(1.0 - level) / 2, (1.0 + level) / 2], axis=0)
     return lower, upper
-
-
-def _column(name: str, values: ArrayLike) -> Array:
-    try:
-        column = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise UserError(f"{name} must be numbers") from None
-    if column.ndim != 1 or not len(column):
-        raise UserError(f"{name} must be a list of at least one number, not of shape {column.shape}")
-    for row, value in enumerate(column):
-        if not np.isfinite(value) or value <= 0.0:
-            raise UserError(f"row {row} of {name} is {value:g}, but every row must be a finite number above 0")
-    return column
 
 
 def _log_sizes(sizes: tuple[ArrayLike, ...]) -> tuple[Array, tuple[int, ...]]:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from recbole_scale.errors import UserError
-from recbole_scale.laws.fit import WIDEST, Fit, Observations, percentiles
+from recbole_scale.laws.fit import WIDEST, Fit, percentiles
 from recbole_scale.laws.fitting import Array
+from recbole_scale.laws.observations import Observations
 
 Self = TypeVar("Self", bound="Law")
 RESAMPLES = 1000

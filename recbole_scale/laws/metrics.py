@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from recbole_scale.errors import UserError, nearest
-from recbole_scale.laws.fit import Observations, percentiles
+from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.loss import RESAMPLES, PowerLaw, power_law_of
+from recbole_scale.laws.observations import Observations
 
 FORMS = ("hill", "miss")
 _WORDS = {

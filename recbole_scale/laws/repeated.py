@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike
 
 from recbole_scale.errors import UserError
 from recbole_scale.laws import fitting
-from recbole_scale.laws.fit import Observations, percentiles
+from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.fitting import Array, Axes
 from recbole_scale.laws.noise import Residuals, noise_of
+from recbole_scale.laws.observations import Observations
 
 _REPEATS = np.geomspace(0.5, 200.0, 36)  # r is known to a step of this, 19 %
 _EDGE = 0.025  # share of the resamples at an end of that grid from which on r is not known

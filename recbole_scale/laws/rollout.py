@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from recbole_scale.errors import UserError
-from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.loss import fit_power_law
+from recbole_scale.laws.observations import MIN_SIZES
 
 _TWO_SIDED = 1.96  # standard deviations in half of a 95 % band
 _AS_EXPECTED = 4.0

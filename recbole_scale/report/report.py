@@ -22,8 +22,8 @@ from recbole_scale.fit.rows import (
 from recbole_scale.fit.study import Answer, answer, run_label
 from recbole_scale.fit.tables import by_size, distinct, number
 from recbole_scale.laws.budget import ComputeOptimal
-from recbole_scale.laws.fit import MIN_SIZES
 from recbole_scale.laws.loss import JointLaw, PowerLaw, fit_power_law
+from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.report.figures_study import study_figures
 from recbole_scale.report.findings import WORTH, Ends, SizeMean, deciding, ends_of, main_metric, size_means
 
