@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from test_model import make_model
 
 from recbole_scale.challenges import scoring
-from recbole_scale.challenges.estimates import Estimate, case_metrics, estimate
+from recbole_scale.challenges.estimates import Estimate, case_metrics, estimate, rarefy
 from recbole_scale.challenges.kinds.robustness import make_cases as noisy_cases
 from recbole_scale.challenges.kinds.trajectory import Reencoder, roll_out, window_metrics
 from recbole_scale.challenges.measuring import measure, measure_trajectory
@@ -134,6 +136,33 @@ def test_coverage_counts_distinct_items_and_its_interval_holds_the_truth():
     assert held >= 50  # of 60; 95 % would be 57
 
 
+def test_rarefied_coverage_is_the_mean_over_drawn_lists_and_does_not_grow_with_their_number():
+    rng = np.random.default_rng(2)
+    weights = 1.0 / np.arange(1, 101)
+    top = np.array([rng.choice(np.arange(1, 101), size=5, replace=False, p=weights / weights.sum()) for _ in range(60)])
+    lists = np.bincount(top.reshape(-1), minlength=101)[1:]
+    drawn = [len(np.unique(top[rng.choice(60, 12, replace=False)])) / 100 for _ in range(4000)]
+    assert rarefy(lists, 60, 12) == pytest.approx(np.mean(drawn), abs=0.002)
+    assert rarefy(lists, 60, 60) == len(np.unique(top)) / 100
+    found = estimate({}, np.arange(60), top, 100, resamples=60, fewest=12)
+    assert found["coverage@5_rarefied"].value == rarefy(lists, 60, 12)
+    half = estimate({}, np.arange(30), top[:30], 100, resamples=60, fewest=12)["coverage@5_rarefied"]
+    assert half.value == pytest.approx(found["coverage@5_rarefied"].value, rel=0.1)  # of the same model, half the users
+    lower, upper = half.interval()
+    assert lower < half.value < upper
+    assert "coverage@5_rarefied" not in estimate({}, np.arange(60), top, 100, resamples=60)
+
+
+def test_groups_are_compared_by_the_coverage_of_equally_many_cases():
+    rows = [(RNG.integers(1, 10, 4).tolist(), int(RNG.integers(1, 10))) for _ in range(40)]
+    cases = replace(cases_of(*rows), groups={"kind": np.repeat(["few", "many"], [10, 30])})
+    cells, _ = measure(table_ranker(20), [cases], resamples=20)
+    scored = score(table_ranker(20), cases)
+    many = np.bincount(scored.top[10:].reshape(-1), minlength=21)[1:]
+    found = {key.group: value.value for key, value in cells.items() if key.metric == "coverage@10_rarefied"}
+    assert found == {"few": len(np.unique(scored.top[:10])) / 20, "many": pytest.approx(rarefy(many, 30, 10))}
+
+
 # Measuring sets -------------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +175,9 @@ def test_sets_that_differ_in_the_seed_alone_are_averaged():
     by_seed = [np.mean(score(ranker, cases).nll) for cases in sets]
     assert cells[Key("robustness", "clean", 0.0, "all", "nll")].value == pytest.approx(by_seed[0])
     assert cells[Key("robustness", "replace", 0.5, "all", "nll")].value == pytest.approx(np.mean(by_seed[1:]))
-    assert cells[Key("robustness", "replace", 0.5, "all", "nll")].n == 40
+    noisy = cells[Key("robustness", "replace", 0.5, "all", "nll")]
+    assert noisy.n == 40 and noisy.draw_error == pytest.approx(np.std(by_seed[1:], ddof=1) / np.sqrt(3))
+    assert cells[Key("robustness", "clean", 0.0, "all", "nll")].draw_error is None
 
 
 def about(size, n_blocks, n_parameters, seed=0, model="ScaledSASRec"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -19,7 +20,13 @@ from recbole_scale.fit.rows import Question, as_rows, choose
 from recbole_scale.fit.study import answer
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.report import next_runs as report_next
-from recbole_scale.report.challenges import challenges_section, read_challenges
+from recbole_scale.report.challenges import (
+    challenges_section,
+    coverage_trend,
+    labelled,
+    noise_of_draws,
+    read_challenges,
+)
 from recbole_scale.report.command import main
 from recbole_scale.report.findings import (
     SizeMean,
@@ -489,6 +496,27 @@ def test_challenge_gains_are_relative_to_the_smallest():
     assert "ScaledSASRec 1M" in text and "largest over smallest" in text and "equal_items" not in text
     assert "+50%" in text and "+200%" in text
     assert challenges_section([], "made") == ""
+
+
+def test_what_short_histories_cover_and_what_draws_leave_open_are_said():
+    rows = [
+        challenge_row("cold_start", "all", n, value, metric="coverage@10", setting="last", level=level, run_id=str(n))
+        for n, five in ((6144, 0.413), (98_304, 0.509), (786_432, 0.508))
+        for level, value in ((5.0, five), (50.0, 0.45))
+    ]
+    said = (
+        "Of the last 5 items alone the lists cover 0.413 at 6.14K, 0.509 at 98.3K, 0.508 at 786K of all items (+23%)."
+    )
+    assert coverage_trend(labelled(rows)) == said and coverage_trend(rows[:2]) == ""
+    page = challenges_section(rows, "d")
+    page = html.unescape(str(page))
+    assert said in page and "Coverage@10" in page
+    drawn = [
+        challenge_row("robustness", "all", 6144, 0.1, setting="delete", level=level, noise_seeds=3, draw_error=error)
+        for level, error in ((0.1, 0.0004), (0.5, 0.0012))
+    ]
+    assert "drawn 3 times; another draw would move a value by 0.0012 at most" in noise_of_draws(drawn)
+    assert noise_of_draws(rows) == ""
 
 
 def test_counts_survive_rows_that_lack_them(tmp_path):

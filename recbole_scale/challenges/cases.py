@@ -29,6 +29,7 @@ class Cases:
         groups: names of groupings, each with a label per case [n]: every grouping partitions the cases.
         seed: seed of what was drawn at random, else None; sets that differ in the seed alone are averaged.
         dropped: cases left out, counted by reason.
+        fewest: cases of the smallest set that Coverage is compared with, where sets hold different cases.
     """
 
     challenge: str
@@ -42,6 +43,7 @@ class Cases:
     groups: Mapping[str, np.ndarray] = field(default_factory=dict)
     seed: int | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    fewest: int | None = None
 
     def __len__(self) -> int:
         return len(self.case)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from scipy.special import gammaln
 
 from recbole_scale.challenges.options import RESAMPLES
 
@@ -24,6 +25,7 @@ class Estimate:
     value: float
     samples: np.ndarray
     n: int
+    draw_error: float | None = None  # standard error of the value over the draws of what was drawn at random
 
     def interval(self) -> tuple[float, float]:
         """Percentiles 2.5 and 97.5 of the resamples."""
@@ -73,11 +75,14 @@ def estimate(
     n_items: int = 0,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    fewest: int | None = None,
 ) -> dict[str, Estimate]:
     """Mean of each metric over the cases, and Coverage@k of the lists ``top``, each with resamples over users.
 
     Coverage@k is the share of all items that are in some case's list. A resample holds fewer distinct users than the
     data and so covers fewer items whatever the model does; its resamples are moved so that their mean is the value.
+    More lists cover more, so groups of different size are compared by the share that ``fewest`` of the lists, drawn
+    without replacement, cover on average (``coverage@k_rarefied``; Hurlbert 1971).
 
     Args:
         metrics: values of single cases, each [n].
@@ -86,25 +91,45 @@ def estimate(
         n_items: V.
         resamples: S.
         seed: of the resamples.
+        fewest: cases of the smallest group that these are compared with; None: with no other.
     """
     _, number, cases_of = np.unique(user, return_inverse=True, return_counts=True)
     columns = list(metrics.values())
     sums = np.array([np.bincount(number, column, len(cases_of)) for column in columns]).reshape(-1, len(cases_of)).T
     holds = _lists_of_users(top, number, len(cases_of), n_items) if top is not None else None
-    means, covered = [], []
+    means, covered, rarefied = [], [], []
     for weight in resampled_users(len(cases_of), resamples, seed):
         means.append(weight @ sums / (weight @ cases_of)[:, None])
         if holds is not None:
-            covered.append(((holds @ (weight > 0).T) > 0).mean(axis=0))
+            lists = holds @ weight.T  # [V, s] lists that hold an item
+            covered.append((lists > 0).mean(axis=0))
+            if fewest is not None:
+                sizes = (weight @ cases_of).astype(np.int64)
+                rarefied.append([rarefy(one, size, fewest) for one, size in zip(lists.T, sizes, strict=True)])
     drawn = np.concatenate(means)
     found = {name: Estimate(float(columns[i].mean()), drawn[:, i], len(user)) for i, name in enumerate(metrics)}
     if top is not None and holds is not None:
-        share = len(np.unique(top)) / n_items
-        samples = np.concatenate(covered)
-        found[f"coverage@{top.shape[1]}"] = Estimate(
-            share, (samples - samples.mean() + share).clip(0.0, 1.0), len(user)
-        )
+        name, every = f"coverage@{top.shape[1]}", np.asarray(holds.sum(axis=1)).reshape(-1)
+        found[name] = _moved(float((every > 0).mean()), np.concatenate(covered), len(user))
+        if fewest is not None:
+            value = rarefy(every, len(user), fewest)
+            found[f"{name}_rarefied"] = _moved(value, np.concatenate(rarefied), len(user))
     return found
+
+
+def _moved(value: float, samples: np.ndarray, n: int) -> Estimate:
+    """A share with its resamples moved so that their mean is the value."""
+    return Estimate(value, (samples - samples.mean() + value).clip(0.0, 1.0), n)
+
+
+def rarefy(lists: np.ndarray, n: int, fewest: int) -> float:
+    """Mean share of the items that ``fewest`` of ``n`` lists cover; ``lists`` [V] of them hold each item."""
+    some = min(fewest, n)
+    spared = n - np.arange(n + 1)  # lists without an item, by how many hold it
+    with np.errstate(invalid="ignore"):
+        missed = gammaln(spared + 1) - gammaln(spared - some + 1) + gammaln(n - some + 1) - gammaln(n + 1)
+    chance = 1.0 - np.where(spared >= some, np.exp(missed), 0.0)
+    return float(chance[np.rint(lists).astype(np.int64)].mean())
 
 
 def _lists_of_users(top: np.ndarray, number: np.ndarray, n_users: int, n_items: int) -> sparse.csr_matrix:

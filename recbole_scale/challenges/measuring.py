@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -32,19 +33,30 @@ def measure(
     cells: dict[Key, Estimate] = {}
     draws: dict[tuple[str, str, float | None], int] = {}
     for name, same in groupby(sets, key=lambda cases: (cases.challenge, cases.setting, cases.level)):
-        sums: dict[str, np.ndarray] = {}
-        seeds = 0
+        drawn: dict[str, list[np.ndarray]] = {}
         for cases in same:
             scored = score(ranker, cases, top=cases.challenge not in NO_LISTS, mask_history=mask_history)
             for metric, values in case_metrics(scored.rank, scored.nll).items():
-                sums[metric] = sums.get(metric, 0.0) + values
-            seeds += 1
+                drawn.setdefault(metric, []).append(values)
             progress(len(cases))
-        means = {metric: values / seeds for metric, values in sums.items()}
-        cells.update(_estimates(cases, means, scored.top, ranker.n_items, resamples))
+        means = {metric: np.mean(values, axis=0) for metric, values in drawn.items()}
+        found = _estimates(cases, means, scored.top, ranker.n_items, resamples)
         if cases.seed is not None:
-            draws[name] = seeds
+            draws[name] = len(drawn["nll"])
+            found |= _draw_errors(cases, drawn, found)
+        cells.update(found)
     return cells, draws
+
+
+def _draw_errors(cases: Cases, drawn: dict[str, list[np.ndarray]], found: dict[Key, Estimate]) -> dict[Key, Estimate]:
+    """``found`` with the standard error that each value has from the draws of the noise; none of a single draw."""
+    places = dict(groups_of(cases))
+    errors = {}
+    for key, value in found.items():
+        of_draws = [values[places[key.group]].mean() for values in drawn[key.metric]]
+        if len(of_draws) > 1:
+            errors[key] = replace(value, draw_error=float(np.std(of_draws, ddof=1) / np.sqrt(len(of_draws))))
+    return errors
 
 
 def _estimates(
@@ -52,10 +64,16 @@ def _estimates(
 ) -> dict[Key, Estimate]:
     """Estimates over all cases and in every group of every grouping."""
     found: dict[Key, Estimate] = {}
+    smallest = {
+        str(label): int(counts.min())
+        for labels, counts in (np.unique(labels, return_counts=True) for labels in cases.groups.values())
+        for label in labels
+    }
     for group, index in groups_of(cases):
         part = {name: values[index] for name, values in metrics.items()}
         lists = None if top is None else top[index]
-        for name, value in estimate(part, cases.user[index], lists, n_items, resamples).items():
+        fewest = smallest.get(group, cases.fewest)
+        for name, value in estimate(part, cases.user[index], lists, n_items, resamples, fewest=fewest).items():
             found[Key(cases.challenge, cases.setting, cases.level, group, name)] = value
     return found
 

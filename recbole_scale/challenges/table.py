@@ -15,7 +15,8 @@ COLUMNS: dict[str, str] = {
     "setting": "set of cases: last, all, short, mix, mix_short, diff, clean, delete, greedy, truth, ...",
     "level": "strength of the setting: history length, noise ratio, step; null where it has none, as a window as a set",
     "group": "all, or a group of the cases: G1..G4, to <domain>, <n> domains",
-    "metric": "hr@k, ndcg@k, mrr, nll (nats), coverage@10, recall@window",
+    "metric": "hr@k, ndcg@k, mrr, nll (nats), coverage@10, recall@window; coverage@10_rarefied: of as many cases as "
+    "the smallest of the groups has",
     "value": "the metric",
     "n": "cases",
     "lower": "2.5 % of the bootstrap over users",
@@ -36,12 +37,14 @@ COLUMNS: dict[str, str] = {
     "seed": "random seed of the training",
     "run_id": "run that trained the model",
     "noise_seeds": "random draws averaged in the value, null where nothing was drawn",
+    "draw_error": "standard error of the value over those draws, null with fewer than two",
     "mask_history": "whether items of the history left the ranking",
     "commit": "commit of the recbole_scale checkout, null when installed without one",
 }
 
 _TEXTS = "challenge setting group metric dataset fingerprint model size run_id commit"
-_NUMBERS = "level value lower upper change change_lower change_upper gain gain_lower gain_upper seed"
+_NUMBERS = "level value lower upper change change_lower change_upper gain gain_lower gain_upper seed draw_error"
+OLDER = ("draw_error",)  # columns that rows written before them lack
 KINDS_OF_COLUMNS = {
     **dict.fromkeys(_TEXTS.split(), "a text"),
     **dict.fromkeys(("n", "n_blocks", "n_parameters", "noise_seeds"), "a whole number of 0 or more"),
@@ -111,7 +114,8 @@ def tidy(models: Sequence[Measured], commit: str | None, mask_history: bool) -> 
                 columns = (name, f"{name}_lower", f"{name}_upper")
                 row |= {c: None if math.isnan(n) else n for c, n in zip(columns, numbers, strict=True)}
             drawn = model.draws.get((key.challenge, key.setting, key.level))
-            row |= {**model.about, "noise_seeds": drawn, "mask_history": mask_history, "commit": commit}
+            row |= {**model.about, "noise_seeds": drawn, "draw_error": estimate.draw_error}
+            row |= {"mask_history": mask_history, "commit": commit}
             rows.append({column: row[column] for column in COLUMNS})
     return rows
 

@@ -53,6 +53,8 @@ def _block(rows: Sequence[Row], names: Mapping[Any, str], width: float) -> str:
     if any(row[column] is not None for row in rows):
         smallest = compared_with(rows, lambda row: names[model_of(row)])
         title += f" ({_CHANGES[challenge] if changes else f'gain over {smallest}'})"
+    if errors := [row["draw_error"] for row in rows if row.get("draw_error") is not None]:
+        title += f"; ± {max(errors):.4f} by the draws"
     table = [["setting", "level", "group", "cases", *models]]
     table += [[*case, *(line.get(model, "") for model in models)] for case, line in lines.items()]
     columns = [i for i in range(len(table[0])) if i >= 3 or differ[i]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from recbole_scale.challenges import figures as layouts
-from recbole_scale.challenges.table import COLUMNS, KINDS_OF_COLUMNS, labels
+from recbole_scale.challenges.table import COLUMNS, KINDS_OF_COLUMNS, OLDER, labels
 from recbole_scale.drawing import Drawn, metric_name, style
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Row
 from recbole_scale.report.html import paragraph, section, table, wide_figure
 from recbole_scale.runs.row_file import read_lines
+from recbole_scale.text import show_count
 
 _TITLES = {
     "long_tail": "Long-tail items",
@@ -33,6 +36,8 @@ _DRAWERS = {
     "trajectory": layouts.trajectory_figure,
 }
 METRIC = "ndcg@10"
+_COVERAGE = {"cold_start": ("coverage@10", "coverage@10_rarefied"), "long_tail": ("coverage@10_rarefied",),
+             "multi_domain": ("coverage@10_rarefied",)}  # fmt: skip
 
 
 def read_challenges(path: str | Path) -> list[Row]:
@@ -43,7 +48,7 @@ def read_challenges(path: str | Path) -> list[Row]:
     """
     rows: dict[Any, Row] = {}
     for number, row in enumerate(read_lines(path, KINDS_OF_COLUMNS), 1):
-        lacking = [name for name in COLUMNS if name not in row]
+        lacking = [name for name in COLUMNS if name not in row and name not in OLDER]
         if lacking:
             raise UserError(
                 f"{path}, row {number}: no row of recbole-scale challenges, for it has no column '{lacking[0]}'"
@@ -92,7 +97,35 @@ def _part(name: str, rows: Sequence[Row]) -> str:
         with style():
             caption = f"{metric_name(METRIC)} of every model unless an axis says otherwise."
             figure = wide_figure(Drawn(f"challenge-{name}", title, caption, drawer(list(rows), METRIC)))
-    return figure + challenge_table(title, rows)
+    parts = [challenge_table(title, rows, metric) for metric in (METRIC, *_COVERAGE.get(name, ()))]
+    said = [coverage_trend(rows) if name == "cold_start" else "", noise_of_draws(rows)]
+    return Markup(figure) + Markup("").join(map(Markup, parts)) + Markup("").join(paragraph(one) for one in said if one)
+
+
+def coverage_trend(rows: Sequence[Row], metric: str = "coverage@10") -> str:
+    """What the sizes cover of the items at the shortest history, smallest size first; empty with one size."""
+    cells = [
+        row for row in rows if row["metric"] == metric and row["setting"] == "last" and row["n_blocks"] is not None
+    ]
+    shortest = min((row["level"] for row in cells), default=0)
+    here = [row for row in cells if row["level"] == shortest]
+    if len(here) < 2:
+        return ""
+    values = ", ".join(f"{row['value']:.3f} at {show_count(row['n_blocks'])}" for row in here)
+    change = here[-1]["value"] / here[0]["value"] - 1.0 if here[0]["value"] else math.nan
+    return f"Of the last {shortest:g} items alone the lists cover {values} of all items ({change:+.0%})."
+
+
+def noise_of_draws(rows: Sequence[Row], metric: str = METRIC) -> str:
+    """The largest standard error that drawing the noise again leaves in a value; empty where nothing was drawn."""
+    cells = [row for row in rows if row["metric"] == metric and row.get("draw_error") is not None]
+    if not cells:
+        return ""
+    worst = max(cells, key=lambda row: float(row["draw_error"]))
+    return (
+        f"Noise is drawn {worst['noise_seeds']} times; another draw would move a value by {worst['draw_error']:.4f} at "
+        "most (one standard error)."
+    )
 
 
 def challenge_table(title: str, rows: Sequence[Row], metric: str = METRIC) -> str:

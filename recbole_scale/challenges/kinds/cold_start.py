@@ -40,8 +40,8 @@ def make_cases(base: Cases, lengths: tuple[int, ...] = LENGTHS) -> list[Cases]:
     sets = [long.last(length).named("cold_start", "last", length) for length in lengths]
     sets += [base.last(length).named("cold_start", "all", length) for length in lengths]
     bins = np.searchsorted(lengths, base.lengths)  # number of lengths that are too short to hold the history
-    for number, length in enumerate(lengths):
-        here = bins == number
-        if here.any():
-            sets.append(base.take(here).named("cold_start", "short", length))
-    return sets
+    short = {length: base.take(bins == number) for number, length in enumerate(lengths) if (bins == number).any()}
+    fewest = min(map(len, short.values()), default=None)
+    return sets + [
+        replace(cases, fewest=fewest).named("cold_start", "short", length) for length, cases in short.items()
+    ]
