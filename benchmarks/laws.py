@@ -1,4 +1,4 @@
-"""Time and coverage of the law fit: ``python benchmarks/laws.py [--draws 200] [--design TEXT]``.
+"""Time and coverage of the law fit: ``python benchmarks/laws.py [--draws 200] [--first 1000] [--design TEXT]``.
 
 Coverage is the share of noisy draws whose 95 % band holds the truth: the law at the smallest and largest fitted size
 and at 8 and 64 times the largest one, and a new run (with noise and a tuning error of its own) at three of them. The
@@ -138,10 +138,10 @@ def draw_grid(grid: Grid, draw: int, resamples: int) -> tuple[JointLaw, tuple[np
     return fit_joint_law(n, d, loss, resamples=resamples, seed=draw), asked, new
 
 
-def coverage(design: Design | Grid, draws: int, resamples: int) -> list[str]:
+def coverage(design: Design | Grid, draws: range, resamples: int) -> list[str]:
     """Coverage in percent, the median width of the law's band at 8 times the largest size, and the verdict."""
     hits, widths, known = [], [], 0
-    for draw in range(draws):
+    for draw in draws:
         simulate: Any = draw_grid if isinstance(design, Grid) else draw_ladder
         law, asked, new = simulate(design, draw, resamples)
         truth = joint(*asked) if isinstance(design, Grid) else design.truth(*asked)
@@ -155,7 +155,7 @@ def coverage(design: Design | Grid, draws: int, resamples: int) -> list[str]:
     met = ((shares >= GOAL[0]) & (shares <= GOAL[1])).all() if design.right_form else shares[2] >= WRONG_FORM_GOAL
     numbers = [f"{share:.1f}" for share in shares]
     verdict = "met" if met else "NOT MET"
-    return [design.name, *numbers, f"{100 * np.median(widths):.2f} %", f"{100 * known / draws:.0f} %", verdict]
+    return [design.name, *numbers, f"{100 * np.median(widths):.2f} %", f"{100 * known / len(draws):.0f} %", verdict]
 
 
 def timings() -> None:
@@ -189,21 +189,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--draws", type=int, default=200, help="noisy data sets per design (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first of them (default: %(default)s)")
     parser.add_argument("--resamples", type=int, default=400, help="resamples per band (default: %(default)s)")
     parser.add_argument("--design", default="", help="only designs whose name holds this")
     options = parser.parse_args()
     if not options.design:
         timings()
+    draws = range(options.first, options.first + options.draws)
     print(
-        f"\ncoverage of the 95 % band in percent, {options.draws} draws; goal {GOAL[0]} to {GOAL[1]}; where the form "
-        f"is wrong (*) at least {WRONG_FORM_GOAL} for the law at 8x"
+        f"\ncoverage of the 95 % band in percent, draws {draws[0]} to {draws[-1]}; goal {GOAL[0]} to {GOAL[1]}; "
+        f"where the form is wrong (*) at least {WRONG_FORM_GOAL} for the law at 8x"
     )
     print(f"{'':<26}{'law at':>32}{'a new run at':>24}")
     head = ["smallest", "largest", "8x", "64x", "smallest", "8x", "64x", "width 8x", "ident.", "goal"]
     print(f"{'design':<26}" + "".join(f"{title:>9}" for title in head))
     for design in (*DESIGNS, *GRIDS):
         if options.design in design.name:
-            name, *cells = coverage(design, options.draws, options.resamples)
+            name, *cells = coverage(design, draws, options.resamples)
             star = "" if design.right_form else " *"
             print(f"{name + star:<26}" + "".join(f"{cell:>9}" for cell in cells), flush=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ BLACK, GREY = "#000000", "#808080"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
 WIDTH = 4.2  # inches; at this width 9-point text stays readable on a phone
+ROOM = 0.6  # share of the measured range that a reference line may stretch an axis by
 NAMES = {
     "n_blocks": "parameters without embeddings, N",
     "n_blocks_exact": "parameters without embeddings (exact)",
@@ -101,6 +102,25 @@ def _apart(places: Sequence[float]) -> list[float]:
         if place >= kept[-1] * step:
             kept.append(place)
     return kept
+
+
+def draw_levels(panel: Any, levels: Mapping[str, float | None]) -> None:
+    """Dotted lines at ``levels``; one too far off for the axis is named at its edge with an arrow."""
+    low, high = panel.get_ylim()
+    room = ROOM * (high - low)
+    inside = {name: v for name, v in levels.items() if v is not None and low - room <= v <= high + room}
+    span = high - low
+    panel.set_ylim(min([low, *inside.values()]) - 0.03 * span, max([high, *inside.values()]) + 0.06 * span)
+    at = {"color": GREY, "fontsize": 8, "ha": "right", "transform": panel.get_yaxis_transform()}
+    for name, value in inside.items():
+        panel.axhline(value, color=GREY, linewidth=1.0, linestyle=":")
+        panel.text(0.99, value, f"{name} {value:.3g}", va="bottom", **at)
+    for edge, arrow, va, beyond in ((1.0, "\u2191", "top", high + room), (0.0, "\u2193", "bottom", low - room)):
+        far = [f"{name} {v:.3g}" for name, v in levels.items()
+               if v is not None and (v > beyond if edge else v < beyond)]  # fmt: skip
+        if far:
+            at |= {"color": BLACK, "transform": panel.transAxes}
+            panel.text(0.99, edge, f"{arrow} " + ", ".join(far), va=va, **at)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[str]:

@@ -25,6 +25,18 @@ def losses_of(seed, noise=0.0005):
     return of_user + runs[:, None]
 
 
+def test_users_of_several_rows_are_drawn_whole():
+    losses = losses_of(0)  # two rows of a user are the same: half as many users as rows
+    law = fit_power_law(X, losses.mean(axis=1), resamples=120)
+    twice, users = np.repeat(losses, 2, axis=1), np.repeat(np.arange(losses.shape[1]), 2)
+    once = population_floor(law, losses, resamples=600)
+    assert population_floor(law, twice, users, resamples=600).of_both == pytest.approx(once.of_both)
+    as_rows = population_floor(law, twice, resamples=600)  # as if every row were a user: too sure
+    assert np.diff(as_rows.of_users)[0] == pytest.approx(np.diff(once.of_users)[0] / np.sqrt(2), rel=0.15)
+    with pytest.raises(UserError, match="users of rows"):
+        population_floor(law, losses, users)
+
+
 def test_the_band_by_both_holds_the_floor_of_the_population_where_that_of_the_runs_does_not():
     hits = []
     for seed in range(40):

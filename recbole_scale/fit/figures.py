@@ -18,11 +18,13 @@ from recbole_scale.drawing import (
     Drawn,
     Figure,
     count_axis,
+    draw_levels,
     metric_name,
     new_figure,
     save,
     style,
 )
+from recbole_scale.fit.references import reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.text import show_count
@@ -42,7 +44,10 @@ def save_law_figures(answer: Answer, out: Path) -> list[str]:
 def law_figures(answer: Answer) -> list[Drawn]:
     """The figures of an answer, or why one of them is missing."""
     size = "size" if answer.question.x != "unique_interactions" else "data"
-    band = "Shaded: 95 % band of the law; it knows only the noise of the runs it saw. Dashed: beyond the fitted sizes."
+    band = (
+        "Shaded: 95 % band of the law: noise of its runs, an error of each size's own, other forms it might "
+        "have. Dashed: beyond the fitted sizes. Dotted: what needs no model."
+    )
     with style():
         drawn = [
             Drawn(
@@ -79,6 +84,7 @@ def loss_figure(answer: Answer) -> Figure:
     )
     said = constants if law.identified else "constants not identified"
     top.set_title(f"{answer.choice.dataset}, {answer.choice.model}\n{said}")
+    draw_levels(top, reference_losses(answer.choice.fitted + answer.choice.held_out))
     top.legend()
     bottom.axhline(0.0, color=BLACK, linewidth=0.8)
     _points(bottom, answer, lambda row: 100.0 * (row[question.loss] / float(law.predict(row[question.x])) - 1.0))

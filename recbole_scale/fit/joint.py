@@ -107,7 +107,7 @@ def joint_answer(rows: Sequence[Row], question: Question) -> Joint:
         rolled += _judge(seen, rest, axis, replace(question, resamples=min(question.resamples, _ROLLOUT_RESAMPLES)), [])
     if law.lack_of_fit < MISFIT:
         notes.append(f"cells miss the joint law by more than their runs differ (p = {law.lack_of_fit:.1g})")
-    return Joint(law, optimum, judged, rolled, _measured_optima(kept, axis, law, question, notes), notes)
+    return Joint(law, optimum, judged, rolled, measured_optima(kept, axis, law, question, notes), notes)
 
 
 def _law(rows: Sequence[Row], axis: str, question: Question, resamples: int) -> JointLaw:
@@ -153,9 +153,10 @@ def _judge(
     return judged
 
 
-def _measured_optima(
+def measured_optima(
     rows: Sequence[Row], axis: str, law: JointLaw, question: Question, notes: list[str]
 ) -> list[Optimum]:
+    """Best sizes at equal FLOPs, read off finished runs; a note where they do not tell."""
     known = [row for row in rows if isinstance(row.get("flops_total"), int | float)]
     if not known:
         return []

@@ -168,12 +168,16 @@ def joint_text(joint: Joint) -> str:
             lines += ["", f"joint law, {title} (95 % band of the mean of as many runs)", *_joint_judgements(judged)]
     if joint.measured:
         lines += ["", "best size at equal FLOPs, read off finished runs (a parabola in log n, 95 % band)"]
-        lines += aligned([["FLOPs", "sizes", "n", "95 % band"], *(_optimum_row(one) for one in joint.measured)])
+        lines += aligned([OPTIMUM_HEAD, *(optimum_row(one) for one in joint.measured)])
     lines += [line for note in joint.notes for line in _sentence(f"note: {note}")]
     return "\n".join(lines)
 
 
-def _optimum_row(one: Optimum) -> list[str]:
+OPTIMUM_HEAD = ["FLOPs", "sizes", "n", "95 % band"]
+
+
+def optimum_row(one: Optimum) -> list[str]:
+    """The best size at one budget as cells."""
     if not math.isfinite(one.n):
         return [f"{one.flops:.2g}", str(one.sizes), "no valley between them", ""]
     band = _counts((one.lower, one.upper)) if math.isfinite(one.lower) else "none"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from recbole_scale.fit.law_output import aligned, finite
-from recbole_scale.fit.more import More
+from recbole_scale.fit.more import More, Price
 from recbole_scale.fit.study import Answer
 from recbole_scale.text import duration, metric_name, show_count
 
@@ -37,34 +38,44 @@ def more_json(more: More) -> dict[str, Any]:
 
 def more_text(more: More, found: Answer) -> str:
     """The same as lines for a terminal."""
-    lines: list[str] = []
+    lines = [line for said in more_sentences(more, found) for line in _wrap(said)]
+    if more.prices:
+        lines += ["", f"what {metric_name(str(more.metric))} costs, step by step", *aligned(price_table(more.prices))]
+    lines += [line for note in more.notes for line in _wrap(f"note: {note}")]
+    return "\n".join(lines)
+
+
+def more_sentences(more: More, found: Answer) -> list[str]:
+    """The same as a sentence for each law."""
+    told = []
     for name, law in more.of_loss.items():
         said = f"{metric_name(name)} follows the loss: logit = {law.a:.3f} - {law.b:.3f} * loss, over all sizes, data "
         said += f"and epochs (runs lie {law.spread:.3f} off it in logits)"
         for one in found.predictions:
             low, high = law.interval([one.loss[1], one.loss[2]], new_run=True)
             said += f"; at {show_count(one.x)} {float(law.predict(one.loss[0])):.4f} [{high_low(low, high)}]"
-        lines += _wrap(said)
+        told.append(said)
     for name, (second, hill) in more.performance.items():
         peak = "grows on" if second.peak is None else f"peaks at {show_count(second.peak)}"
-        lines += _wrap(
+        told.append(
             f"{metric_name(name)}, Performance Law in its place: {peak}; it misses the runs by {second.error:.4f}, "
             f"the saturating law by {hill:.4f} (root mean square)"
         )
     if more.repeated is not None:
         low, high = more.repeated.bands()["repeats"]
         verdict = "" if more.repeated.identified else ", not identified"
-        lines += _wrap(
+        told.append(
             f"repeated data: what is seen again counts as new up to about {more.repeated.repeats:.3g} repeats (95 % "
             f"band {low:.3g} to {high:.3g}{verdict})"
         )
-    if more.prices:
-        money = any(step.money is not None for step in more.prices)
-        head = ["from", "to", "gain", "training for +1 %", *(["price of +1 %"] if money else []), "ms a user"]
-        lines += ["", f"what {metric_name(str(more.metric))} costs, step by step"]
-        lines += aligned([head, *(_price_row(step, money) for step in more.prices)])
-    lines += [line for note in more.notes for line in _wrap(f"note: {note}")]
-    return "\n".join(lines)
+    return told
+
+
+def price_table(prices: Sequence[Price]) -> list[list[str]]:
+    """What every step of the ladder costs, below a head."""
+    money = any(step.money is not None for step in prices)
+    head = ["from", "to", "gain", "training for +1 %", *(["price of +1 %"] if money else []), "ms a user"]
+    return [head, *(_price_row(step, money) for step in prices)]
 
 
 def high_low(low: Any, high: Any) -> str:
@@ -72,7 +83,7 @@ def high_low(low: Any, high: Any) -> str:
     return f"{float(min(low)):.4f}, {float(max(high)):.4f}"
 
 
-def _price_row(step: Any, money: bool) -> list[str]:
+def _price_row(step: Price, money: bool) -> list[str]:
     seconds = "no gain" if step.seconds is None else duration(step.seconds) if step.seconds > 0 else "none"
     price = [f"{step.money:.4g}" if step.money is not None else "-"] if money else []
     serving = "-" if step.serving_ms is None else f"{step.serving_ms:.3g}"

@@ -27,13 +27,16 @@ def population_of(found: Answer, folder: str) -> Population:
         kept = read_per_user(path)
         if kept is None:
             raise UserError(f"{path}: no whole file of users; `sweep --per_user {folder}` writes one a run")
-        order = np.argsort(kept["user"], kind="stable")
+        order = np.argsort(kept["user"], kind="stable")  # rows of a user are in the order of the test
         names = kept["user"][order]
         if users is not None and not np.array_equal(users, names):
             raise UserError(f"{path}: other users than in the file of {found.choice.fitted[0]['run_id']}")
         users = names
         columns.append(kept["nll"][order].astype(np.float64))
-    return population_floor(found.law, np.array(columns), resamples=found.question.resamples, seed=found.question.seed)
+    _, codes = np.unique(np.asarray(users, dtype=object), return_inverse=True)
+    return population_floor(
+        found.law, np.array(columns), codes, resamples=found.question.resamples, seed=found.question.seed
+    )
 
 
 def population_text(one: Population) -> str:

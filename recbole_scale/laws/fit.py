@@ -18,7 +18,7 @@ from recbole_scale.laws.observations import Observations
 
 MIN_RESAMPLES = 80  # below that the ends of a 95 % band rest on two resamples each
 WIDEST = 5.0  # a 95 % band of an exponent that spans more than this factor tells next to nothing of the constants
-_NORMAL = scipy.stats.norm.ppf((np.arange(15) + 0.5) / 15)  # the errors of one run, in place of random ones
+_NORMAL = scipy.stats.norm.ppf((np.arange(41) + 0.5) / 41)  # errors of one run, for random ones; fewer cut its tails
 _AT_EDGE = 1.01  # an exponent this close to the end of the scan has run into it
 _NO_SHARE = float(np.log(1e5))  # a power term this far below E at the smallest size says nothing of its exponent
 

@@ -66,7 +66,6 @@ def log_law_of_each(theta: Array, forms: Array) -> Array:
 def fit_batch(
     forms: Array,
     y: Array,
-    weights: Array,
     *,
     limits: tuple[float, float],
     starts: int,
@@ -83,7 +82,6 @@ def fit_batch(
     Args:
         forms: [n, K + 1, P], from :meth:`Axes.forms`
         y: [B, n], log of the losses
-        weights: [B, n], how often each row counts
         limits: lowest and highest admitted log E; infinite unless the quantity has limits of its own
         starts: how many of the best points of the scan are polished
         grid: exponents tried per axis
@@ -103,26 +101,24 @@ def fit_batch(
     chunk = max(1, _CHUNK // (len(exponents) * forms.shape[0] * forms.shape[1]))
     for begin in range(0, len(y), chunk):
         part = slice(begin, begin + chunk)
-        tried = _scan(forms, y[part], weights[part], exponents, lower[part], min(starts, len(exponents)))
+        tried = _scan(forms, y[part], exponents, lower[part], min(starts, len(exponents)))
         if near is not None:
             tried = np.concatenate([tried, np.broadcast_to(near, (len(tried), 1, len(near)))], axis=1)
             keep = min(starts, tried.shape[1])
-            value = _objective(log_law_of_each(tried, forms), y[part, None], weights[part, None])
+            value = _objective(log_law_of_each(tried, forms), y[part, None])
             best_few = np.argsort(value, axis=1)[:, :keep, None]
             tried = np.take_along_axis(tried, best_few, axis=1)
         keep = tried.shape[1]
-        data = [np.repeat(rows[part], keep, axis=0) for rows in (y, weights, lower, upper)]
+        data = [np.repeat(rows[part], keep, axis=0) for rows in (y, lower, upper)]
         starts_of_all = tried.reshape(-1, tried.shape[-1])
-        polished, value = polish(forms, data[0], data[1], starts_of_all, data[2], data[3], tolerance)
+        polished, value = polish(forms, data[0], starts_of_all, data[1], data[2], tolerance)
         best = value.reshape(-1, keep).argmin(axis=1)
         pick = np.arange(len(best)) * keep + best
         theta[part], objective[part] = polished[pick], value[pick]
     return theta, objective
 
 
-def polish(
-    forms: Array, y: Array, weights: Array, theta: Array, lower: Array, upper: Array, tolerance: float
-) -> tuple[Array, Array]:
+def polish(forms: Array, y: Array, theta: Array, lower: Array, upper: Array, tolerance: float) -> tuple[Array, Array]:
     """Minimise the summed Huber loss from ``theta`` [B, P] within bounds; each data set on its own.
 
     Newton steps with the exact Hessian, damped towards the reweighted least-squares step (which always descends), so
@@ -131,13 +127,13 @@ def polish(
     """
     theta = np.clip(theta, lower, upper)
     damping = np.ones(len(theta))
-    value = _objective(log_law(theta, forms), y, weights)
+    value = _objective(log_law(theta, forms), y)
     going = np.arange(len(theta))
     steps = _STEPS if tolerance < 1e-8 else _FEW_STEPS
     for _ in range(steps):
-        step = _newton_step(forms, y[going], weights[going], theta[going], damping[going], lower[going], upper[going])
+        step = _newton_step(forms, y[going], theta[going], damping[going], lower[going], upper[going])
         tried = np.clip(theta[going] + step, lower[going], upper[going])
-        reached = _objective(log_law(tried, forms), y[going], weights[going])
+        reached = _objective(log_law(tried, forms), y[going])
         better = reached < value[going]
         moved = np.abs(tried - theta[going]).max(axis=1)
         theta[going[better]], value[going[better]] = tried[better], reached[better]
@@ -176,15 +172,13 @@ def _slope(shares: list[Array], u: Array) -> Array:
     return np.stack(columns, axis=-1)
 
 
-def _objective(log_prediction: Array, y: Array, weights: Array) -> Array:
+def _objective(log_prediction: Array, y: Array) -> Array:
     """Summed Huber loss of the log residuals in units of delta^2, over the last axis."""
     size = np.abs(y - log_prediction) / DELTA
-    return np.asarray((weights * np.where(size <= 1.0, 0.5 * size**2, size - 0.5)).sum(axis=-1))
+    return np.asarray(np.where(size <= 1.0, 0.5 * size**2, size - 0.5).sum(axis=-1))
 
 
-def _newton_step(
-    forms: Array, y: Array, weights: Array, theta: Array, damping: Array, lower: Array, upper: Array
-) -> Array:
+def _newton_step(forms: Array, y: Array, theta: Array, damping: Array, lower: Array, upper: Array) -> Array:
     """Damped Newton step [B, P], zero along parameters that a bound holds.
 
     With shares p_k of the terms and forms A_k: grad log f = g = sum_k p_k A_k, and Hess log f = sum_k p_k A_k A_k' -
@@ -194,9 +188,9 @@ def _newton_step(
     u = _coordinates(forms)
     slope = _slope(shares, u)
     residual = (y - log_f) / DELTA
-    pull = weights * np.clip(residual, -1.0, 1.0) / DELTA
-    inside = weights * (np.abs(residual) <= 1.0) / DELTA**2
-    majorant = weights / np.maximum(np.abs(residual), 1.0) / DELTA**2
+    pull = np.clip(residual, -1.0, 1.0) / DELTA
+    inside = (np.abs(residual) <= 1.0) / DELTA**2
+    majorant = 1.0 / np.maximum(np.abs(residual), 1.0) / DELTA**2
     gradient = -np.einsum("bn,bnp->bp", pull, slope)
     hessian = _gram(inside + pull, slope)
     hessian[:, 0, 0] -= np.einsum("bn,bn->b", pull, shares[0])
@@ -242,15 +236,15 @@ def _bounds(y: Array, limits: tuple[float, float], axes: int) -> tuple[Array, Ar
     return lower, upper
 
 
-def _scan(forms: Array, y: Array, weights: Array, exponents: Array, lower: Array, keep: int) -> Array:
+def _scan(forms: Array, y: Array, exponents: Array, lower: Array, keep: int) -> Array:
     """The ``keep`` best points of the exponent scan for every data set: [B, keep, P]."""
     decay = np.exp(-exponents[:, None, :] * _coordinates(forms)[None])  # [G, n, K]
     columns = np.concatenate([np.ones((*decay.shape[:2], 1)), decay], axis=2)  # [G, n, K + 1]
     loss = np.exp(y)
     least = np.exp(lower[:, [0, *range(1, lower.shape[1], 2)]])  # [B, K + 1]
-    scale = _nonnegative(columns, loss, weights / loss**2, least)  # [B, G, K + 1]
+    scale = _nonnegative(columns, loss, loss**-2.0, least)  # [B, G, K + 1]
     predicted = np.einsum("bgk,gnk->bgn", scale, columns)
-    value = _objective(np.log(predicted), y[:, None], weights[:, None])
+    value = _objective(np.log(predicted), y[:, None])
     best = np.argsort(value, axis=1)[:, :keep]
     theta = np.empty((len(y), best.shape[1], lower.shape[1]))
     chosen = np.log(np.take_along_axis(scale, best[..., None], axis=1))

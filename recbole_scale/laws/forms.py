@@ -18,12 +18,11 @@ from recbole_scale.laws.observations import Observations, column_of
 
 TWO_TERMS, NO_FLOOR, OTHER_COUNT = "two power terms", "E = 0", "another count of size"
 Count = Callable[[Array], Array]
-_SHARE = {TWO_TERMS: 0.25, NO_FLOOR: 1 / 6, OTHER_COUNT: 1 / 6}  # of the resamples, where a form is not ruled out
+_SHARE = {TWO_TERMS: 0.2, NO_FLOOR: 0.1, OTHER_COUNT: 0.1}  # of the resamples, where a form is not ruled out
 _REFUTED = 3.0  # log likelihood that a form must lie below the law to be ruled out
 _EXACT, _ARRIVED = 1e-11, 1e-6  # steps at which a fit is done: of the law, and of what is drawn around it
 _POLISHED = 3  # best points of the scan polished; one sufficed in every trial
 _GRID, _GRID_RESAMPLE = {1: 48, 2: 14, 3: 7}, {1: 12, 2: 6, 3: 4}  # exponents tried per axis, by number of axes
-REDRAWN = 0.3  # share of the resamples that redraw runs, where there are enough
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ def fit_form(
     theta, huber = fitting.fit_batch(
         axes.forms(logs),
         seen.y[None],
-        np.ones((1, len(seen.y))),
         limits=limits,
         starts=_POLISHED,
         tolerance=_ARRIVED if name else _EXACT,
@@ -86,15 +84,9 @@ def resample(
         part = slice(begin, begin + number)
         errors_of = errors.sizes[part] + errors.runs[part]
         y = one.log_law(one.theta[None], seen.logs) + errors_of
-        weights = np.ones_like(y)
-        if one is form:
-            redrawn = errors.weights[: round(REDRAWN * number)]
-            weights[: len(redrawn)] = redrawn
-            y[: len(redrawn)] = seen.y + errors.sizes[: len(redrawn)]
         replicates, _ = fitting.fit_batch(
             one.axes.forms(along(seen.logs, one.columns, one.count)),
             y,
-            weights,
             limits=limits,
             starts=1,
             grid=_GRID_RESAMPLE[len(one.columns)],

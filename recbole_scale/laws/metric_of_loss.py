@@ -73,9 +73,10 @@ def fit_metric_of_loss(
     rest = y - columns @ line
     rng = np.random.default_rng(seed)
     places = ((x - x.min()) / np.ptp(x))[:, None]
-    noise = noise_of(Residuals(rest, columns, places, codes), resamples, rng)
-    by_size = noise.tau[:, None] * rng.standard_normal((resamples, int(codes.max()) + 1))
-    drawn = columns @ line + by_size[:, codes] + noise.of_runs(places) * rng.standard_normal((resamples, len(x)))
+    residuals = Residuals(rest, columns, places, codes)
+    noise = noise_of(residuals, resamples, rng)
+    by_size, by_run = noise.errors(residuals, rng.standard_normal((resamples, len(x))), rng)
+    drawn = columns @ line + by_size[:, codes] + by_run
     spread = float(np.sqrt((rest**2).sum() / (len(x) - 2)))
     return MetricOfLoss(float(line[0]), float(line[1]), spread, drawn @ inverse.T,
                         np.hypot(noise.sigma, noise.tau) * rng.standard_normal(resamples))  # fmt: skip

@@ -100,8 +100,7 @@ def fit_repeated_law(
         np.column_stack([seen.logs[:, 0], np.log(effective_data(amounts, np.exp(seen.logs[:, 1]), r))])
         for r in _REPEATS
     ]
-    one = np.ones((1, len(seen.y)))
-    fits = [_fit(logs, seen.y[None], one, _GRID) for logs in all_logs]
+    fits = [_fit(logs, seen.y[None], _GRID) for logs in all_logs]
     best = int(np.argmin([value[0] for _, value in fits]))
     logs, theta = all_logs[best], fits[best][0][0]
     forms = Axes.of(logs).forms(logs)
@@ -110,19 +109,18 @@ def fit_repeated_law(
     slopes = fitting.gradient(theta, forms)
     left = Residuals.of(seen.y - fitted, slopes, seen.places(seen.logs), seen.sizes, seen.groups)
     noise = noise_of(left, max(resamples, 1), rng)
-    by_size = noise.tau[:, None] * rng.standard_normal((len(noise.tau), int(seen.sizes.max()) + 1))
-    by_run = noise.of_runs(left.places) * rng.standard_normal((len(noise.tau), runs))
+    by_size, by_run = noise.errors(left, rng.standard_normal((len(noise.tau), runs)), rng)
     drawn = (fitted + by_size[:, seen.sizes] + by_run[:, seen.groups])[:resamples]
-    tried = [_fit(one_logs, drawn, np.ones_like(drawn), _GRID_RESAMPLE) for one_logs in all_logs]
+    tried = [_fit(one_logs, drawn, _GRID_RESAMPLE) for one_logs in all_logs]
     picked = np.argmin([value for _, value in tried], axis=0)
     draws = np.array([_constants(tried[k][0][i], all_logs[k], _REPEATS[k]) for i, k in enumerate(picked)])
     E, n0, alpha, d0, beta, repeats = map(float, _constants(theta, logs, _REPEATS[best]))
     return RepeatedLaw(E, n0, alpha, d0, beta, repeats, draws.reshape(-1, 6))
 
 
-def _fit(logs: Array, y: Array, weights: Array, grid: int) -> tuple[Array, Array]:
+def _fit(logs: Array, y: Array, grid: int) -> tuple[Array, Array]:
     forms = Axes.of(logs).forms(logs)
-    return fitting.fit_batch(forms, y, weights, limits=(-np.inf, np.inf), starts=_STARTS, grid=grid, tolerance=1e-6)
+    return fitting.fit_batch(forms, y, limits=(-np.inf, np.inf), starts=_STARTS, grid=grid, tolerance=1e-6)
 
 
 def _constants(theta: Array, logs: Array, repeats: float) -> Array:

@@ -30,18 +30,21 @@ class Population:
     of_both: tuple[float, float]
 
 
-def population_floor(law: PowerLaw, loss_of_users: ArrayLike, *, resamples: int = 400, seed: int = 0) -> Population:
+def population_floor(
+    law: PowerLaw, loss_of_rows: ArrayLike, users: ArrayLike | None = None, *, resamples: int = 400, seed: int = 0
+) -> Population:
     """E of ``law`` for all users, from the losses of those tested.
 
     Args:
-        law: fitted with resamples, to runs that were all tested on these users
-        loss_of_users: [n, U] loss of each user in each run, nats; runs in the order in which the law was given them
+        law: fitted with resamples, to runs that were all tested on these rows
+        loss_of_rows: [n, T] loss of each test row in each run, nats; runs in the order in which the law was given them
+        users: [T] the user of each test row, whose rows are drawn together; None: every row is a user
         resamples, seed: of the users
 
     Raises:
         UserError: another number of runs, a loss that is no number, or a law without a band.
     """
-    losses = np.asarray(loss_of_users, dtype=np.float64)
+    losses = np.asarray(loss_of_rows, dtype=np.float64)
     seen, form = law.fit.seen, law.fit.forms[0]
     if losses.ndim != 2 or len(losses) != len(seen.y):
         raise UserError(f"losses of users are of shape {losses.shape}, but the law has {len(seen.y)} runs")
@@ -50,16 +53,21 @@ def population_floor(law: PowerLaw, loss_of_users: ArrayLike, *, resamples: int 
     if not len(law.fit.replicates):
         raise UserError("the law has no band, so nothing can be said of other users either")
     rng = np.random.default_rng(seed)
-    count = losses.shape[1]
-    step = max(1, _PART // count)
-    drawn = [
-        rng.multinomial(count, np.full(count, 1.0 / count), min(step, resamples - begin)) @ losses.T / count
-        for begin in range(0, resamples, step)
-    ]
+    names, member, rows_of = np.unique(
+        np.arange(losses.shape[1]) if users is None else np.asarray(users), return_inverse=True, return_counts=True
+    )
+    if len(member) != losses.shape[1]:
+        raise UserError(f"there are {len(member)} users of rows, but {losses.shape[1]} rows")
+    count = len(names)
+    sums = np.array([np.bincount(member, one, count) for one in losses]).T  # [U, n]
+    step, drawn = max(1, _PART // count), []
+    for begin in range(0, resamples, step):
+        times = rng.multinomial(count, np.full(count, 1.0 / count), min(step, resamples - begin))
+        drawn.append(times @ sums / (times @ rows_of)[:, None])
     # what the draws move is what counts: the runs stay as far off the law as they are
     y = seen.y + np.log(np.concatenate(drawn) / losses.mean(axis=1))[:, seen.order]  # [S, n]
     theta, _ = fit_batch(
-        form.axes.forms(seen.logs), y, np.ones_like(y), limits=(-np.inf, np.inf), starts=1, grid=12, near=law.fit.theta,
+        form.axes.forms(seen.logs), y, limits=(-np.inf, np.inf), starts=1, grid=12, near=law.fit.theta,
         tolerance=1e-6,
     )  # fmt: skip
     by_users = law.fit.constants(theta)[:, 0]

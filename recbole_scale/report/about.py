@@ -23,8 +23,8 @@ def glossary_section(study: Study) -> str:
         ("N, parameters", "Weights of the model's blocks, without the tables of items and positions: its size."),
         ("Doubling", "Twice as many parameters. Ten times as many are 3.3 doublings."),
         ("Law", "L(N) = E + (N0 / N)^alpha: what is left of the loss falls by the same factor with every doubling."),
-        ("95 % band", "Where the value lies in 95 of 100 resamples of the runs. It knows the noise of the runs seen; "
-         "it cannot know of a bend beyond the largest of them."),
+        ("95 % band", "Where the value lies in 95 of 100 resamples. It knows the noise of the runs, an error of each "
+         "size's own and some other forms of the law; it cannot know of a bend beyond the largest size."),
         ("Held out", "A size that was trained but kept from the fit, to see whether the law predicts it."),
         ("Leave-one-out", "Of every user the last item is for the test, the one before for choosing, the rest for "
          "training."),

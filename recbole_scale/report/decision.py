@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from recbole_scale.drawing import Drawn
 from recbole_scale.report.commands import Command
 from recbole_scale.report.costs import Costs
-from recbole_scale.report.findings import headline
 from recbole_scale.report.html import commands, figures, paragraph, section, table, template
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Band, Verdict, measured
@@ -18,12 +17,11 @@ from recbole_scale.text import duration, show_count
 
 def verdict_section(study: Study, verdict: Verdict, costs: Costs, steps: Sequence[Command]) -> str:
     """The box that decides, and what the sizes have won so far."""
-    first, _ = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
     box = template(
         "verdict.html", dataset=study.choice.dataset, word=verdict.word, reason=f"{_capital(verdict.reason)}.",
         numbers=_numbers(study, verdict), facts=_facts(study, verdict, costs), command=_what_decides(verdict, steps),
     )  # fmt: skip
-    return box + paragraph(first, "lead")
+    return box + paragraph(study.headline[0], "lead")
 
 
 def next_section(steps: Sequence[Command]) -> str:

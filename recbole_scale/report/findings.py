@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_scale.drawing import metric_name
+from recbole_scale.fit.references import COUNTING, GUESSING, reference_losses
 from recbole_scale.fit.rows import Choice, Row
 from recbole_scale.fit.study import Answer
-from recbole_scale.fit.tables import by_size, curve_of, number
+from recbole_scale.fit.tables import by_size, curve_of
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.text import show_count
 
 WORTH = 0.01  # nats by which a doubling of the parameters must lower the loss to be called worth it: 1 % of perplexity
 METRICS = ("ndcg@10", "ndcg@5", "ndcg@50", "recall@10", "hit@10")
+NEIGHBOURS = "ItemKNN"  # its scores are no likelihood: only its ranking is told
 _AHEAD = 10.0  # times the largest size, where a law that is not identified is read
 _LEARNT = 0.1  # nats below uniform guessing that show that something was learnt
 _FEWEST, _MOST, _STEPS = 1e2, 1e14, 8  # sizes searched, and steps to a doubling
@@ -142,18 +144,13 @@ def last_step(sizes: Sequence[SizeMean], noise: float | None, law: PowerLaw) -> 
 
 def unlearnt(rows: Sequence[Row], loss: float) -> str:
     """That a loss is no better than guessing or counting, as a clause; empty where it is better or nothing is known."""
-    guessing, counting = reference_losses(rows)
+    known = reference_losses(rows)
+    guessing, counting = known.get(GUESSING), known.get(COUNTING)
     if guessing is not None and loss > guessing - _LEARNT:
         return f"its loss, {loss:.3f} nats, is that of guessing among all items ({guessing:.3f})"
     if counting is not None and loss > counting:
         return f"its loss, {loss:.3f} nats, is not below that of popularity ({counting:.3f})"
     return ""
-
-
-def reference_losses(rows: Sequence[Row]) -> tuple[float | None, float | None]:
-    """Loss of uniform guessing and of popularity, nats; None where the rows do not tell."""
-    guessing = next((float(np.log(row["n_items"])) for row in rows if number(row, "n_items")), None)
-    return guessing, next((float(row["popularity_nll"]) for row in rows if number(row, "popularity_nll")), None)
 
 
 def deciding(found: Answer | None, ends: Ends) -> Answer | None:
@@ -165,7 +162,13 @@ def deciding(found: Answer | None, ends: Ends) -> Answer | None:
 
 
 def headline(
-    choice: Choice, found: Answer | None, refusal: str, loss: str, worth: float = WORTH, metric: str | None = None
+    choice: Choice,
+    found: Answer | None,
+    refusal: str,
+    loss: str,
+    worth: float = WORTH,
+    metric: str | None = None,
+    others: Sequence[Row] = (),
 ) -> tuple[str, str]:
     """The answer in two sentences.
 
@@ -176,6 +179,7 @@ def headline(
         loss: column of the loss.
         worth: nats a doubling must win to be worth it.
         metric: ranking metric to name.
+        others: runs of other models on the data.
     """
     sizes = size_means(choice.fitted + choice.held_out, loss, metric)
     ends = ends_of(sizes)
@@ -187,14 +191,16 @@ def headline(
             "Train longer before asking about size.",
         )
     first = _what_size_buys(choice.dataset + _part_of_data(choice), ends, found, loss, metric, len(sizes))
-    return first + _references(rows), _how_far(sizes, ends, found, refusal, worth)
+    return first + _references(rows, others, metric), _how_far(sizes, ends, found, refusal, worth)
 
 
-def _references(rows: Sequence[Row]) -> str:
-    guessing, counting = reference_losses(rows)
-    known = [("uniform guessing", guessing), ("popularity", counting)]
-    said = " and ".join(f"{name} gives {value:.3f}" for name, value in known if value is not None)
-    return f" ({said[0].upper()}{said[1:]} nats.)" if said else ""
+def _references(rows: Sequence[Row], others: Sequence[Row], metric: str | None) -> str:
+    said = " and ".join(f"{name} gives {value:.3f}" for name, value in reference_losses(rows).items())
+    first = f" ({said[0].upper()}{said[1:]} nats.)" if said else ""
+    neighbours = [value for row in others if row.get("model") == NEIGHBOURS and (value := metric_of(row, metric))]
+    if metric and neighbours:
+        first += f" ({NEIGHBOURS} has {metric_name(metric)} {np.mean(neighbours):.4f}.)"
+    return first
 
 
 def _part_of_data(choice: Choice) -> str:

@@ -13,14 +13,13 @@ from recbole_scale.report.challenges import challenges_section
 from recbole_scale.report.commands import Command, next_commands
 from recbole_scale.report.costs import Costs
 from recbole_scale.report.decision import next_section, verdict_section, what_if_section
-from recbole_scale.report.findings import headline
 from recbole_scale.report.html import page
+from recbole_scale.report.other_laws import joint_section, more_section
 from recbole_scale.report.report import Study
 from recbole_scale.report.runs_table import runs_section
 from recbole_scale.report.sections import (
     advice_section,
     evidence_section,
-    joint_section,
     key_figures,
     models_section,
     sizes_section,
@@ -70,6 +69,7 @@ def as_page(
         challenges_section(challenges, study.choice.dataset),
         models_section(study),
         evidence_section(study, verdict, drawn),
+        more_section(study),
         advice_section(study),
         glossary_section(study),
         runs_section(study),
@@ -88,5 +88,5 @@ def judged(study: Study, context: Context) -> tuple[Verdict, Costs, list[Command
 def answer_text(study: Study, context: Context | None = None) -> str:
     """The verdict, what the sizes have won, and how far it goes by the loss alone."""
     verdict = decide(study, *((context.worth_hits, context.factor) if context else ()))
-    won, by_loss = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)
+    won, by_loss = study.headline
     return f"{verdict.word}: {verdict.reason}. {won} By the loss alone: {by_loss}"

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from recbole_scale.drawing import Drawn
 from recbole_scale.errors import UserError
 from recbole_scale.fit.figures import law_figures
-from recbole_scale.fit.joint import fit_both_axes
+from recbole_scale.fit.joint import fit_both_axes, joint_rows, measured_optima
+from recbole_scale.fit.more import More, more_of
 from recbole_scale.fit.rows import (
     SAME_SIZE,
     Choice,
@@ -22,10 +23,20 @@ from recbole_scale.fit.rows import (
 from recbole_scale.fit.study import Answer, answer, run_label
 from recbole_scale.fit.tables import by_size, distinct, number
 from recbole_scale.laws.budget import ComputeOptimal
+from recbole_scale.laws.isoflop import Optimum
 from recbole_scale.laws.loss import JointLaw, PowerLaw, fit_power_law
 from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.report.figures_study import study_figures
-from recbole_scale.report.findings import WORTH, Ends, SizeMean, deciding, ends_of, main_metric, size_means
+from recbole_scale.report.findings import (
+    WORTH,
+    Ends,
+    SizeMean,
+    deciding,
+    ends_of,
+    headline,
+    main_metric,
+    size_means,
+)
 
 MAIN_MODEL = "ScaledSASRec"
 
@@ -43,6 +54,8 @@ class Study:
         failed: runs of the data set that failed and were not finished later.
         data_laws: laws in data by N.
         joint, optimum: the joint law and the best use of some budgets, None where there is none (``joint_refusal``).
+        measured: best sizes at equal FLOPs, read off finished runs.
+        more: metrics as a function of the loss, repeated data and costs; None without a law.
         worth: nats a doubling of the parameters must win to be worth it.
     """
 
@@ -58,6 +71,8 @@ class Study:
     joint: JointLaw | None
     optimum: ComputeOptimal | None
     joint_refusal: str
+    measured: list[Optimum]
+    more: More | None
     worth: float = WORTH
 
     @property
@@ -74,6 +89,11 @@ class Study:
     def ends(self) -> Ends:
         """Smallest, best and largest size."""
         return ends_of(self.sizes)
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """What size has won, and how far it pays by the loss, in a sentence each."""
+        return headline(self.choice, self.found, self.refusal, self.question.loss, self.worth, self.metric, self.others)
 
     @property
     def deciding(self) -> Answer | None:
@@ -105,7 +125,8 @@ def make_study(rows: Sequence[Row], question: Question, worth: float = WORTH, mo
     own = matching([row for row in of_data if str(row.get("model")) == choice.model], question.where)
     ladder = _of_ladder(own, choice)
     found, refusal = _law(rows, question, choice)
-    joint, optimum, joint_refusal = _joint(ladder, question)
+    joint, optimum, measured, joint_refusal = _joint(ladder, question)
+    decided = deciding(found, ends_of(size_means(choice.fitted + choice.held_out, question.loss, None)))
     return Study(
         question=question,
         choice=choice,
@@ -119,6 +140,8 @@ def make_study(rows: Sequence[Row], question: Question, worth: float = WORTH, mo
         joint=joint,
         optimum=optimum,
         joint_refusal=joint_refusal,
+        measured=measured,
+        more=None if decided is None else more_of(matching(of_data, question.where), decided),
         worth=worth,
     )
 
@@ -178,9 +201,12 @@ def _data_laws(rows: Sequence[Row], question: Question) -> dict[float, PowerLaw]
     return laws
 
 
-def _joint(rows: Sequence[Row], question: Question) -> tuple[JointLaw | None, ComputeOptimal | None, str]:
+def _joint(
+    rows: Sequence[Row], question: Question
+) -> tuple[JointLaw | None, ComputeOptimal | None, list[Optimum], str]:
     try:
         law, optimum = fit_both_axes(rows, question)
     except UserError as refusal:
-        return None, None, str(refusal)
-    return law, optimum, ""
+        return None, None, [], str(refusal)
+    kept, _, axis = joint_rows(rows, question)
+    return law, optimum, measured_optima(kept, axis, law, question, []), ""

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.drawing import Drawn, metric_name
+from recbole_scale.fit.law_output import skill_sentence
 from recbole_scale.fit.rows import Row, best_settings
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import by_size, whole_data
 from recbole_scale.laws.rollout import Judgement
 from recbole_scale.report.decision import width_table
-from recbole_scale.report.findings import headline, metric_of
+from recbole_scale.report.findings import metric_of
 from recbole_scale.report.html import bullets, cards, details, figures, paragraph, section, table
 from recbole_scale.report.next_runs import advice
 from recbole_scale.report.report import Study
@@ -41,24 +42,25 @@ def evidence_section(study: Study, verdict: Verdict, drawn: Sequence[Drawn]) -> 
     notes = bullets(found.notes if found is not None else study.choice.notes, "muted")
     if found is None:
         return section("The law and its evidence", figures(law), notes)
-    by_loss = headline(study.choice, study.found, study.refusal, study.question.loss, study.worth, study.metric)[1]
     constants = [
-        paragraph(f"By the loss alone: {by_loss}"),
-        _constants("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law),
+        paragraph(f"By the loss alone: {study.headline[1]}"),
+        constants_table("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law),
     ]
     for name, metric_law in found.metric_laws.items():
         if name == study.metric:
             caption = f"{metric_name(name)}: limit / (1 + (x0 / x)^alpha), {metric_law.message}"
-            constants.append(_constants(caption, metric_law))
+            constants.append(constants_table(caption, metric_law))
     constants.append(_predictions(found, study.metric, "Predictions for one run, and the training cost"))
     if found.whole is not None:
-        constants.append(_constants("Held-out sizes fitted too: " + found.whole.law.message, found.whole.law))
+        constants.append(constants_table("Held-out sizes fitted too: " + found.whole.law.message, found.whole.law))
         constants.append(_predictions(found.whole, study.metric, "Predictions, held-out sizes fitted too"))
-    caption = "Held out: predicted from the fitted sizes (95 % band of one run; error above 0: predicted too high)"
+    caption = "Held out (95 % band of the mean of as many runs; error above 0: predicted too high)"
     checks = [
         _judgements(caption, found.held_out),
         _judgements("Rollout: the smallest sizes fitted, every larger one predicted", found.rolled_out),
     ]
+    if found.rolled_out:
+        checks.append(paragraph(f"Rollout, {skill_sentence(found.rolled_out)}."))
     return section(
         "The law and its evidence",
         details("Constants and predictions", *constants),
@@ -97,30 +99,6 @@ def study_section(drawn: Sequence[Drawn]) -> str:
     """Figures of data, epochs, repetition, shape and equal compute."""
     names = ("data", "epochs", "repetition", "aspect", "isoflop")
     return section("Data, epochs, shape and compute", figures([one for one in drawn if one.name in names]))
-
-
-def joint_section(study: Study) -> str:
-    """The joint law in size and data, and how to spend a budget by it."""
-    law, optimum = study.joint, study.optimum
-    if law is None:
-        why = f"No joint law in size and data: {study.joint_refusal}."
-        return section("Size and data together", paragraph(why, "muted"))
-    parts = [_constants("L(N, D) = E + (n0 / N)^alpha + (d0 / D)^beta, " + law.message, law)]
-    if optimum is not None:
-        head = ["FLOPs", "N", "95 % band", "D", "95 % band", "loss", ""]
-        body = [
-            [
-                f"{flops:.1e}", show_count(n), _counts(n_low, n_high), show_count(d), _counts(d_low, d_high),
-                f"{loss:.3f}", "beyond the runs" if beyond else "",
-            ]
-            for flops, n, n_low, n_high, d, d_low, d_high, loss, beyond in zip(
-                optimum.flops, optimum.n, *optimum.n_band, optimum.d, *optimum.d_band, optimum.loss,
-                optimum.extrapolates, strict=True,
-            )
-        ]  # fmt: skip
-        caption = f"Best use of a training budget, every interaction seen {optimum.epochs:.3g} times"
-        parts.append(table(head, body, caption))
-    return section("Size and data together", *parts)
 
 
 def models_section(study: Study) -> str:
@@ -202,7 +180,8 @@ def _cost(study: Study) -> list[tuple[str, str]]:
     return [(f"{most / least:.3g}x", shown)]
 
 
-def _constants(caption: str, law: Any) -> str:
+def constants_table(caption: str, law: Any) -> str:
+    """Constants of a law with their bands."""
     bands = law.bands()
     body = []
     for name, value in law.constants().items():
@@ -210,7 +189,7 @@ def _constants(caption: str, law: Any) -> str:
         low, high = bands[name]
         body.append([
             name, show_count(value) if counts else f"{value:#.4g}",
-            _counts(low, high) if counts else _band(low, high, "#.4g"),
+            counts_of(low, high) if counts else _band(low, high, "#.4g"),
         ])  # fmt: skip
     return table(["constant", "value", "95 % band"], body, caption)
 
@@ -277,5 +256,6 @@ def _band(low: float, high: float, form: str) -> str:
     return f"{low:{form}} to {high:{form}}" if np.isfinite(low) else "none"
 
 
-def _counts(low: float, high: float) -> str:
+def counts_of(low: float, high: float) -> str:
+    """A band of counts in words."""
     return f"{show_count(low)} to {show_count(high)}" if np.isfinite(low) else "none"

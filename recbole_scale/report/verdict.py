@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from recbole_scale.fit.references import COUNTING, GUESSING, reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.tables import curve_of
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
-from recbole_scale.report.findings import metric_of, reference_losses
+from recbole_scale.report.findings import metric_of
 from recbole_scale.report.report import Study
 from recbole_scale.text import show_count
 
@@ -198,7 +199,8 @@ def nothing_learnt(study: Study) -> str:
     """Why the runs have learnt nothing that could grow with size, or an empty text."""
     rows = study.choice.fitted + study.choice.held_out
     best = study.ends.best.loss
-    guessing, counted = reference_losses(rows)
+    known = reference_losses(rows)
+    guessing, counted = known.get(GUESSING), known.get(COUNTING)
     if guessing is not None and best > guessing - LEARNT:
         return (
             f"no run learnt anything: the lowest loss, {best:.2f} nats, is that of guessing among "

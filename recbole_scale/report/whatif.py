@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.drawing import (
-    BLACK,
     BLUE,
-    GREY,
     NAMES,
     VERMILLION,
     Drawn,
     count_axis,
+    draw_levels,
     metric_name,
     new_figure,
     style,
 )
+from recbole_scale.fit.references import COUNTING, GUESSING, LAST_ITEM, reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import number
@@ -28,7 +28,7 @@ from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.report.costs import Costs
-from recbole_scale.report.findings import metric_of, reference_losses
+from recbole_scale.report.findings import NEIGHBOURS, metric_of
 from recbole_scale.report.html import template
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict, banded, draws_of, gain_per_doubling, hits_of
@@ -37,7 +37,6 @@ from recbole_scale.text import duration, show_count
 _POINTS = 121
 _REACH = 10.0  # the sliders go so far beyond the size that the verdict speaks of
 _DIGITS = 5
-_ROOM = 0.6  # share of the measured range that a reference line may stretch an axis by
 WORTHS = {"hits": (5e-4, 2e-2), "loss": (2e-3, 1e-1)}  # ends of the slider of what a doubling must win
 _WORTH_STEPS = 60
 
@@ -57,12 +56,14 @@ def references(study: Study) -> list[Reference]:
     """Uniform guessing, counting items, and the best other model on the data, as far as rows tell."""
     own = study.choice.fitted + study.choice.held_out
     found = []
-    guessing, counted_loss = reference_losses(own)
-    if guessing is not None:
-        found.append(Reference("uniform guessing", guessing, min(10.0 * math.exp(-guessing), 1.0)))
-    if counted_loss is not None and not any(row.get("model") == "Popularity" for row in study.others):
-        found.append(Reference("Popularity", counted_loss, None))
-    counting = ("Popularity", "Pop", "Repeat last", "RepeatLast")
+    known = reference_losses(own)
+    if (guessing := known.get(GUESSING)) is not None:
+        found.append(Reference(GUESSING, guessing, min(10.0 * math.exp(-guessing), 1.0)))
+    if COUNTING in known and not any(row.get("model") == "Popularity" for row in study.others):
+        found.append(Reference("Popularity", known[COUNTING], None))
+    if LAST_ITEM in known:
+        found.append(Reference(LAST_ITEM, known[LAST_ITEM], None))
+    counting = ("Popularity", "Pop", "Repeat last", "RepeatLast", NEIGHBOURS)
     trained = [row for row in study.others if row.get("model") not in counting]
     for model in counting:
         counted = _reference(study, model, [row for row in study.others if row.get("model") == model])
@@ -252,22 +253,3 @@ def _figure(
     panel.set_ylabel(label)
     draw_levels(panel, levels)
     return figure
-
-
-def draw_levels(panel: Any, levels: dict[str, float | None]) -> None:
-    """Dotted lines at ``levels``; one too far off for the axis is named at its edge with an arrow."""
-    low, high = panel.get_ylim()
-    room = _ROOM * (high - low)
-    inside = {name: v for name, v in levels.items() if v is not None and low - room <= v <= high + room}
-    span = high - low
-    panel.set_ylim(min([low, *inside.values()]) - 0.03 * span, max([high, *inside.values()]) + 0.06 * span)
-    at = {"color": GREY, "fontsize": 8, "ha": "right", "transform": panel.get_yaxis_transform()}
-    for name, value in inside.items():
-        panel.axhline(value, color=GREY, linewidth=1.0, linestyle=":")
-        panel.text(0.99, value, f"{name} {value:.3g}", va="bottom", **at)
-    for edge, arrow, va, beyond in ((1.0, "\u2191", "top", high + room), (0.0, "\u2193", "bottom", low - room)):
-        far = [f"{name} {v:.3g}" for name, v in levels.items()
-               if v is not None and (v > beyond if edge else v < beyond)]  # fmt: skip
-        if far:
-            at |= {"color": BLACK, "transform": panel.transAxes}
-            panel.text(0.99, edge, f"{arrow} " + ", ".join(far), va=va, **at)

@@ -54,6 +54,7 @@ class RunRow(TypedDict, total=False):
     users_dropped: Annotated[Count, "users without one: their history is too short"]
     uniform_nll: Annotated[Number, "loss of guessing among all items, log of their number, nats"]
     popularity_nll: Annotated[Number, "test loss of items in proportion to their training interactions plus one, nats"]
+    markov_nll: Annotated[Number, "test loss of what followed the last item in training, mixed with popularity, nats"]
     flops_per_interaction: Annotated[Number, "training FLOPs per target, item softmax included"]
     flops_total: Annotated[Number, "flops_per_interaction * interactions_seen"]
     interactions_seen: Annotated[Count, "training targets, repeats counted"]

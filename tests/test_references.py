@@ -1,0 +1,71 @@
+"""The losses that need no model, against a few lines that count by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from recbole_scale.data.histories import Histories
+from recbole_scale.fit.references import reference_losses as by_name
+from recbole_scale.runs import references
+from recbole_scale.runs.references import reference_losses
+
+V = 7
+
+
+class Split:
+    """Leave one out: the last item is the test, the one before the valid target."""
+
+    def __init__(self, histories):
+        self.train_counts = histories.lengths - 2
+
+    def targets(self, histories, phase):
+        return histories.offsets[1:] - (1 if phase == "test" else 2)
+
+
+def data(seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [[int(item) for item in (rng.integers(1, V + 1) + np.arange(n)) % V + 1] for n in rng.integers(3, 9, 60)]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    histories = Histories(np.concatenate(rows).astype(np.int32), np.arange(1, 61, dtype=np.int32), offsets)
+    return rows, SimpleNamespace(item_num=V + 1, histories=histories, split=Split(histories))
+
+
+def by_hand(rows, phase, weight):
+    """Mean loss of popularity plus one, and of it mixed with what followed the last item."""
+    items = [item for row in rows for item in row[:-2]]
+    pairs = [pair for row in rows for pair in zip(row[:-3], row[1:-2], strict=True)]
+    end = -1 if phase == "test" else -2
+    popular, markov = [], []
+    for row in rows:
+        share = (items.count(row[end]) + 1) / (len(items) + V)
+        popular.append(-np.log(share))
+        after = sum(last == row[end - 1] for last, _ in pairs)
+        markov.append(-np.log((pairs.count((row[end - 1], row[end])) + weight * share) / (after + weight)))
+    return np.mean(popular), np.mean(markov)
+
+
+@pytest.mark.parametrize("step", [7, 1 << 24])
+def test_guessing_popularity_and_the_last_item_are_those_counted_by_hand(monkeypatch, step):
+    monkeypatch.setattr(references, "_STEP", step)  # the parts of a long log
+    rows, dataset = data()
+    found = reference_losses(dataset)
+    best = min(references.WEIGHTS, key=lambda weight: by_hand(rows, "valid", weight)[1])
+    popular, markov = by_hand(rows, "test", best)
+    assert found == pytest.approx({"uniform_nll": np.log(V), "popularity_nll": popular, "markov_nll": markov})
+    assert markov < 0.3 < popular  # each item follows from the one before
+
+
+def test_without_histories_only_guessing_is_known():
+    assert reference_losses(SimpleNamespace(item_num=11)) == {
+        "uniform_nll": pytest.approx(np.log(10)), "popularity_nll": None, "markov_nll": None,
+    }  # fmt: skip
+
+
+def test_rows_name_what_they_carry_in_order():
+    rows = [{"n_items": 10}, {"markov_nll": 1.5, "popularity_nll": 2.0}]
+    assert list(by_name(rows).items()) == [
+        ("uniform guessing", pytest.approx(np.log(10))), ("popularity", 2.0), ("the last item alone", 1.5),
+    ]  # fmt: skip
