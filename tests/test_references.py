@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,7 +37,7 @@ def data(seed=0):
 def by_hand(rows, phase, weight):
     """Mean loss of popularity plus one, and of it mixed with what followed the last item."""
     items = [item for row in rows for item in row[:-2]]
-    pairs = [pair for row in rows for pair in zip(row[:-3], row[1:-2], strict=True)]
+    pairs = [pair for row in rows for pair in pairwise(row[:-2])]
     end = -1 if phase == "test" else -2
     popular, markov = [], []
     for row in rows:

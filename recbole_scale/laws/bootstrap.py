@@ -2,7 +2,7 @@
 
 Every resample draws how large the noise of runs and the error of a size are (:mod:`recbole_scale.laws.noise`), then
 errors of that size around the fitted law: a parametric bootstrap that knows how little a few runs tell of noise. With
-four times as many runs as constants some of the resamples take what every run itself leaves over, with a random sign
+five times as many runs as constants some of the resamples take what every run itself leaves over, with a random sign
 (a wild bootstrap, Liu 1988; scaled by leverage as HC3, MacKinnon and White 1985), which trusts the runs' spread
 wherever it lies. Redrawing the rows would do so too, but of 25 cells it often loses one that holds the law at its end:
 bands on a grid whose noise falls with size were three times as wide as its errors.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.noise import Noise, Residuals, noise_of
 
-RUNS_PER_CONSTANT = 4  # from here on the errors of runs are those seen, too
+RUNS_PER_CONSTANT = 5  # from here on the errors of runs are those seen, too
 WILD = 0.3  # share of the resamples that take those
 _HIGHEST = 0.9  # leverage
 

@@ -30,7 +30,7 @@ _CALM = np.geomspace(0.05, 0.9, 8)  # factors by which the means of sizes may li
 # ratio of the others. Residuals of few sizes tell little, so this decides much. All were chosen by coverage
 # (docs/scaling.md). With one size to spare the ratio must be admitted to be large, for its estimate knows no bounds; on
 # a grid every size has several cells, and so less of an error of its own.
-_LADDER, _ONE_SPARE, _GRID = (0.35, 0.3, 2.0), (0.45, 0.05, 10.0), (0.35, 0.55, 2.0)
+_LADDER, _ONE_SPARE, _GRID = (0.4, 0.3, 2.0), (0.55, 0.05, 10.0), (0.35, 0.55, 2.0)
 _TERM = 3  # constants that the sizes must fix
 _SLOPE_SD = 3.5  # prior of the slope; sigma of results/ml-1m falls by a factor of 17 over the sizes, a slope of -2.9
 _EXACT = 1e-10  # residuals of that size are arithmetic
