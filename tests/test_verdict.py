@@ -99,7 +99,7 @@ def bent() -> Study:
     rows = [{**row, "test_metrics": None} for row in world("does not", 0)]
     for row in rows:
         if row["n_blocks"] >= 786432:
-            row["test_nll"] -= 0.02 * np.log2(row["n_blocks"] / 393216)
+            row["test_nll"] -= 0.1 * np.log2(row["n_blocks"] / 393216)
     return make_study(rows, Question(resamples=100))
 
 
