@@ -45,6 +45,24 @@ def _fitted(line: str, width: int) -> str:
     return (" \\\n" if command else "\n").join(textwrap.wrap(line, width - 2 * bool(command), **keep))  # type: ignore[arg-type]
 
 
+def whole_number(text: str) -> int:
+    """A whole number that fits into 64 bits, as counts and seeds must."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not '{text[:40]}'") from None
+    if not -(2**63) <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"is {text[:20]}..., but must be a whole number below 2**63")
+    return value
+
+
+def seed_number(text: str) -> int:
+    """A seed of numpy's generators, which take none below 0."""
+    if (value := whole_number(text)) < 0:
+        raise argparse.ArgumentTypeError(f"is {value}, but must be at least 0")
+    return value
+
+
 class CommandParser(argparse.ArgumentParser):
     """Options as ``--key value`` or ``--key=value``, with ``-`` or ``_`` in the key; lists by space or comma.
 
@@ -62,6 +80,7 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=_Help,
             allow_abbrev=False,
         )
+        self.register("type", int, whole_number)
 
     def error(self, message: str) -> NoReturn:
         """Every mistake is a sentence."""

@@ -195,6 +195,7 @@ def test_a_model_that_masks_is_found_again(walk, capsys):
         (["--models", "SASRec:tiny"], "only ScaledSASRec comes in sizes"),
         (["--models", "SASRec", "--reference", "GRU4Rec"], "--reference 'GRU4Rec' is none of SASRec"),
         (["--models", "SASRec", "--jobs", "0"], "--jobs is 0, but must be at least 1"),
+        (["--models", "SASRec", "--samples", "-1"], "--samples is -1, but must be at least 1"),
         (["--models", "SASRec", "--budget", "ten"], "write 600s, 10m or 1h"),
         (["--models", "SASRec", "--budget", "5s", "--epochs", "2"], "two budgets"),
         (["--models", "SASRec", "--GRU4Rec.epochs=3"], "the model of a setting 'GRU4Rec' is none of SASRec"),

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     budget = budget_of(arguments)
     reference = arguments.reference or arguments.models[0]
     check_choice("--reference", reference, arguments.models)
-    for name in ("seeds", "jobs"):
+    for name in ("seeds", "jobs", "samples", "patience"):
         if getattr(arguments, name) < 1:
             raise UserError(f"--{name} is {getattr(arguments, name)}, but must be at least 1")
     out = arguments.out or Path("results") / f"compare-{arguments.dataset}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import CommandParser, seed_number
 
 X_COLUMNS = ("n_blocks", "n_blocks_exact", "n_parameters", "flops_total", "unique_interactions")
 LOSSES = ("test_nll", "best_valid_nll")
@@ -34,6 +34,6 @@ def parser() -> CommandParser:
     add("--price_per_hour", type=float, metavar="P", help="price of an hour of this machine, to cost a gain in money")
     add("--per_user", metavar="DIR", help="files of `sweep --per_user DIR`: E for all users, not only for those tested")
     add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
+    add("--seed", type=seed_number, default=0, help="seed of the resamples (default: %(default)s)")
     add("--out", default="results", metavar="DIR", help="folder for law.json and figures (default: %(default)s)")
     return made

@@ -16,11 +16,21 @@ from recbole_scale.laws.fitting import Array, Axes
 from recbole_scale.laws.forms import Form, fit_form, resample
 from recbole_scale.laws.observations import Observations
 
+MOST_RESAMPLES = 100_000  # beyond that only memory and time are spent
 MIN_RESAMPLES = 80  # below that the ends of a 95 % band rest on two resamples each
 WIDEST = 5.0  # a 95 % band of an exponent that spans more than this factor tells next to nothing of the constants
 _NORMAL = scipy.stats.norm.ppf((np.arange(41) + 0.5) / 41)  # errors of one run, for random ones; fewer cut its tails
 _AT_EDGE = 1.01  # an exponent this close to the end of the scan has run into it
 _NO_SHARE = float(np.log(1e5))  # a power term this far below E at the smallest size says nothing of its exponent
+
+
+def check_resamples(resamples: int) -> None:
+    """A :class:`UserError` unless so many give a band (0: none is asked for)."""
+    if resamples and not MIN_RESAMPLES <= resamples <= MOST_RESAMPLES:
+        raise UserError(
+            f"a 95 % band needs at least {MIN_RESAMPLES} resamples and at most {MOST_RESAMPLES:,} (or 0 for no band), "
+            f"not {resamples}"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,7 @@ class Fit:
             other_count: [n] another count of size for the first axis, in the caller's order; a law in it is one of
                 the forms
         """
-        if resamples and resamples < MIN_RESAMPLES:
-            raise UserError(f"a 95 % band needs at least {MIN_RESAMPLES} resamples (or 0 for no band), not {resamples}")
+        check_resamples(resamples)
         main = tuple(range(seen.logs.shape[1]))
         limits = floor, ceiling
         form, huber = fit_form("", seen, main, limits)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import CommandParser, seed_number
 from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
 from recbole_scale.prepare.card import card_bytes
@@ -249,7 +249,7 @@ def parser() -> CommandParser:
     )
     for name in ("users", "items", "interactions"):
         found.add_argument(f"--{name}", type=int, required=True)
-    found.add_argument("--seed", type=int, default=SyntheticSettings.seed)
+    found.add_argument("--seed", type=seed_number, default=SyntheticSettings.seed)
     found.add_argument("--domains", type=int, default=SyntheticSettings.domains)
     found.add_argument("--topics", type=int, default=0, help="0 chooses about sqrt(items / domains)")
     found.add_argument("--out", required=True, metavar="dataset/NAME")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import CommandParser, seed_number
 from recbole_scale.fit.options import LOSSES
 
 _EXAMPLES = """  recbole-scale report --rows results/runs.jsonl --dataset ml-1m --holdout base --predict 829M \\
@@ -39,7 +39,7 @@ def parser() -> CommandParser:
     add("--worth_hits", type=float, default=0.002, metavar="HR", help="HR@10 it must win (default: %(default)s)")
     add("--factor", type=float, default=10.0, metavar="X", help="judge a size so much larger (default: %(default)s)")
     add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
-    add("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
+    add("--seed", type=seed_number, default=0, help="seed of the resamples (default: %(default)s)")
     add("--out", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
     add("--figures", metavar="DIR", help="also write every figure as PNG and PDF to this folder")
     return made

@@ -16,6 +16,7 @@ from recbole_scale.files import whole_files
 from recbole_scale.fit.command import names_of
 from recbole_scale.fit.rows import Question
 from recbole_scale.fit.tables import number
+from recbole_scale.laws.fit import check_resamples
 from recbole_scale.model.sizes import Rung, rung_of
 from recbole_scale.prepare.card import read_card
 from recbole_scale.report.commands import Command
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options, settings = parser().parse_with_settings(arguments)
     words = list(sys.argv[1:] if arguments is None else arguments)
+    check_resamples(options.resamples)
     seconds, more = time_given(options.hours, options.minutes)
     clock = Clock(begun(), seconds)
     dataset = prepared_log(options, str(settings.get("data_path", "dataset")))
