@@ -99,6 +99,14 @@ def test_no_import_is_circular():
             raise AssertionError(" -> ".join(failure.args[1])) from failure
 
 
+@pytest.mark.parametrize(
+    "module", ["data.rows", "data.dataset", "model.scaled_sasrec", "plugin.reading", "plugin.config"]
+)
+def test_what_registration_reads_can_be_imported_first(module: str):
+    done = subprocess.run([sys.executable, "-c", f"import recbole_scale.{module}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("room", sorted(FLOOR))
 def test_every_room_can_be_imported_first(room: str):
     """RecBole calls the plugin as it is imported, so a module of ours may be half loaded then."""

@@ -13,6 +13,7 @@ import pandas as pd
 from recbole.data.dataset import SequentialDataset
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
+from recbole_scale.data import rows as our_rows  # by name only: it may be what is just being imported
 from recbole_scale.data.atomic import PADDING, read_atomic, read_header, with_kinds
 from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.data.hashed import drawn_users, share_of_user
@@ -20,7 +21,6 @@ from recbole_scale.data.histories import Histories, Split, split_histories, time
 from recbole_scale.data.log import Log, Recipe, load_log
 from recbole_scale.data.ready_made import rows_of
 from recbole_scale.data.recbole_filters import Interval, LogFilters
-from recbole_scale.data.rows import HistoryRows
 from recbole_scale.data.texts import Names, Numbers
 from recbole_scale.data.time_units import check_units
 from recbole_scale.errors import UserError, nearest
@@ -163,7 +163,7 @@ class HistoryDataset(SequentialDataset):
         self.feat_name_list = ["inter_feat"]
         self._aug_presets()
         order = self._user_order()
-        self.inter_feat = HistoryRows(self, "all", order)
+        self.inter_feat = our_rows.HistoryRows(self, "all", order)
         return [self._view(phase, order) for phase in ("train", "valid", "test")]
 
     def _split_histories(self) -> Split:
@@ -220,7 +220,7 @@ class HistoryDataset(SequentialDataset):
             counts = self.split.ranges(self.histories, phase).counts
             names = self.field2id_token[self.uid_field]
             drawn, ranked = drawn_users(names, self.histories.users, counts, most)
-        view: HistoryDataset = self.copy(HistoryRows(self, phase, order, drawn))
+        view: HistoryDataset = self.copy(our_rows.HistoryRows(self, phase, order, drawn))
         view.phase, view.ranked = phase, None if most is None else ranked
         return view
 
