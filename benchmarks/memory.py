@@ -57,7 +57,7 @@ class Steps:
         from recbole_scale.training.optimizers import build_optimizer
 
         batch = changes.pop("batch", 1)
-        self.config = settings_of(size, {"device": torch.device(device), **changes})
+        self.config = settings_of(size, {"device": torch.device(device), "nproc": None, **changes})
         self.items, self.device = items, torch.device(device)
         self.rows = max(1, int(self.config["train_batch_size"] * batch) // self.config["MAX_ITEM_LIST_LENGTH"])
         self.tokens = self.rows * self.config["MAX_ITEM_LIST_LENGTH"]

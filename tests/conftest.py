@@ -11,6 +11,7 @@ from hypothesis import settings
 
 # sums round otherwise with another number of threads, in this process and in those that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read as Triton is first imported, by whatever test
 
 import recbole_scale  # noqa: F401 (registers the plugin before a test imports RecBole)
 

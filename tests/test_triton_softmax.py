@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read as the kernels are defined
+# conftest.py has its interpreter run the kernels
 pytest.importorskip("triton", reason="Triton is not installed here, so its interpreter cannot run the kernel")
 
 from recbole_scale.model.softmax import ChunkedCrossEntropy, item_cross_entropy

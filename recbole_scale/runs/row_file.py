@@ -181,14 +181,16 @@ def read_lines(path: str | os.PathLike[str], kinds: Mapping[str, str] | None = N
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = bytearray()  # piece by piece: a read of the most there may be takes that memory at once
+            while len(content) <= MOST_BYTES and (piece := file.read(1 << 16)):
+                content += piece
     except OSError as failure:
         if isinstance(failure, FileNotFoundError):
             raise UserError(f"there is no results file {path}") from failure
         raise UserError(f"the results file {path} cannot be read ({(failure.strerror or '').lower()})") from failure
     if len(content) > MOST_BYTES:
         raise UserError(f"{path} is longer than the {MOST_BYTES:,} bytes that a results file may have")
-    lines = content.split(b"\n")
+    lines = bytes(content).split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
