@@ -75,7 +75,7 @@ def test_help_fits_its_terminal_and_its_examples_can_be_copied(monkeypatch, colu
         (["fit", "--dataest", "x"], "there is no option --dataest; did you mean '--dataset'?"),
         (["report", "page.html"], "the word 'page.html' belongs to no option"),
         (["recommend", "--out", "x.csv"], "give either --checkpoint, or --runs"),
-        (["fit", "--resamples", "many"], "argument --resamples: invalid int value: 'many'"),
+        (["fit", "--resamples", "many"], "argument --resamples: must be a whole number, not 'many'"),
         (["sweep", "--dataset", "x", "--shapes", "tiny", "--learning_rate"], "--learning_rate has no value"),
     ],
 )
