@@ -244,6 +244,18 @@ def test_the_digest_sees_every_chunk(tmp_path):
     assert len(seen) == 5
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_start_hashes_the_file_once(walk, monkeypatch, cached):
+    from recbole_scale.runs import prepared
+
+    hashed = []
+    monkeypatch.setattr(cache, "content_digest", lambda path: hashed.append(path) or content_digest(path))
+    monkeypatch.setattr(loading, "content_digest", cache.content_digest)
+    digests = {prepared.prepare(config_for("walk", data_cache=cached, topk=[5])).digest for _ in range(2)}
+    assert len(hashed) == 2
+    assert digests == {prepared.data_digest(config_for("walk"))}
+
+
 def test_settings_have_caches_of_their_own_and_another_version_is_read_again(recipe, monkeypatch):
     filtered = Recipe(
         recipe.path, "user_id", "item_id", "timestamp", filters=LogFilters(user_counts=(("[", 9, 99, "]"),))

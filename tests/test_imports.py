@@ -141,3 +141,14 @@ def test_stock_recbole_is_extended_when_it_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "True ScaledSASRec\n", done.stderr[-2000:]
+
+
+def test_a_run_leaves_torchs_compiler_alone(walk):
+    """Importing it takes two seconds of CPU at every start."""
+    settings = {"n_layers": 1, "hidden_size": 8, "n_heads": 1, "inner_size": 32, "epochs": 1, "topk": [5]}
+    more = {"optimizer_switch": True, "sgd_epochs": 1, "show_progress": False}
+    code = f"import sys, recbole_scale; recbole_scale.run('ScaledSASRec', 'walk', config_dict={settings | more})\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print('torch._dynamo' in sys.modules)"], capture_output=True, text=True
+    )
+    assert done.stdout.endswith("False\n"), done.stdout[-500:] + done.stderr[-2000:]

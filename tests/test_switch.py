@@ -279,6 +279,26 @@ def test_one_kernel_updates_many_tensors(learner):
 
 
 @pytest.mark.parametrize("learner", [name for name in LEARNERS if name != "sparse_adam"])
+def test_the_steps_are_those_of_torchs_own_optimizer(learner):
+    names = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "adagrad": "Adagrad", "rmsprop": "RMSprop"}
+    torch.manual_seed(0)
+    start, more = torch.randn(8, 8), {"momentum": 0.9} if learner == "sgd" else {}
+    ours, theirs = (torch.nn.Linear(8, 8, bias=False) for _ in range(2))
+    for model in (ours, theirs):
+        model.weight.data.copy_(start)
+    mine = build_optimizer(ours, learner, 0.1, 0.01)
+    twin = getattr(torch.optim, names[learner])(theirs.parameters(), lr=0.1, weight_decay=0.01, **more)
+    for step in range(4):
+        for model, optimizer in ((ours, mine), (theirs, twin)):
+            model.weight.grad = torch.sin(start * (step + 1))
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-6, atol=1e-6)
+    again = build_optimizer(ours, learner, 0.1, 0.01)
+    again.load_state_dict(mine.state_dict())
+    assert again.state_dict()["state"].keys() == twin.state_dict()["state"].keys()
+
+
+@pytest.mark.parametrize("learner", [name for name in LEARNERS if name != "sparse_adam"])
 def test_every_learner_can_be_switched_with_one_layer(walk, learner):
     settings = {**SMALL, "learner": learner, "n_layers": 1, "epochs": 1, "optimizer_switch": True, "sgd_epochs": 1}
     recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)

@@ -44,9 +44,13 @@ def content_digest(path: str | os.PathLike[str]) -> str:
 def files_digest(paths: Iterable[str | os.PathLike[str]]) -> str | None:
     """Sixteen hexadecimal digits that name the bytes of all files; None when one is not there."""
     try:
-        digests = [content_digest(path) for path in paths]
+        return named(*map(content_digest, paths))
     except OSError:
         return None
+
+
+def named(*digests: str) -> str:
+    """Sixteen hexadecimal digits for the digests of files."""
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
 

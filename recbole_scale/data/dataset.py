@@ -48,6 +48,7 @@ class HistoryDataset(SequentialDataset):
     split: Split
     phase: str
     ranked: tuple[int, int] | None = None  # users drawn to be ranked, and of how many; None: all
+    digest: str | None = None  # of the file that was read, where the cache asked for it
     left_to_recbole: tuple[str, ...] = RECBOLE_ONLY
     reads_features = False  # ids are all there is
     _rows: Any = None
@@ -145,7 +146,7 @@ class HistoryDataset(SequentialDataset):
             tokens = Names(PADDING, texts)
             self.field2id_token[name] = tokens
             self.field2token_id[name] = Numbers(tokens)
-        self.histories, self.times = log.histories, log.times
+        self.histories, self.times, self.digest = log.histories, log.times, log.digest
 
     def build(self) -> list[HistoryDataset]:
         """Sort by exact time, split each user's history, and return the train, valid and test views.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,15 @@ class Recipe:
 class Log:
     """A log that was read: histories (user ``u`` is row ``u - 1``), exact times of their items, and names of the ids.
 
-    ``times`` is float64 [R]; ``users`` and ``items`` are the names of ids 1, 2, ..., pyarrow strings.
+    ``times`` is float64 [R]; ``users`` and ``items`` are the names of ids 1, 2, ..., pyarrow strings; ``digest`` is the
+    source's, where the cache asked for it.
     """
 
     histories: Histories
     times: np.ndarray
     users: pa.Array
     items: pa.Array
+    digest: str | None = None
 
 
 def load_log(recipe: Recipe, use_cache: bool = True) -> Log:
@@ -82,20 +84,22 @@ def load_log(recipe: Recipe, use_cache: bool = True) -> Log:
         return read_log(recipe)
     before = _state(recipe.path)
     with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(content_digest, recipe.path)  # beside the check of the cache's own bytes
-        stored = read_cache(path, DTYPES)
-        key = {"source": {"size": before[0], "sha256": digest.result()}, "settings": recipe.settings()}
+        hashing = pool.submit(content_digest, recipe.path)  # beside the check of the cache's own bytes
+        stored, digest = read_cache(path, DTYPES), hashing.result()
+    key = {"source": {"size": before[0], "sha256": digest}, "settings": recipe.settings()}
     if stored is not None and stored[0] == key:
         log = _from_arrays(stored[1])
         if log is not None:
-            return log
+            return replace(log, digest=digest)
     log = read_log(recipe)
-    if writable and _state(recipe.path) == before:  # a file that grew meanwhile is not what was hashed
+    if _state(recipe.path) != before:  # a file that grew meanwhile is not what was hashed
+        return log
+    if writable:
         try:
             write_cache(path, key, _to_arrays(log))
         except UserError as failure:
             getLogger().info(f"no cache: {failure}; the run goes on without it")
-    return log
+    return replace(log, digest=digest)
 
 
 def read_log(recipe: Recipe) -> Log:

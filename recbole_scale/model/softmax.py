@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from recbole_scale.errors import UserError
 
@@ -62,18 +61,15 @@ def item_cross_entropy(
 
         exact: Tensor = TritonCrossEntropy.apply(hidden, weight, index)
         return exact
-    whole_precision = hidden.dtype in (torch.float32, torch.float64)  # torch's own would return a bfloat16 loss
-    if hasattr(nn, "LinearCrossEntropyOptions") and whole_precision and not hidden.is_meta:
-        options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(chunk, len(hidden)))
-        return F.linear_cross_entropy(hidden, weight, index, options=options)
     loss: Tensor = ChunkedCrossEntropy.apply(hidden, weight, index, chunk)
     return loss
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """The same loss for bfloat16 and for a torch without ``linear_cross_entropy``: gradients are made in forward.
+    """Loss and gradients in one pass, in a tile of logits that each chunk writes over: gradients are made in forward.
 
-    Products take the input's type, logits, softmax and the sum over chunks are float32.
+    Products take the input's type; logits, softmax and the sum over chunks are float32. ``F.linear_cross_entropy`` of
+    torch 2.13 does the same, no faster, and imports torch's compiler, two seconds of CPU at every start.
     """
 
     @staticmethod
@@ -83,22 +79,30 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=hidden.device)
+        tile = hidden.new_empty(min(chunk, len(hidden)), len(weight))
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
             h, y = hidden[rows], index[rows, None]  # [c, D], [c, 1]
-            logits = F.linear(h, weight).to(wide)  # [c, V]
-            log_sum = logits.logsumexp(1, keepdim=True)
-            total += (log_sum - logits.gather(1, y)).sum()
-            error = logits.sub_(log_sum).exp_()  # softmax, then minus the one-hot target
-            error.scatter_add_(1, y, error.new_full(y.shape, -1.0))
-            error = error.div_(len(hidden)).to(hidden.dtype)
-            grad_hidden[rows] = error @ weight
-            grad_weight += error.T @ h
+            logits = torch.mm(h, weight.T, out=tile[: len(h)]).to(wide)  # [c, V]
+            right = logits.sub_(logits.amax(1, keepdim=True)).gather(1, y)
+            error = logits.exp_()
+            sums = error.sum(1, keepdim=True)  # [c, 1]
+            total += (sums.log() - right).sum()
+            # softmax minus the one-hot target, but for a factor that rows of [c, D] take more cheaply
+            error = error.scatter_add_(1, y, -sums).to(hidden.dtype)
+            grad_hidden[rows] = (error @ weight) / sums
+            h = (h / sums).to(hidden.dtype)
+            if hidden.dtype == wide:
+                grad_weight.addmm_(error.T, h)
+            else:
+                grad_weight += error.T @ h
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        ctx.count = len(hidden)
         return total / len(hidden)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale what forward made."""
+        """Scale what forward made, where it lies: once."""
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0].to(grad_weight.dtype), None, None
+        factor = grads[0] / ctx.count
+        return grad_hidden.mul_(factor), grad_weight.mul_(factor), None, None

@@ -15,7 +15,7 @@ from recbole.data.transform import construct_transform
 from recbole.utils import EvaluatorType, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
-from recbole_scale.data.cache import files_digest
+from recbole_scale.data.cache import files_digest, named
 from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
@@ -67,11 +67,11 @@ def prepare(config: RunConfig, loaded: LoadedData | None = None) -> Prepared:
     open_log(config)
     to_file_only(getLogger(), str(config))
     read = create_dataset if loaded is None else loaded.dataset
-    digest = data_digest(config)
     if config["per_user_file"]:
         check_writable("per_user_file", config["per_user_file"])
     check_writable("checkpoint_dir", os.path.join(config["checkpoint_dir"], "checkpoint"))
     dataset = recboles_refusal(lambda: read(config))
+    digest = named(dataset.digest) if getattr(dataset, "digest", None) else data_digest(config)
     if config["eval_type"] == EvaluatorType.RANKING and max(config["topk"]) >= dataset.item_num:
         raise UserError(
             f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"

@@ -180,10 +180,10 @@ def stated(content: Any, where: str) -> Parameter:
         UserError: it is none.
     """
     refuse = partial(_refuse, f"{where}: the parameter {shown(content)}", "the file is damaged")
-    if not isinstance(content, dict) or content.get("kind") not in list(KINDS):
+    if not isinstance(content, dict) or set(content) != {"name", "kind", "values"}:
         raise refuse("is none")
-    name, kind, values = content.get("name"), content["kind"], content.get("values")
-    if name not in list(known_keys()) or not isinstance(values, list) or not values:
+    name, kind, values = (content[part] for part in ("name", "kind", "values"))
+    if kind not in list(KINDS) or name not in list(known_keys()) or not isinstance(values, list) or not values:
         raise refuse("is none")
     if kind != "choice" and not all(map(_is_bound, values)):
         raise refuse("has no numbers")

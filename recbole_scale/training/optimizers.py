@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -21,18 +22,60 @@ def build_optimizer(
 
     One kernel updates many tensors: fused for Adam, AdamW and SGD, foreach for the others. ``momentum`` is SGD's.
     """
-    adam = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sparse_adam": SparseAdamW}.get(learner)
+    adam = {"adamw": AdamW, "adam": Adam, "sparse_adam": SparseAdamW}.get(learner)
     groups = parameter_groups(model, weight_decay, adam is not None)
     if adam is not None:
         return adam(groups, lr=learning_rate, fused=True)
     if learner == "sgd":
         return _sgd(groups, learning_rate, momentum)
-    kinds: dict[str, Any] = {"adagrad": torch.optim.Adagrad, "rmsprop": torch.optim.RMSprop}
+    kinds: dict[str, Any] = {"adagrad": Adagrad, "rmsprop": RMSprop}
     optimizer: torch.optim.Optimizer = kinds[learner](groups, lr=learning_rate, foreach=True)
     return optimizer
 
 
-class SparseAdamW(torch.optim.AdamW):
+class _Eager(torch.optim.Optimizer):
+    """Methods of torch's optimizers as they were before torch wrapped them to be left out of what it compiles.
+
+    The wrapper imports torch's compiler, two seconds of CPU at each start, and no optimizer is compiled here.
+    """
+
+    add_param_group = unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class AdamW(_Eager, torch.optim.AdamW):
+    """As torch's; see :class:`_Eager`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+class Adam(_Eager, torch.optim.Adam):
+    """As torch's; see :class:`_Eager`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
+
+
+class SGD(_Eager, torch.optim.SGD):
+    """As torch's; see :class:`_Eager`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.SGD.step))
+
+
+class Adagrad(_Eager, torch.optim.Adagrad):
+    """As torch's; see :class:`_Eager`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.Adagrad.step))
+
+
+class RMSprop(_Eager, torch.optim.RMSprop):
+    """As torch's; see :class:`_Eager`."""
+
+    step = torch.no_grad()(unwrap(torch.optim.RMSprop.step))
+
+
+class SparseAdamW(AdamW):
     """AdamW that updates of a parameter with a sparse gradient only the rows in it, as ``torch.optim.SparseAdam`` does.
 
     The moments of other rows do not decay and their weights do not move. Its state is AdamW's. Such a parameter must
@@ -83,7 +126,7 @@ def _sgd(groups: list[dict[str, Any]], learning_rate: float, momentum: float) ->
     """SGD whose momentum starts as zeros: the same steps as torch's, and a first step may be left out."""
     fuses = all(_fuses_sgd(p) for group in groups for p in group["params"])
     kernel: dict[str, Any] = {"fused": True} if fuses else {"foreach": True}
-    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, **kernel)
+    optimizer = SGD(groups, lr=learning_rate, momentum=momentum, **kernel)
     if momentum:
         for group in optimizer.param_groups:
             for p in group["params"]:

@@ -59,9 +59,6 @@ KINDS.update({f"two {kind}es" if kind == "search" else f"two {kind}s": KINDS[kin
 NUMBERS = ("run_id", "test_metrics", "best_valid_metrics", "best_epoch", "interactions_seen", "epochs")
 
 
-torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # imports torch's compiler
-
-
 class Command:
     """The command of a kind, in a process and a session of its own."""
 
