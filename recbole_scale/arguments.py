@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from recbole_scale.errors import UserError, nearest
-from recbole_scale.settings import parse_arguments
+from recbole_scale.errors import UserError, nearest, shown
+from recbole_scale.settings import parse_arguments, parse_value
 from recbole_scale.terminal import COMMANDS
 
 _PLACES = ("FILE", "DIR", "PATH")  # metavars of values that may hold commas and spaces
@@ -56,6 +57,29 @@ def whole_number(text: str) -> int:
     return value
 
 
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, not '{text[:40]}'")
+    return value
+
+
+def word(text: str) -> str:
+    """A value that is there: an empty one would be taken for an option that is not given."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+def place(text: str) -> str:
+    """A file or folder as a setting names it: ``1`` would be read as a number, ``./1`` is what was meant."""
+    return text if parse_value(word(text)) == text else f"./{text}"
+
+
 def seed_number(text: str) -> int:
     """A seed of numpy's generators, which take none below 0."""
     if (value := whole_number(text)) < 0:
@@ -81,6 +105,8 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self.register("type", int, whole_number)
+        self.register("type", float, number)
+        self.register("type", None, word)
 
     def error(self, message: str) -> NoReturn:
         """Every mistake is a sentence."""
@@ -113,14 +139,23 @@ class CommandParser(argparse.ArgumentParser):
         return options, parse_arguments(rest)
 
     def _spelled(self, args: Sequence[str]) -> list[str]:
-        """Known options with underscores; the values of a list one by one."""
+        """Known options with underscores; the values of a list one by one.
+
+        Raises:
+            UserError: an option is given twice, with two values, and does not add up.
+        """
         spelled: list[str] = []
+        given: list[tuple[argparse.Action | None, str, list[str]]] = [(None, "", [])]  # options and their words
         several = False  # whether the option before takes a list
         for argument in args:
             key, equals, value = argument.partition("=")
             if argument.startswith("-"):
                 key = key.replace("-", "_").replace("__", "--", 1) if key.startswith("--") else key
                 action = self._option_string_actions.get(key)
+                if action is None and not argument.startswith("--"):
+                    given[-1][2].append(argument)  # a number below 0
+                else:
+                    given.append((action, key, [value] if equals else []))
                 if action is None:
                     several = False
                     spelled.append(argument)
@@ -130,7 +165,13 @@ class CommandParser(argparse.ArgumentParser):
                     [key, *self._split(value, several)] if equals and action.nargs == "+" else [key + equals + value]
                 )
             else:
+                given[-1][2].append(argument)
                 spelled += self._split(argument, several)
+        first: dict[str, str] = {}
+        for action, key, words in given:
+            value = " ".join(words)
+            if action and type(action) is not argparse._AppendAction and first.setdefault(action.dest, value) != value:
+                raise UserError(f"{key} is given twice, as {shown(first[action.dest])} and {shown(value)}")
         return spelled
 
     @staticmethod

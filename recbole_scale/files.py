@@ -23,6 +23,21 @@ OURS = re.compile(r"\.\d+(-\d+)?\.tmp$")  # how the names of temporary files end
 LONGEST_NAME = 200  # of what a temporary file's name keeps of its target's
 
 
+@contextmanager
+def away() -> Iterator[str]:
+    """Work in the folder of Python's own modules; gives the folder to come back to.
+
+    An interpreter that is started takes modules from its working folder before all others, and Ray's workers from that
+    of the process that started them: a ``pickle.py`` beside the data would be run.
+    """
+    home = os.getcwd()
+    os.chdir(os.path.dirname(os.__file__))
+    try:
+        yield home
+    finally:
+        os.chdir(home)
+
+
 class WholeFile:
     """A temporary file beside ``path`` that hashes what is written to it; ``.NAME.PID.tmp``, locked by its writer.
 
@@ -98,10 +113,10 @@ def check_writable(key: str, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: naming the setting, the file and why.
     """
-    path = Path(path)
-    probe = path.with_name(f".{path.name}.{os.getpid()}.probe")
+    path = Path(path).absolute()
+    there = next(folder for folder in path.parents if folder.exists())  # the others are made when it is written
+    probe = there / f".{path.name[:LONGEST_NAME]}.{os.getpid()}.probe"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(probe, "xb"):
             pass
         probe.unlink()

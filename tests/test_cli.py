@@ -77,7 +77,8 @@ MISTAKES = [
 @pytest.mark.parametrize("arguments, says", MISTAKES, ids=[" ".join(m[0])[:40] for m in MISTAKES])
 def test_a_mistake_is_one_sentence_and_exit_code_2(walk, monkeypatch, capsys, arguments, says):
     more = [] if "--topk=[500]" in arguments else ["--topk=[5]"]
-    code, _, err = call(monkeypatch, capsys, "--dataset=walk", "--epochs=1", *more, *arguments)
+    named = [] if arguments[0].startswith("--dataset") else ["--dataset=walk"]
+    code, _, err = call(monkeypatch, capsys, *named, "--epochs=1", *more, *arguments)
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2 and len(errors) == 1, err
     assert says in errors[0]

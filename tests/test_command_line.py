@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recbole_scale import cli
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import CommandParser, place
 from recbole_scale.errors import MEND_RECBOLE, UserError, exit_code
 from recbole_scale.runs.trained import best_of_rows, checkpoints_named, one_checkpoint
 from recbole_scale.settings import parse_arguments
@@ -103,6 +103,34 @@ def test_options_are_spelled_either_way():
     assert options.files == ["a b.csv", "c,d.csv"] and settings == {"epochs": 10, "topk": [5]}
     with pytest.raises(UserError, match="no option --seed; did you mean '--seeds'"):  # nothing is abbreviated
         parser.parse_args(["--seed", "1"])
+
+
+def made_parser():
+    parser = CommandParser("made", "A command.")
+    for name, kind in (("name", None), ("rate", float), ("count", int)):
+        parser.add_argument(f"--{name}", "-" + name[0], type=kind)
+    parser.add_argument("--where", action="append", default=[])
+    parser.add_argument("--file", type=place)
+    return parser
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--name="], "argument --name/-n: is empty"), (["--file", " "], "argument --file: is empty"),
+    (["--rate=nan"], "must be a number, not 'nan'"), (["--rate", "1e400"], "must be a number, not '1e400'"),
+    (["--rate=text"], "must be a number, not 'text'"), (["--count=1.5"], "must be a whole number, not '1.5'"),
+    (["--name=a", "-n", "b"], "is given twice, as 'a' and 'b'"),
+    (["--count=1", "--where", "x=1", "--count", "2"], "--count is given twice, as '1' and '2'"),
+])  # fmt: skip
+def test_an_odd_value_of_an_option_is_one_sentence(words, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        made_parser().parse_args(words)
+
+
+def test_values_that_are_right_are_taken_as_they_are():
+    words = ["--name=a", "--name", "a", "--where", "x=1", "--where=y=2", "--rate=-1e3", "--file=1", "--count", "-2"]
+    found = made_parser().parse_args(words)
+    assert (found.name, found.where, found.rate, found.count) == ("a", ["x=1", "y=2"], -1000.0, -2)
+    assert found.file == "./1" and made_parser().parse_args(["--file=a/None"]).file == "a/None"
 
 
 def test_settings_take_both_forms():

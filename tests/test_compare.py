@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
 from recbole_scale.runs.prepared import prepare
 from recbole_scale.runs.run import make_config
-from recbole_scale.settings import run_id
+from recbole_scale.settings import parse_arguments, run_id
 from recbole_scale.training.budget import TimeBudget
 
 SMALL = {**QUICK, "embedding_size": 16, "metrics": ["Recall", "NDCG", "NLL"], "valid_metric": "NDCG@10"}
@@ -206,6 +207,27 @@ def test_mistakes_are_one_sentence_before_anything_runs(walk, arguments, sentenc
     with pytest.raises(UserError, match=sentence):
         command.main(["--dataset", "walk", *arguments])
     assert not (walk / "results").exists()
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--dataset", "walks"], "there is no data set folder .*did you mean 'walk'"),
+    (["--dataset", "walk", "--data_path", "1"], "there is no data set folder .*1.walk"),
+    (["--dataset", "walk", "--rows", "dataset"], "row could not be added to dataset"),
+    (["--dataset", "walk", "--rows", "dataset/walk/walk.inter"], "walk.inter"),
+])  # fmt: skip
+def test_a_comparison_that_could_not_end_is_not_begun(walk, monkeypatch, words, says):
+    monkeypatch.setattr("recbole_scale.compare.runs._run_alone", None)
+    with pytest.raises(UserError, match=says):
+        command.main([*words, "--models", "ScaledSASRec:tiny", "--epochs", "1", "--topk=[10]"])
+    assert not (walk / "results").exists()
+
+
+def test_a_file_of_rows_may_be_called_by_a_number(walk, monkeypatch):
+    given = []
+    monkeypatch.setattr("recbole_scale.compare.runs._run_alone", lambda words, *_: given.extend(words) or "no")
+    assert command.main(["--dataset", "walk", "--models", "ScaledSASRec:tiny", "--epochs", "1", "--rows", "1"]) == 1
+    assert parse_arguments([word for word in given if "results_file" in word]) == {"results_file": "./1"}
+    assert json.loads(Path("1").read_text())["error"] == "no"
 
 
 def test_budgets_are_read():

@@ -307,7 +307,7 @@ def test_a_run_that_the_clock_stops_goes_on_later_with_the_same_numbers(walk, mo
         assert watch.told().startswith("stopped when the time was over, to go on later: 1x8 seed 1")
     else:
         board = SimpleNamespace(note=SimpleNamespace(remote=lambda *noted: None))
-        assert _on_worker(point, torch.get_num_threads(), board, "rows.jsonl", time.time() + 3600) == _STOPPED
+        assert _on_worker(point, torch.get_num_threads(), board, "rows.jsonl", time.time() + 3600, ".") == _STOPPED
     assert len(steps) == 3 and not Path("rows.jsonl").exists() and list(Path("saved").glob("*.last.pth"))
     assert trained()["test_nll"] == expected["test_nll"]
     assert sum(steps) == expected["interactions_seen"]  # no step twice

@@ -15,6 +15,8 @@ from recbole_scale.compare.runs import Budget, Run
 from recbole_scale.data.histories import split_in_words
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.files import locked, whole_files
+from recbole_scale.runs.records import COLUMNS
+from recbole_scale.runs.row_file import check_appendable
 from recbole_scale.terminal import columns
 
 
@@ -52,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--{name} is {getattr(arguments, name)}, but must be at least 1")
     out = arguments.out or Path("results") / f"compare-{arguments.dataset}"
     shared = {**settings, **({"data_path": arguments.data_path} if arguments.data_path else {})}
+    check_appendable(arguments.results_file, COLUMNS)
     seeds = range(1, arguments.seeds + 1)
     planned = planning.plan_runs(arguments.dataset, arguments.models, seeds, budget, shared)
     held = f"another comparison works in {out}; wait for it, or choose another --out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import CommandParser, place
 
 _EXAMPLES = """  recbole-scale compare --dataset ml-100k --models SASRec GRU4Rec ScaledSASRec:tiny --epochs 5
   recbole-scale compare --dataset ml-1m --models SASRec GRU4Rec Caser BERT4Rec FMLPRec \\
@@ -33,9 +33,9 @@ def parser() -> CommandParser:
     made.add_argument("--reference", help="model that the others are tested against (default: the first)")
     made.add_argument("--samples", type=int, default=10_000, help="resamples of the users (default: %(default)s)")
     made.add_argument(
-        "--rows", "--results_file", dest="results_file", default="results/runs.jsonl", metavar="FILE",
+        "--rows", "--results_file", dest="results_file", type=place, default="results/runs.jsonl", metavar="FILE",
         help="rows of the runs (default: %(default)s)",
     )  # fmt: skip
-    made.add_argument("--data_path", help="folder of the data sets (default: dataset)")
+    made.add_argument("--data_path", type=place, help="folder of the data sets (default: dataset)")
     made.add_argument("--out", type=Path, help="folder of the tables (default: results/compare-DATASET)")
     return made

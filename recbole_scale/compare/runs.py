@@ -14,10 +14,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from recbole.data import create_dataset
 from recbole.utils import ModelType
 
 from recbole_scale.bars import bar, say
 from recbole_scale.errors import UserError, check_choice
+from recbole_scale.interfaces import RunConfig
 from recbole_scale.model.sizes import SIZE_NAMES
 from recbole_scale.plugin.register import WINDOW_MODELS, find_model
 from recbole_scale.runs import records
@@ -129,9 +131,17 @@ def plan_runs(
             times = {} if timeless else {"load_col": _with_times(shared | own)}
             chosen = {**PROTOCOL, **budget.settings(), **size, **times, **shared, **own, "seed": seed}
             config = make_config(model, dataset, config_dict=dict(chosen))
-            digest = digest or data_digest(config)
+            digest = digest or _digest_there(config)
             runs.append(Run(name, model, chosen, run_id(config), digest))
     return runs
+
+
+def _digest_there(config: RunConfig) -> str | None:
+    """What names the data; a data set that is not there is downloaded, or refused, before anything is run."""
+    if found := data_digest(config):
+        return found
+    create_dataset(config)
+    return data_digest(config)
 
 
 def _with_times(settings: dict[str, Any]) -> dict[str, list[str]]:

@@ -65,9 +65,9 @@ def _figures(found: Answer, out: Path) -> list[str]:
     return save_law_figures(found, out)
 
 
-def names_of(text: str) -> tuple[str, ...]:
+def names_of(text: str | None) -> tuple[str, ...]:
     """The names in a list such as ``large,829M``."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def range_of(text: str) -> tuple[float, float]:

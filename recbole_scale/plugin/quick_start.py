@@ -6,6 +6,7 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
+from recbole_scale.files import away
 from recbole_scale.training import group
 from recbole_scale.training.processes import start
 
@@ -30,7 +31,8 @@ def run(
         return run_recbole(**call, config_dict=config_dict)
     world = world_size if world_size > 0 else nproc
     members = {"world_size": world, "ip": ip, "port": port, "nproc": nproc, "offset": group_offset}
-    results = mp.get_context("spawn").SimpleQueue()
+    with away():  # it may start a process
+        results = mp.get_context("spawn").SimpleQueue()
     start(_member, (results, call, {**(config_dict or {}), **members}), nproc)
     return None if results.empty() else results.get()
 

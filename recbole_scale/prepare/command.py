@@ -17,7 +17,7 @@ from recbole_scale.prepare.columns import INSTEAD_OF_QUOTE, Interactions
 from recbole_scale.prepare.filters import DUPLICATES, HELD_OUT, PAPER_FILTERS, Filters, apply_filters, core_counts
 from recbole_scale.prepare.readers import FORMATS, FileRead, Options, Raw, read_raw
 from recbole_scale.prepare.sources import sha256_of
-from recbole_scale.prepare.writing import write_interactions
+from recbole_scale.prepare.writing import target_in, write_interactions
 
 COLUMNS = {
     "user": "whose sequence a row belongs to",
@@ -60,7 +60,7 @@ def prepare(
     Raises UserError for every mistake in the arguments or the files.
     """
     folder = Path(out)
-    target = folder / f"{folder.name}.inter"
+    target = target_in(folder)
     expected = expected_counts(expect, format_name) if expect else None
     _check_target(target, raw, overwrite)
     read = read_raw(format_name, raw, options)
@@ -93,8 +93,6 @@ def paper_filters(format_name: str) -> Filters:
 
 
 def _check_target(target: Path, raw: Sequence[str | Path], overwrite: bool) -> None:
-    if not target.parent.name:
-        raise UserError(f"--out '{target.parent}' has no name; give the data set's folder, such as dataset/mine")
     if any(Path(path).resolve() == target.resolve() for path in raw):
         raise UserError(f"--out would replace the raw file '{target}'; choose another folder")
     if target.exists() and not target.with_suffix(".json").exists() and not overwrite:

@@ -23,7 +23,7 @@ from recbole_scale.arguments import CommandParser, seed_number
 from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
 from recbole_scale.prepare.card import card_bytes
-from recbole_scale.prepare.writing import AtomicWriter
+from recbole_scale.prepare.writing import AtomicWriter, target_in
 
 CHUNK_INTERACTIONS = 2_000_000
 MOST_TOPICS = 128  # the second-order kernel has topics cubed entries
@@ -213,9 +213,7 @@ def write_synthetic(settings: SyntheticSettings, out: str | Path) -> dict[str, A
     """Write ``out/NAME.inter`` and its card ``out/NAME.json``, whole or not at all; return the card as a dict."""
     process = SyntheticProcess(settings)
     folder = Path(out)
-    if not folder.name:
-        raise UserError(f"--out '{out}' has no name; give the data set's folder, such as dataset/synthetic")
-    target = folder / f"{folder.name}.inter"
+    target = target_in(folder)
     domains = pa.array([f"d{number + 1}" for number in range(settings.domains)])
     with whole_files(target, target.with_suffix(".json")) as (data_file, card_file):
         writer = AtomicWriter(data_file, ["user", "item", "time", "domain"])
@@ -271,6 +269,8 @@ def _check(settings: SyntheticSettings) -> None:
     for name in ("users", "items", "interactions", "domains", "min_length"):
         if getattr(settings, name) < 1:
             raise UserError(f"{name} must be 1 or more, not {getattr(settings, name)}")
+    if settings.topics < 0:
+        raise UserError(f"topics must be 0, which chooses, or more, not {settings.topics}")
     if settings.interactions < settings.users * settings.min_length:
         raise UserError(
             f"{settings.interactions} interactions are too few for {settings.users} users of {settings.min_length} or "

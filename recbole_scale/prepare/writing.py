@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.csv
 
 from recbole_scale.data.coded import Coded
+from recbole_scale.errors import UserError
 from recbole_scale.files import WholeFile
 from recbole_scale.prepare.columns import Interactions
+from recbole_scale.settings.checks import check_dataset_name
 
 CHUNK_ROWS = 1 << 20
 FIELDS = {
@@ -21,6 +24,17 @@ FIELDS = {
     "time": "timestamp:float",
     "domain": "domain:token",
 }
+
+
+def target_in(folder: Path) -> Path:
+    """``NAME.inter`` in ``--out``, a folder called NAME.
+
+    Raises:
+        UserError: NAME is none that a data set can have.
+    """
+    if not folder.name:
+        raise UserError(f"--out '{folder}' has no name; give the data set's folder, such as dataset/mine")
+    return folder / f"{check_dataset_name(folder.name)}.inter"
 
 
 class AtomicWriter:

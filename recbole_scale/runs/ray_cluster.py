@@ -10,8 +10,16 @@ from typing import Any
 from uuid import uuid4
 
 from recbole_scale.errors import UserError
+from recbole_scale.files import away
 
 Node = Mapping[str, float]  # CPU, GPU, ... that a node has
+
+
+def initialise(ray: Any, **options: Any) -> None:
+    """Start Ray or join it as ``options`` say, quietly; its workers take no module from the working folder."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as the driver; Ray's own 15 starves runs on a busy machine
+    with away():
+        ray.init(log_to_driver=False, logging_level="ERROR", **options)
 
 
 def nodes_of(ray: Any) -> list[Node]:

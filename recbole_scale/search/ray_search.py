@@ -18,7 +18,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from recbole_scale.errors import UserError
-from recbole_scale.runs.ray_cluster import at_once, check_nodes, nodes_of
+from recbole_scale.runs.ray_cluster import at_once, check_nodes, initialise, nodes_of
 from recbole_scale.search.folder import Trial
 from recbole_scale.search.plan import SearchPlan
 from recbole_scale.search.progress import Progress
@@ -67,18 +67,16 @@ def start_ray(address: str | None, num_cpus: int | None = None) -> None:
         UserError: there is no cluster at ``address``, or this machine cannot start Ray.
     """
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # the trial changes its folder itself
-    os.environ.setdefault("RAY_worker_niceness", "0")  # as the driver; Ray's own 15 starves trials on a busy machine
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address:
         try:
-            ray.init(address=address, **quiet)
+            initialise(ray, address=address)
         except (ConnectionError, ValueError, RuntimeError) as failure:
             raise UserError(f"there is no Ray cluster at {address}") from failure
     else:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         here = {"include_dashboard": False, "object_store_memory": 128 * 2**20}
         try:
-            ray.init(address="local", num_cpus=num_cpus, **here, **quiet)
+            initialise(ray, address="local", num_cpus=num_cpus, **here)
         except Exception as failure:  # Ray raises plain ones: a machine too busy or too small
             told = str(failure).partition(". ")[0]
             raise UserError(

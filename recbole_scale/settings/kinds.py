@@ -121,6 +121,8 @@ def word(longest: int = 200, least: int = 1) -> Kind:
 
 
 def _path(value: Any) -> str:
+    if not isinstance(value, str) and value is not None:
+        raise Refused("; a name that reads as something else is written with its folder, as ./1")
     if not isinstance(value, str) or not value.strip() or "\0" in value or len(value.encode("utf-8", "replace")) > 4000:
         raise Refused
     return value

@@ -31,7 +31,7 @@ def parser() -> CommandParser:
     add("--hours", nargs="+", metavar="H", help="time for everything; 'H more' sharpens a finished study")
     add("--minutes", nargs="+", metavar="M", help="the same in minutes")
     add("--sizes", nargs="+", metavar="SIZE", help="the ladder by name (tiny), count (98.3K) or shape (2x64)")
-    add("--predict", default="", metavar="SIZES", help="sizes to predict: 10x (the largest), 829M, xlarge")
+    add("--predict", metavar="SIZES", help="sizes to predict: 10x (the largest), 829M, xlarge")
     add("--factor", type=float, default=10.0, metavar="X", help="judge a size so much larger (default: %(default)s)")
     add(
         "--worth_hits", type=float, default=0.002, metavar="HR", help="HR@10 a doubling must win (default: %(default)s)"

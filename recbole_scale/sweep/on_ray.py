@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.files import Held
 from recbole_scale.fit.rows import Row
 from recbole_scale.plugin.compat import load_ray_tune
-from recbole_scale.runs.ray_cluster import at_once, check_nodes, nodes_of, share_of_a_run
+from recbole_scale.runs.ray_cluster import at_once, check_nodes, initialise, nodes_of, share_of_a_run
 from recbole_scale.signals import OutOfTime, within
 from recbole_scale.sweep.engine import Engine, Gate, OnEpoch, RowsFile, failed_row, run_point
 from recbole_scale.sweep.sweep import Point
@@ -83,7 +84,7 @@ def joined(address: str, cpus: int | None = None) -> Iterator[Any]:
     started_here = not ray.is_initialized()
     try:
         if started_here:
-            ray.init(address=address, num_cpus=cpus, log_to_driver=False, logging_level="ERROR")
+            initialise(ray, address=address, num_cpus=cpus)
     except (ConnectionError, ValueError, RuntimeError) as failure:
         raise UserError(f"there is no Ray cluster at {address}") from failure
     try:
@@ -130,7 +131,7 @@ def _run_all(
                 yield point, row
             elif gate.admits(point):
                 until = time.time() + gate.seconds()  # the nodes' clocks are taken to agree
-                waiting[remote.remote(there, options["num_cpus"], board, path, until)] = point, there
+                waiting[remote.remote(there, options["num_cpus"], board, path, until, os.getcwd())] = point, there
         if not waiting:
             continue
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_SECONDS)
@@ -163,9 +164,11 @@ def _result(ray: Any, task: Any, point: Point, host: str | None) -> Row:
         return failed_row(point, f"the worker on {host or 'a node that it never reached'} was lost: {told}")
 
 
-def _on_worker(point: Point, cpus: float, board: Any, rows: str, until: float) -> Row:
+def _on_worker(point: Point, cpus: float, board: Any, rows: str, until: float, home: str) -> Row:
     import torch
 
+    with suppress(OSError):  # logs lie there; a node that lacks it has its own
+        os.chdir(home)
     torch.set_num_threads(max(1, int(cpus)))
     host = socket.gethostname()
     board.note.remote(point.run_id, host, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.multiprocessing as mp
 
 from recbole_scale import signals
 from recbole_scale.errors import UserError, as_mistake
+from recbole_scale.files import away
 from recbole_scale.training import group
 
 PATIENCE = 20.0  # seconds that processes have for the step they are in and a checkpoint; then they are killed
@@ -30,7 +32,8 @@ def start(work: Callable[..., None], arguments: tuple[Any, ...], processes: int)
     context: Any = None
     try:
         with signals.held():
-            context = mp.spawn(_member, (work, *arguments), nprocs=processes, join=False)
+            with away() as home:
+                context = mp.spawn(_member, (home, work, *arguments), nprocs=processes, join=False)
             with signals.handed_on(context.pids()):
                 _wait(context)
     except mp.ProcessExitedException as failure:
@@ -50,9 +53,10 @@ def start(work: Callable[..., None], arguments: tuple[Any, ...], processes: int)
             Path(left).unlink(missing_ok=True)
 
 
-def _member(local_rank: int, work: Callable[..., None], *arguments: Any) -> None:
+def _member(local_rank: int, home: str, work: Callable[..., None], *arguments: Any) -> None:
     """One process, whose failure reaches the first one as text alone: what is no bug leaves as a plain UserError."""
     try:
+        os.chdir(home)
         work(local_rank, *arguments)
     except Exception as failure:
         mistake = as_mistake(failure)
