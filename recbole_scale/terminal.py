@@ -10,9 +10,17 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from logging import getLogger
 from typing import Any
 
 COMMANDS = r"(?:recbole-scale|run_recbole|run_hyper|torchrun) "
+
+
+@cache
+def say_once(warning: str) -> None:
+    """Log a warning the first time that this process has it to say."""
+    getLogger().warning(warning)
 
 
 def columns(stream: Any) -> float:

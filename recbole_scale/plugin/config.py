@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import recbole
 import torch
 from recbole.config import Config
-from recbole.utils import ModelType
+from recbole.utils import EvaluatorType, ModelType
 
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import RunConfig
@@ -30,6 +29,7 @@ from recbole_scale.settings.checks import check_columns, check_dataset_name, doc
 from recbole_scale.settings.keys import defaults
 from recbole_scale.settings.reading import find_settings_file, load_settings_file, load_yaml
 from recbole_scale.settings.unsafe import refuse_unsafe, without_unsafe
+from recbole_scale.terminal import say_once
 from recbole_scale.training import group
 from recbole_scale.training.best import ranking_metric
 
@@ -153,7 +153,10 @@ class ScaleConfig(Config):
         final: dict[str, Any] = super()._get_final_config_dict()
         given = self.external_config_dict
         sequential = final["MODEL_TYPE"] == ModelType.SEQUENTIAL
-        fit_metrics(final, given)
+        one_kind = EvaluatorType.RANKING if self.model in WINDOW_MODELS else None
+        if final["MODEL_TYPE"] == ModelType.DECISIONTREE:
+            one_kind = EvaluatorType.VALUE
+        fit_metrics(final, given, one_kind)
         if sequential and final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
             final["train_neg_sample_args"] = None
         refuse_unsafe(final)
@@ -166,7 +169,7 @@ class ScaleConfig(Config):
         if "load_col" not in given and not _has_own_properties(self.dataset):
             _name_columns(final, sequential)
         check_columns(final)
-        check_metrics(final)
+        check_metrics(final, self.model, one_kind)
         return final
 
     def _set_default_parameters(self) -> None:
@@ -185,7 +188,7 @@ class ScaleConfig(Config):
         wanted = str(self.external_config_dict.get("device") or "")
         use_gpu = bool(final["use_gpu"] and final["gpu_id"] not in ("", "-1") and wanted != "cpu" and _gpu_is_there())
         if wanted.startswith("cuda") and not use_gpu:
-            _say_once(f"device is {wanted}, but there is no GPU that torch can use: this runs on the CPU")
+            say_once(f"device is {wanted}, but there is no GPU that torch can use: this runs on the CPU")
         if self.model in WINDOW_MODELS and final["compile"]:
             check_compiler(torch.device("cuda" if use_gpu else "cpu"))
         # keeps RecBole's own distributed hooks out: dummy forward passes, nccl only, metrics weighted wrongly
@@ -199,11 +202,6 @@ class ScaleConfig(Config):
         final["device"] = torch.device("cuda", final["local_rank"]) if use_gpu else torch.device("cpu")
         if final["local_rank"] + final["offset"] != 0:
             final.update(state="error", show_progress=False, log_wandb=False)
-
-
-@cache
-def _say_once(warning: str) -> None:
-    getLogger().warning(warning)
 
 
 def begin(config: RunConfig) -> None:

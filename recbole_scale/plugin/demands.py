@@ -1,18 +1,24 @@
-"""What RecBole's models ask of the data besides interactions: labels, items to compare with, enough of everything."""
+"""What RecBole's models ask of the data besides interactions: labels, items to compare with, enough of everything.
+
+Asked before a run trains or is planned, not where data are read: RecBole's API reads and splits without a training too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from recbole.data.dataloader import UserDataLoader
 from recbole.data.dataset import Dataset
-from recbole.utils import ModelType
+from recbole.utils import InputType, ModelType
 
 from recbole_scale.errors import UserError
-from recbole_scale.interfaces import Loader, RunConfig
-from recbole_scale.plugin.config import WINDOW_MODELS
+from recbole_scale.interfaces import RunConfig
 
 LABELLED_TYPES = (ModelType.CONTEXT, ModelType.DECISIONTREE)
+# of other types, those whose loss reads a label, which drawn items give where the data have none
+BY_LABEL = ("DIEN", "DIN", "DMF", "FISM", "NAIS", "NNCF", "NeuMF")
 
 
 def draws_negatives(config: RunConfig) -> bool:
@@ -20,29 +26,52 @@ def draws_negatives(config: RunConfig) -> bool:
     return (config["train_neg_sample_args"] or {}).get("distribution", "none") != "none"
 
 
-def check_labels(config: RunConfig, dataset: Dataset) -> None:
-    """Labels, for models that learn them and for metrics of them.
+def check_demands(config: RunConfig, train_data: Any) -> None:
+    """All of them, of the loader of training rows.
 
     Raises:
-        UserError: the interactions have none, or the model gives none.
+        UserError: something is missing.
     """
+    dataset = train_data._dataset
+    labelled = config["LABEL_FIELD"] in dataset.field2type
+    _check_labels(config, labelled)
+    _check_negatives(config, train_data, labelled)
+    _check_counts(config, dataset)
+
+
+def _check_labels(config: RunConfig, labelled: bool) -> None:
+    """Labels, for models that learn them and for metrics of them."""
     learnt = config["MODEL_TYPE"] in LABELLED_TYPES and not draws_negatives(config)
-    measured = "labeled" in config["eval_args"]["mode"].values()
-    if measured and config["model"] in WINDOW_MODELS:
-        raise UserError(f"{config['model']} ranks items and knows no labels; set eval_args.mode full, uni100 or pop100")
-    if (learnt or measured) and dataset.label_field not in dataset.field2type:
+    if (learnt or "labeled" in config["eval_args"]["mode"].values()) and not labelled:
         who = f"{config['model']} learns labels" if learnt else "eval_args.mode labeled measures labels"
         raise UserError(
-            f"{who}, but the interactions of '{config['dataset']}' have no column '{dataset.label_field}'; "
+            f"{who}, but the interactions of '{config['dataset']}' have no column '{config['LABEL_FIELD']}'; "
             "threshold={rating: 3} makes labels from ratings, LABEL_FIELD and load_col name a column of the file's own"
         )
 
 
-def check_counts(config: RunConfig, dataset: Dataset) -> None:
+def _check_negatives(config: RunConfig, train_data: Any, labelled: bool) -> None:
+    """Items that users have not taken, beside those taken or as rows of label 0."""
+    whole_users = isinstance(train_data, UserDataLoader)
+    if whole_users and (config["train_neg_sample_args"] or {}).get("dynamic"):
+        raise UserError(f"{config['model']} trains on whole users: train_neg_sample_args.dynamic chooses nothing there")
+    pairs = config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and config["loss_type"] != "CE" and not whole_users
+    of_graph = config["MODEL_TYPE"] == ModelType.KNOWLEDGE  # its triples are drawn by the same setting
+    if (pairs or of_graph or (config["model"] in BY_LABEL and not labelled)) and not draws_negatives(config):
+        raise _no_draws(config)
+
+
+def _no_draws(config: RunConfig) -> UserError:
+    return UserError(
+        f"{config['model']} learns from items that a user has not taken beside those taken, but "
+        "train_neg_sample_args draws none; leave it out, or set {distribution: uniform, sample_num: 1}"
+    )
+
+
+def _check_counts(config: RunConfig, dataset: Dataset) -> None:
     """As many users and items as a model of RecBole's groups or looks through, padding included.
 
-    Raises:
-        UserError: there are fewer, which the model itself finds while it trains; NCL after its first twenty epochs.
+    The model itself finds that there are fewer while it trains; NCL after its first twenty epochs.
     """
     least = {"NCL": min(dataset.user_num, dataset.item_num)}.get(config["model"], dataset.item_num)
     for key in ("num_clusters", "reranker_CAN_NUM"):
@@ -52,25 +81,18 @@ def check_counts(config: RunConfig, dataset: Dataset) -> None:
 
 
 @contextmanager
-def missing_draws_told(config: RunConfig, loader: Loader) -> Iterator[None]:
-    """Turn the errors of a training without the columns that negatives or labels make into a sentence.
+def failures_told(config: RunConfig) -> Iterator[None]:
+    """Turn what only a batch shows into a sentence: DGCF's draws, a label that a model outside RecBole reads.
 
     Raises:
         UserError: naming the setting.
     """
-    asked = config["train_neg_sample_args"] or {}
-    if asked.get("dynamic") and not hasattr(loader, "get_model"):
-        raise UserError(f"{config['model']} trains on whole users: train_neg_sample_args.dynamic chooses nothing there")
     try:
         yield
-    except (KeyError, NotImplementedError, ValueError) as failure:
+    except (KeyError, ValueError) as failure:
         what = str(failure.args[0]) if failure.args else ""
-        column = isinstance(failure, KeyError) and what.startswith((config["NEG_PREFIX"], config["LABEL_FIELD"]))
-        if not draws_negatives(config) and (column or "sampling distribution [none]" in what):
-            raise UserError(
-                f"{config['model']} learns from items that a user has not taken beside those taken, but "
-                "train_neg_sample_args draws none; leave it out, or set {distribution: uniform, sample_num: 1}"
-            ) from failure
+        if isinstance(failure, KeyError) and what == config["LABEL_FIELD"] and not draws_negatives(config):
+            raise _no_draws(config) from failure
         if config["model"] == "DGCF" and what.startswith("Sample larger than population"):
             raise UserError(
                 "DGCF draws as many items as users for each batch, and there are not so many; "

@@ -17,6 +17,7 @@ from torch import Tensor
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import Batch, RecBoleTrainer, RunConfig
 from recbole_scale.model.likelihood import are_probabilities, held_out_nll, nll_kind
+from recbole_scale.plugin.demands import check_demands
 from recbole_scale.plugin.seen import Pairs
 from recbole_scale.plugin.summing import from_sums, rows_needed, sums
 from recbole_scale.training import group, parallel
@@ -97,6 +98,11 @@ class ScaleCollector(Collector):
         self.data_struct, self._filtered = Gathered(), Gathered()
         self._seen: Callable[[], Pairs] | None = None
         self._probabilities: bool | None = None
+
+    def data_collect(self, train_data: Any) -> None:
+        """RecBole's trainers begin with this."""
+        check_demands(self.config, train_data)
+        super().data_collect(train_data)
 
     def collect_nll(self, model: object, scores: Tensor, row: Tensor, item: Tensor) -> None:
         """Keep the NLL of a batch if a metric asks for it; ``scores`` are as the model gave them, [B, V + 1]."""

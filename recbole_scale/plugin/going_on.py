@@ -12,7 +12,7 @@ from recbole.utils import ModelType
 
 from recbole_scale.data.id_tables import id_tables
 from recbole_scale.interfaces import Trainer
-from recbole_scale.plugin.demands import missing_draws_told
+from recbole_scale.plugin.demands import failures_told
 from recbole_scale.training.checkpoint import load_checkpoint, random_state, set_random_state
 
 STATE = "going_on"
@@ -55,7 +55,7 @@ def install(trainer_class: Any) -> None:
             set_random_state(before["random"])
             if before["generator"] is not None:
                 train_data.generator.set_state(before["generator"].cpu())
-        with missing_draws_told(self.config, train_data):
+        with failures_told(self.config):
             return fit(self, train_data, *arguments, **named)
 
     def resume_on(self: Any, resume_file: Any) -> None:

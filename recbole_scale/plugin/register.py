@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,7 +28,6 @@ from recbole_scale.plugin.config import (
     begin,
     check_item_embedding,
 )
-from recbole_scale.plugin.demands import check_counts, check_labels
 from recbole_scale.plugin.packages import missing_package_told
 from recbole_scale.plugin.processes import one_of_several
 from recbole_scale.plugin.sampled import RowByRowLoader
@@ -177,18 +177,19 @@ def find_dataset(config: RunConfig) -> Any:
     own = getattr(classes, f"{config['model']}Dataset", None) or by_type.get(config["MODEL_TYPE"], classes.Dataset)
     if config["model"] in WINDOW_MODELS or rows_on_demand(config):
         own = HistoryDataset if config["model"] in WINDOW_MODELS else BaselineDataset
-    dataset = own(config)
-    check_labels(config, dataset)
-    check_counts(config, dataset)
-    return dataset
+    return own(config)
 
 
 def _samplers(config: RunConfig, dataset: DataSet, built_datasets: list[Any]) -> Any:
-    """RecBole's samplers, made at the one place where all parts of a split are at hand."""
+    """RecBole's samplers, made at the one place where all parts of a split are at hand.
+
+    A loader reads by its sampler's phase how it is to draw, and takes test's way where it has no sampler.
+    """
     from recbole_scale.plugin.seen import note_earlier_parts
 
     note_earlier_parts(built_datasets)
-    return _ORIGINAL["create_samplers"](config, dataset, built_datasets)
+    train, valid, test = _ORIGINAL["create_samplers"](config, dataset, built_datasets)
+    return train, valid or SimpleNamespace(phase="valid"), test
 
 
 def _batch_with_seen(self: Any, index: Any) -> Any:

@@ -12,7 +12,7 @@ REPLACED: dict[str, str] = {
     "get_trainer": "ScaledSASRec's trainer, and those of several processes",
     "create_dataset": "histories in place of padded rows; a pickle that lies in checkpoint_dir is not opened",
     "get_dataloader": "loaders over histories; sequential models are ranked a row at a time among sampled items too",
-    "create_samplers": "what a user had before is noted from the split's earlier parts",
+    "create_samplers": "what a user had before is noted from the split's earlier parts; valid labeled beside test uniN",
     "load_split_dataloaders": "a pickle, opened whenever a file of its name lies in checkpoint_dir",
     "load_data_and_model": "torch 2.6 and later refuse its pickled Config; names of code in a checkpoint are dropped",
     "run": "recbole.quick_start.run with several processes on today's torch",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from recbole_scale.plugin.demands import check_demands
 from recbole_scale.training.checkpoint import load_checkpoint, plain_config, save_checkpoint
 
 
@@ -37,11 +38,12 @@ def _save(self: Any, epoch: int) -> None:
 
 
 def _without_leftovers(fit: Any) -> Any:
-    def fit_and_clean(self: Any, *arguments: Any, **named: Any) -> Any:
+    def fit_and_clean(self: Any, train_data: Any, *arguments: Any, **named: Any) -> Any:
+        check_demands(self.config, train_data)
         if self.config["model"] == "XGBoost":  # the format goes by the name
             self.temp_file, self.temp_best_file = (f"{path}.ubj" for path in (self.temp_file, self.temp_best_file))
         try:
-            return fit(self, *arguments, **named)
+            return fit(self, train_data, *arguments, **named)
         finally:
             for path in (self.temp_file, self.temp_best_file):
                 with suppress(OSError):

@@ -22,6 +22,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.files import check_writable
 from recbole_scale.interfaces import DataSet, RunConfig
 from recbole_scale.plugin.config import WINDOW_MODELS, begin, recboles_refusal
+from recbole_scale.plugin.demands import check_demands
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs.log import open_log, to_file_only
 from recbole_scale.training import group
@@ -87,6 +88,7 @@ def prepare(config: RunConfig, loaded: LoadedData | None = None) -> Prepared:
         if "num_samples" not in str(failure):  # torch's sampler, about no rows
             raise
         raise UserError(f"no interaction of '{config['dataset']}' is left to train on") from failure
+    check_demands(config, train_data)
     dataset.histories = histories if histories is not None else getattr(dataset, "histories", None)
     _check_held_out(config, train_data, valid_data, test_data)
     fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None

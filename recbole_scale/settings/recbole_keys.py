@@ -75,7 +75,7 @@ LEAVE_ONE_OUT = choice("valid_and_test", "valid_only", "test_only")
 
 
 TIMES = listing(either(number(), word(60)), 2, 2)  # numbers in the unit of the data, or dates
-SHARES = Kind("three shares such as [0.8, 0.1, 0.1]", "list", lambda value: _shares(value))
+SHARES = Kind("three shares such as [0.8, 0.1, 0.1], the first above 0", "list", lambda value: _shares(value))
 
 
 def _shares(value: Any) -> list[float]:
@@ -96,7 +96,7 @@ def _split(value: Any) -> dict[str, Any]:
 
 
 SPLIT = Kind(
-    "{LS: valid_and_test} (leave-one-out), {RS: [0.8, 0.1, 0.1]} (shares) or "
+    "{LS: valid_and_test} (leave-one-out), {RS: [0.8, 0.1, 0.1]} (shares, the first above 0) or "
     "{TS: [t1, t2]} (two times, or three shares, of one time line)",
     "dict",
     _split,
