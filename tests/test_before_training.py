@@ -7,6 +7,7 @@ from conftest import QUICK, walk_rows, write_inter
 
 import recbole_scale
 from recbole_scale.errors import UserError
+from recbole_scale.runs.run import make_config
 
 ONE = {**QUICK, "epochs": 1}
 STOCK = {
@@ -31,6 +32,11 @@ def split(rule, value):
 def test_a_split_without_valid_or_test_trains_as_recboles_does(walk, model, settings, eval_args, valid, test):
     result = recbole_scale.run(model, "walk", config_dict={**settings, "eval_args": eval_args})
     assert bool(result["best_valid_result"]) == valid and bool(result["test_result"]) == test
+
+
+def test_the_share_to_train_on_is_above_nothing(walk):
+    with pytest.raises(UserError, match="the first above 0"):
+        make_config("BPR", "walk", config_dict={"eval_args": split("RS", [0, 0.5, 0.5])})
 
 
 def test_histories_too_short_for_the_split_are_told_first(walk):

@@ -25,6 +25,8 @@ from recbole_scale.training import group
 
 # losses that compare the rows of a batch with each other: on a part of the batch they are another loss
 IN_BATCH = ("FEARec", "MCCLK", "NCL", "SGL")
+# losses that add to a mean over rows what is counted otherwise: a mean over steps of histories, a sum over triples
+MIXED = ("DIEN", "KTUP")
 # losses that are sums over rows, where others are means
 SUMS = ("CDAE", "ConvNCF", "ENMF")
 # weights of a penalty that those losses add once for all rows
@@ -46,6 +48,8 @@ def check_several(model: str, kind: Any) -> None:
         reason = (
             "its loss compares the rows of a batch with each other, and would be another one on a part of the batch"
         )
+    elif model in MIXED:
+        reason = "its loss adds terms of two counts, and no weight of a part of the batch is right for both"
     if reason:
         raise UserError(f"{model} trains in one process: {reason}")
 
@@ -65,13 +69,17 @@ def share(batch: Batch, times: int, rank: int, world: int) -> Any:
     return Interaction({name: values[rows(len(values))] for name, values in batch.interaction.items()})
 
 
-def weight_of(mine: Batch, batch: Batch, config: RunConfig, world: int) -> float:
-    """What makes the mean over processes of the loss of ``mine`` the loss of the whole ``batch``."""
+def weights_of(mine: Batch, batch: Batch, config: RunConfig, world: int) -> tuple[float, ...]:
+    """What makes the mean over processes of the loss of ``mine`` the loss of the whole ``batch``.
+
+    One weight, or one for each part of a loss that has several.
+    """
     model = config["model"]
     of_triples = model == "MKR" and config["HEAD_ENTITY_ID_FIELD"] in batch.columns
     if model in SUMS or of_triples or (model == "S3Rec" and config["train_stage"] == "pretrain"):
-        return float(world)
-    return _terms(mine, config) * world / max(_terms(batch, config), 1)
+        return (float(world),)
+    counts = zip(_terms(mine, config), _terms(batch, config), strict=True)
+    return tuple(part * world / max(whole, 1) for part, whole in counts)
 
 
 def share_penalties(network: Model, model: str, world: int) -> None:
@@ -81,9 +89,15 @@ def share_penalties(network: Model, model: str, world: int) -> None:
         setattr(network, name, [part / world for part in whole] if isinstance(whole, list) else whole / world)
 
 
-def _terms(batch: Batch, config: RunConfig) -> int:
-    """How many terms the batch's mean loss has: its rows, or BERT4Rec's masked places."""
-    return int((batch[config["MASK_INDEX"]] > 0).sum()) if config["model"] == "BERT4Rec" else len(batch)
+def _terms(batch: Batch, config: RunConfig) -> tuple[int, ...]:
+    """How many terms the batch's mean loss has, or each of its parts: rows, triples, BERT4Rec's masked places."""
+    model = config["model"]
+    if model == "BERT4Rec":
+        return (int((batch[config["MASK_INDEX"]] > 0).sum()),)
+    if model not in ("CFKG", "CKE"):
+        return (len(batch),)
+    rows, triples = len(batch[config["USER_ID_FIELD"]]), len(batch[config["HEAD_ENTITY_ID_FIELD"]])
+    return (rows + triples,) if model == "CFKG" else (rows, triples, rows)
 
 
 def one_of_several(trainer_class: Any) -> Any:
@@ -102,7 +116,8 @@ class Shared:
     """Makes a trainer of RecBole's one of several: weights, batches, gradients, evaluations, checkpoint."""
 
     def __init__(self, trainer: RecBoleTrainer) -> None:
-        self.trainer, self.weight = trainer, 1.0
+        self.trainer = trainer
+        self.weights: tuple[float, ...] = (1.0,)
         model = trainer.model
         torch.manual_seed(trainer.config["seed"] + group.rank())  # each its own dropout
         drawn = group.gather((random.getstate(), np.random.get_state()))[0]  # all the same batches
@@ -128,7 +143,7 @@ class Shared:
         times = getattr(getattr(loader, "general_dataloader", loader), "times", 1)  # of a knowledge graph's loader
         mine = share(batch, times, rank, world)
         empty = rank >= len(batch) // times  # it repeats a row that another process has
-        self.weight = 0.0 if empty else weight_of(mine, batch, self.trainer.config, world)
+        self.weights = (0.0,) if empty else weights_of(mine, batch, self.trainer.config, world)
         return mine
 
     @contextmanager
@@ -152,7 +167,8 @@ class Shared:
         def weighted(*arguments: Any, **named: Any) -> Any:
             losses = loss_of(*arguments, **named)
             parts = losses if isinstance(losses, tuple) else (losses,)
-            parts = tuple(part * self.weight for part in parts)
+            weights = self.weights if len(self.weights) == len(parts) else self.weights * len(parts)
+            parts = tuple(part * weight for part, weight in zip(parts, weights, strict=True))
             if torch.is_grad_enabled():
                 first = next(part for part in parts if part.requires_grad)
                 first.register_hook(self._average_at_the_end)
