@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recbole_scale.data.hashed import share_of_user
 from recbole_scale.errors import UserError
-from recbole_scale.model.sizes import SIZE_NAMES, equal_shapes, heads_of, named, nearest_size, shaped
+from recbole_scale.model.sizes import SIZE_NAMES, equal_shapes, heads_of, named, nearest_size, rung_of, shaped
 
 PAPER = {"tiny": 98_304, "small": 786_432, "base": 1_572_864, "medium": 9_437_184, "large": 75_497_472,
          "xlarge": 829_440_000}  # fmt: skip
@@ -51,6 +51,12 @@ def test_equal_shapes_keep_n_within_two_percent(n_blocks: int) -> None:
 def test_a_wrong_shape_is_told(text: str) -> None:
     with pytest.raises(UserError, match="shape"):
         shaped(text)
+
+
+@pytest.mark.parametrize("text", ["10001x8", "1x1000001", "9" * 30 + "x8", "99999999999999999999999"])
+def test_shapes_beyond_what_settings_take_are_refused_at_once(text: str) -> None:
+    with pytest.raises(UserError, match="beyond 10,000 layers or 1,000,000 dimensions"):
+        rung_of(text)
 
 
 def test_no_equal_shapes_is_told() -> None:

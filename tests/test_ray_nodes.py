@@ -59,6 +59,22 @@ def test_a_node_that_does_not_see_the_folder_is_named(two_nodes, folder):
 
 
 @pytest.mark.slow
+def test_a_node_that_cannot_import_the_package_is_named(two_nodes, folder):
+    """In real workers, whose package of this name fails as one does that lacks what it needs."""
+    broken = folder / "broken" / "recbole_scale"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("import pyarrow_of_another_machine\n")
+    elsewhere = {"env_vars": {"PYTHONPATH": str(broken.parent)}}
+    there = SimpleNamespace(
+        nodes=two_nodes.ray.nodes,
+        get=two_nodes.ray.get,
+        remote=lambda **told: two_nodes.ray.remote(**told, runtime_env=elsewhere),
+    )
+    with pytest.raises(UserError, match=rf"the node {socket.gethostname()} cannot import recbole_scale there .Module"):
+        check_nodes(there, [str(folder)])
+
+
+@pytest.mark.slow
 def test_a_search_by_the_clusters_address_ends_with_its_best_trial(two_nodes, walk):
     space = walk / "my.hyper"
     space.write_text("learning_rate choice [0.001, 0.01]\n")

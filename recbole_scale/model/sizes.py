@@ -21,6 +21,7 @@ from recbole_scale.settings import BY_DATA, properties_folder
 from recbole_scale.text import parse_count
 
 SIZE_NAMES = ("tiny", "small", "base", "medium", "large", "xlarge")
+DEEPEST, WIDEST = 10_000, 1_000_000  # layers and d_model of settings
 EQUAL_N = 0.02  # shapes count as of equal size within this share of N
 # what the sizes' files say, as they are shipped, of the keys that the data may decide: another value was edited
 SHIPPED = {
@@ -149,12 +150,14 @@ def shaped(text: str) -> Rung:
     """A shape written ``LAYERSxD_MODEL`` or ``LAYERSxD_MODELxHEADS``; what it does not say is the nearest size's.
 
     Raises:
-        UserError: another form, or heads that do not divide d_model.
+        UserError: another form, beyond :data:`DEEPEST` or :data:`WIDEST`, or heads that do not divide d_model.
     """
     found = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", text.strip().lower())
     if not found or not int(found[1]) or not int(found[2]):
         raise UserError(f"the shape '{text}' is not of the form LAYERSxD_MODEL or LAYERSxD_MODELxHEADS, as 2x64")
     layers, d_model = int(found[1]), int(found[2])
+    if layers > DEEPEST or d_model > WIDEST:
+        raise UserError(f"the shape '{text[:60]}' is beyond {DEEPEST:,} layers or {WIDEST:,} dimensions")
     heads = int(found[3]) if found[3] else heads_of(d_model)
     if not heads or d_model % heads:
         raise UserError(f"the shape '{text}' has {d_model} dimensions, which {heads} heads do not divide")
