@@ -164,12 +164,20 @@ def differences(stats: Mapping[str, Any], expected: Mapping[str, int]) -> list[s
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The data card at ``path``; empty where there is none, or something else."""
+    """The data card at ``path``; empty where there is none, or something else, and without parts of another kind."""
     try:
         card = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        json.dumps(card, ensure_ascii=False).encode()  # half a letter cannot be shown
+    except (OSError, ValueError, RecursionError):
         return {}
-    return card if isinstance(card, dict) else {}
+    if not isinstance(card, dict):
+        return {}
+    dropped, files = card.get("dropped"), card.get("files")
+    right = {
+        "dropped": isinstance(dropped, dict),
+        "files": isinstance(files, list) and all(isinstance(one, dict) for one in files),
+    }
+    return {name: part for name, part in card.items() if right.get(name, True)}
 
 
 def card_bytes(card: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,6 @@ import random
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,9 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from kept_readers import cache_reader, card_reader, sharded_reader
 from mutants import damaged, odd_line, odd_value
+from reader import Reader
 from twins import (
     fields,
     keys,
@@ -32,23 +33,6 @@ from twins import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Reader:
-    """``good``: inputs; ``read(path)`` reads a file made of one; ``same`` says whether what was read is the input's.
-
-    ``same`` is only given where nothing but the written content may be believed.
-    """
-
-    name: str
-    good: list[Any]
-    read: Callable[[Path], Any]
-    write: Callable[[Any, Path], None] = lambda content, path: path.write_bytes(content)
-    change: Callable[[Any, random.Random], Any] = damaged
-    same: Callable[[Any, Any], bool] | None = None
-    weight: int = 10
-    suffixes: list[str] = field(default_factory=lambda: ["input"])
 
 
 def quiet(act: Callable[[], Any]) -> Any:
@@ -296,4 +280,7 @@ def all_readers(folder: Path) -> list[Reader]:
         *settings_readers(folder),
         *search_readers(folder),
         *prepare_readers(folder),
+        sharded_reader(folder),
+        cache_reader(folder),
+        card_reader(folder),
     ]

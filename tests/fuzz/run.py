@@ -22,7 +22,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "helpers")]
 
-from readers import Reader, all_readers  # noqa: E402
+from reader import Reader  # noqa: E402
+from readers import all_readers  # noqa: E402
 
 import recbole_scale  # noqa: E402, F401 (registers the plugin before RecBole is imported)
 from recbole_scale.errors import UserError  # noqa: E402
