@@ -87,6 +87,17 @@ def seed_number(text: str) -> int:
     return value
 
 
+def positive_number(text: str) -> float:
+    """A finite number above 0, such as a price."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not '{text[:40]}'") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"is {value:g}, but must be a finite number above 0")
+    return value
+
+
 class CommandParser(argparse.ArgumentParser):
     """Options as ``--key value`` or ``--key=value``, with ``-`` or ``_`` in the key; lists by space or comma.
 

@@ -159,6 +159,19 @@ def test_a_prediction_outside_its_band_is_drawn():
         assert metrics_figure(replace(found, metric_laws={"ndcg@10": Shifted()})).axes
 
 
+def test_item_knn_is_drawn_where_rows_of_the_data_hold_it():
+    found = answer(made_rows(0.001), QUICK)
+    own = {"model": "ItemKNN", "status": "ok", "dataset": "made"}
+    others = [{**own, "test_metrics": {"ndcg@10": value}} for value in (0.12, 0.14)]
+    others.append({**own, "dataset": "another", "test_metrics": {"ndcg@10": 0.9}})
+
+    def said(rows):
+        drawn = {one.name: one for one in law_figures(found, rows)}["metrics"]
+        return [text.get_text() for panel in drawn.figure.axes for text in panel.texts]
+
+    assert [text for text in said(others) if "ItemKNN" in text] == ["ItemKNN 0.13"] and not said([])
+
+
 def test_the_law_of_all_runs_is_drawn_where_some_were_held_out():
     for holdout in ((), ("small",)):
         found = answer(made_rows(0.001), Question(resamples=100, holdout=holdout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from recbole_scale.fit.command import main, range_of
 from recbole_scale.fit.joint import joint_rows
 from recbole_scale.fit.law_output import skill_sentence
 from recbole_scale.fit.more import prices
-from recbole_scale.fit.rows import Question, best_settings, choose
+from recbole_scale.fit.more_output import price_table
+from recbole_scale.fit.rows import Question, choose
 from recbole_scale.fit.study import answer, estimate_flops
+from recbole_scale.fit.tries import best_settings
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.laws.metrics import fit_metric_law
 from recbole_scale.laws.rollout import Judgement, rollout, widening
@@ -139,7 +142,7 @@ def test_the_table_names_what_it_shows(rows_file, tmp_path, capsys):
     text, written_to = capsys.readouterr().out.split("\nwritten to")
     assert "law.json" in written_to
     assert "test_nll against n_blocks, 18 runs of 6 sizes" in text
-    assert "error above 0: predicted too high" in text and "held-out sizes fitted too: identified" in text
+    assert "error above 0: predicted too high" in text and "held-out sizes fitted too, identified" in text
     assert "unique_interactions is held at 570,000, one of 4 values" in text
     assert "held out" in text and "1.57M" in text and "rollout" in text
     assert max(map(len, text.splitlines())) <= 120
@@ -338,10 +341,78 @@ def test_the_price_of_a_per_cent_is_the_time_over_the_gain():
         return {"n_blocks": n, "seconds_train": seconds, "test_metrics": {"ndcg@10": ndcg}, "seconds_evaluate": 3.0,
                 "n_users": 6000}  # fmt: skip
 
-    first, second = prices([run(1e4, 100.0, 0.10), run(1e5, 700.0, 0.12), run(1e6, 5000.0, 0.12)], "ndcg@10", 3.6)
-    assert first.gain == pytest.approx(20.0) and first.seconds == pytest.approx(30.0)
-    assert first.money == pytest.approx(0.03) and first.serving_ms == pytest.approx(0.5)
+    start, first, second = prices(
+        [run(1e4, 100.0, 0.10), run(1e5, 700.0, 0.12), run(1e6, 5000.0, 0.12)], "ndcg@10", 3.6
+    )
+    assert (start.n, start.metric, start.gain, start.seconds) == (1e4, 0.10, None, None)
+    assert first.gain == pytest.approx(20.0) and first.seconds == pytest.approx(30.0) and np.isnan(first.error)
+    assert first.money == pytest.approx(0.03) and start.serving_ms == first.serving_ms == pytest.approx(0.5)
     assert second.seconds is None and second.money is None
+    seeds = [run(1e4, 100.0, 0.10 + off) for off in (-0.01, 0.01)] + [
+        run(1e5, 700.0, 0.11 + off) for off in (-0.01, 0.01)
+    ]
+    _, noisy = prices(seeds, "ndcg@10", None)
+    one = np.sqrt((2 * 0.1**2 + 2 * (0.01 / 0.11) ** 2) / 2)  # relative noise of a run
+    assert noisy.error == pytest.approx(100 * 1.1 * one) and noisy.gain == pytest.approx(10) and noisy.seconds is None
+    assert price_table([start, noisy])[2][2:4] == [f"+10.0 ± {2 * noisy.error:.1f} %", "no clear gain"]
+
+
+def lines_of(rows, tmp_path, capsys, *options):
+    """What the command prints about rows, in one line."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    capsys.readouterr()
+    assert main(["--rows", str(tmp_path / "rows.jsonl"), "--resamples", "100", "--out", str(tmp_path), *options]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def with_loss(loss, noise=0.001, **columns):
+    rng = np.random.default_rng(0)
+    rows = [row for row in make_rows(fractions=(1.0,)) if row["status"] == "ok"]
+    return [{**row, "test_nll": loss(row["n_blocks"]) * np.exp(noise * rng.standard_normal()), "n_items": ITEMS,
+             **columns} for row in rows]  # fmt: skip
+
+
+def test_nothing_learnt_is_told_before_the_law(tmp_path, capsys):
+    guessing = np.log(ITEMS)
+    told = lines_of(with_loss(lambda n: guessing if n < 1e4 else 5 + (900 / n) ** 0.25), tmp_path, capsys)
+    assert f"Uniform guessing {guessing:.3f} nats." in told
+    assert "The smallest size (4.8K) has not learnt yet" in told and "Train longer before asking about size." in told
+    learnt = lines_of(with_loss(lambda n: 5 + (900 / n) ** 0.25, markov_nll=5.0), tmp_path, capsys)
+    assert "has not learnt" not in learnt and "No size is better than the last item alone" in learnt
+
+
+def test_a_law_that_is_not_identified_shows_its_range_and_no_constants(tmp_path, capsys):
+    flat = lines_of(with_loss(lambda n: 6.0), tmp_path, capsys)
+    law = flat[: flat.index("rollout:")]
+    assert "not identified" in law and "10x larger, at 15.7M: " in law and "cannot be told from no gain" in law
+    assert law.count("alpha") == 1 and "the law has no skill against" in flat  # in the form alone
+    steep = lines_of(with_loss(lambda n: 7 - 0.15 * np.log(n / 5e3)), tmp_path, capsys)
+    assert re.search(r"now 6\.1[34]: a gain rollout:", steep)
+
+
+def test_best_sizes_at_equal_flops_need_no_joint_law(tmp_path, capsys):
+    """Of one amount of data, seen for several numbers of epochs, each with its own schedule."""
+    rows = []
+    for row in with_loss(lambda n: 5.0):
+        for epochs in (1, 2, 4, 8, 16, 32) if row["seed"] == 0 else ():
+            cost = row["flops_per_interaction"] * epochs * 57_000
+            loss = 5 + (900 / row["n_blocks"]) ** 0.25 + (3e5 / (57_000 * epochs)) ** 0.5
+            rows.append({**row, "epochs": epochs, "settings": {"epochs": epochs}, "unique_interactions": 57_000,
+                         "interactions_seen": 57_000 * epochs, "flops_total": cost, "test_nll": loss,
+                         "best_valid_nll": loss})  # fmt: skip
+    told = lines_of(rows, tmp_path, capsys, "--joint")
+    assert "no joint law in size and data: a law needs at least 3 different amounts of data" in told
+    best = json.loads((tmp_path / "law.json").read_text())["joint"]["best_sizes_at_equal_flops"]
+    found = [one for one in best if one["n"] is not None]
+    assert found and all(one["lower"] <= one["n"] <= one["upper"] and one["n_by_the_law"] is None for one in found)
+    assert [one["n"] for one in found] == sorted(one["n"] for one in found)  # a larger budget takes a larger size
+    assert lines_of(make_rows(), tmp_path, capsys, "--joint").count("by the joint law") == 1
+
+
+@pytest.mark.parametrize("price", ["-3", "nan", "0", "much"])
+def test_a_price_is_a_number_above_0(price, rows_file):
+    with pytest.raises(UserError, match="price_per_hour.*must be a"):
+        main(["--rows", str(rows_file), f"--price_per_hour={price}"])
 
 
 @pytest.mark.parametrize("x", ["n_parameters", "flops_total", "n_blocks_exact"])

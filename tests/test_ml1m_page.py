@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.optimize import minimize, nnls
+from scipy.stats import f as f_test
 
 from recbole_scale.fit.rows import Question, as_rows
 from recbole_scale.model.memory import Setup, memory_plan
@@ -239,7 +240,7 @@ def answer():
         "inside its band.",
         f"On ml-1m, {NOW / SMALL:.0f}x more parameters ({count(SMALL)} to {count(NOW)} without embeddings) lower the "
         f"test loss by {mean(SMALL) - seen:.3f} nats, from {mean(SMALL):.3f} to {seen:.3f}, and take NDCG@10 from "
-        f"{ndcg[0]:.4f} to {ndcg[1]:.4f}. (Uniform guessing gives {log(ROWS[0]['n_items']):.3f} nats.)",
+        f"{ndcg[0]:.4f} to {ndcg[1]:.4f}. (Uniform guessing {log(ROWS[0]['n_items']):.3f} nats.)",
         f"By the loss alone: How far it pays is not settled: by the law not beyond about {count(worthwhile())} "
         f"parameters (95 % band {worthwhile_band()}; {count(worthwhile(fitted))} without the held-out sizes), where "
         f"doubling the parameters lowers the loss by less than 0.01 nats, but the last measured step, {count(low)} to "
@@ -314,6 +315,9 @@ def evidence():
 def further():
     """Metrics as a function of the loss over every run, and the second form of their laws."""
     told = []
+    parts = [len({(row["n_layers"], row["d_model"]) for row in every_row()}),
+             len({row["unique_interactions"] for row in every_row()})]  # fmt: skip
+    runs = f"{len(every_row())} runs of {parts[0]} sizes, {parts[1]} amounts of data and 1 number of epochs"
     for metric in ("ndcg@10", "recall@10"):
         name = f"{NAMES[metric.split('@')[0]]}@10"
         x, m = np.array([(row["test_nll"], row["test_metrics"][metric]) for row in every_row()]).T
@@ -326,7 +330,7 @@ def further():
             1 / (1 + np.exp(-np.quantile(one, q))) for one, q in zip(logits[::-1], (0.025, 0.975), strict=True)
         )
         told.append(
-            f"{name} follows the loss: logit = {constant:.3f} - {-slope:.3f} * loss, over all sizes, data and epochs "
+            f"{name} follows the loss: logit = {constant:.3f} - {-slope:.3f} * loss, over {runs} "
             f"(runs lie {spread:.3f} off it in logits); at {count(ASKED)} {middle:.4f} [{low:.4f}, {high:.4f}]."
         )
         n, value = np.array([(row["n_blocks"], row["test_metrics"][metric]) for row in ROWS], dtype=float).T
@@ -335,12 +339,19 @@ def further():
         fits = []
         for k in np.concatenate(grid):
             columns = np.column_stack([np.ones_like(u), k * u - np.exp(k * u) / 2])
-            fits.append((((value - columns @ np.linalg.lstsq(columns, value)[0]) ** 2).mean(), k))
-        square, k = min(fits)
-        peak = f"peaks at {count(np.exp(np.log(n).mean()) * 2 ** (1 / k))}" if k > 0 else "grows on"
+            line = np.linalg.lstsq(columns, value)[0]
+            fits.append((((value - columns @ line) ** 2).mean(), k, line[1]))
+        square, k, w = min(fits)
+        peak = f"peaks at {count(np.exp(np.log(n).mean()) * 2 ** (1 / k))}" if w > 0 else "grows on"
+        second = made()[0].more.performance[metric][0]
+        low, high = np.quantile(second.peaks, [0.025, 0.975], method="nearest")
+        if np.isfinite(low):
+            peak += f" (95 % band of the peak {count(low)} to {count(high) if np.isfinite(high) else 'no end'})"
         hill = np.sqrt(np.mean([(v - at(size, metric)) ** 2 for size, v in zip(n, value, strict=True)]))
+        apart = max(square, hill**2) / min(square, hill**2)
+        alike = "; the runs do not tell the two apart" if f_test.sf(apart, len(n) - 3, len(n) - 3) >= 0.025 else ""
         told.append(f"{name}, Performance Law in its place: {peak}; it misses the runs by {np.sqrt(square):.4f}, the "
-                    f"saturating law by {hill:.4f} (root mean square).")  # fmt: skip
+                    f"saturating law by {hill:.4f} (root mean square){alike}.")  # fmt: skip
     return told
 
 

@@ -67,7 +67,7 @@ def test_the_first_sentence_is_that_of_the_rows():
         f"On ml-1m, {best / small:.0f}x more parameters ({show_count(small)} to {show_count(best)} without embeddings) "
         f"lower the test loss by {mean(small) - mean(best):.3f} nats, from {mean(small):.3f} to {mean(best):.3f} "
         f"(the law gives {drop:.3f}, 95 % band LOW to HIGH), and take NDCG@10 from {ndcg[0]:.4f} to {ndcg[1]:.4f}. "
-        f"(Uniform guessing gives {np.log(items):.3f} nats.)"
+        f"(Uniform guessing {np.log(items):.3f} nats.)"
     )
     low, high = map(float, re.search(r"95 % band ([\d.]+) to ([\d.]+)", first).groups())
     assert low < drop < high and low < mean(small) - mean(best) < high

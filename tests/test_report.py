@@ -28,19 +28,11 @@ from recbole_scale.report.challenges import (
     read_challenges,
 )
 from recbole_scale.report.command import main
-from recbole_scale.report.findings import (
-    SizeMean,
-    _apart,
-    ends_of,
-    headline,
-    last_step,
-    overfits_after,
-    size_means,
-    worth_up_to,
-)
+from recbole_scale.report.findings import _apart, headline, last_step, worth_up_to
 from recbole_scale.report.page import answer_text
 from recbole_scale.report.report import Study, make_study
 from recbole_scale.report.sections import key_figures
+from recbole_scale.report.sizes import SizeMean, ends_of, overfits_after, size_means
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "report.py"
 SMALL, LARGE = 12 * 16**2, 12 * 4 * 128**2
@@ -203,7 +195,9 @@ def test_a_top_within_the_noise_is_not_called_worse():
     ends = ends_of(size_means(rows, "test_nll", None))
     assert ends.noise == pytest.approx(0.05)
     assert ends.best.n == LARGE and ends.large.loss > ends.best.loss and not ends.over_the_top
-    rows[-1]["test_nll"] += 0.15
+    rows[-1]["test_nll"] += 0.15  # 2.9 standard errors, which one of six other sizes has by chance in 4 of 100 cases
+    assert not ends_of(size_means(rows, "test_nll", None)).over_the_top
+    rows[-1]["test_nll"] += 0.05
     assert ends_of(size_means(rows, "test_nll", None)).over_the_top
 
 
@@ -211,7 +205,7 @@ def test_no_gain_one_size_and_two_sizes_are_said_as_they_are():
     rising = [made_row(shape, test_nll=5 + 0.1 * index) for index, shape in enumerate(SHAPES[:4])]
     first, second = sentences(rising)
     assert "more parameters do not lower the test loss: of 4 sizes the smallest (3.07K)" in first
-    assert "not worth it beyond 3.07K" in second and "this may be noise" in second
+    assert "Whether it pays beyond 3.07K is not settled" in second and "this may be noise" in second
     first, second = sentences([made_row((2, 64))])
     assert "only one size was trained (98.3K" in first
     assert second == "How far it pays is not known: a law needs at least 3 different sizes, but x holds only 98304."
@@ -266,7 +260,7 @@ def test_where_nothing_was_learnt_nothing_is_said_of_size():
     counted = world(law_of, n_items=3706, popularity_nll=law_of(SMALL) - 0.01)
     assert "not below that of popularity" in sentences(counted)[0]
     learnt = world(law_of, n_items=3706, popularity_nll=7.5)
-    assert sentences(learnt)[0].endswith("(Uniform guessing gives 8.218 and popularity gives 7.500 nats.)")
+    assert sentences(learnt)[0].endswith("(Uniform guessing 8.218, popularity 7.500 nats.)")
 
 
 def test_where_the_form_is_wrong_the_law_does_not_decide_against_the_measured_steps():

@@ -8,7 +8,8 @@ from logging import getLogger
 from pathlib import Path
 
 from recbole_scale.errors import UserError
-from recbole_scale.fit.rows import Row, as_rows, best_settings
+from recbole_scale.fit.rows import Row, as_rows
+from recbole_scale.fit.tries import best_settings
 from recbole_scale.plugin.checkpoints import open_checkpoint
 from recbole_scale.runs import records
 from recbole_scale.settings import run_id

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from recbole_scale.errors import UserError
 from recbole_scale.fit.joint import joint_answer
-from recbole_scale.fit.law_output import as_json, as_text, joint_json, joint_text, write_json
+from recbole_scale.fit.joint_output import joint_json, joint_text
+from recbole_scale.fit.law_output import as_json, as_text, write_json
 from recbole_scale.fit.more import more_of
 from recbole_scale.fit.more_output import more_json, more_text
 from recbole_scale.fit.options import parser
-from recbole_scale.fit.rows import Question, as_rows
+from recbole_scale.fit.rows import Question, Row, as_rows
 from recbole_scale.fit.study import Answer, answer
 from recbole_scale.runs.records import read_rows
 
@@ -54,15 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content["population"] = population_json(population)
     out = Path(options.out)
     write_json(content, out / "law.json")
-    written = ["law.json", *_figures(found, out)]
+    written = ["law.json", *_figures(found, out, rows)]
     print(f"\nwritten to {out}: {', '.join(written)}")
     return 0
 
 
-def _figures(found: Answer, out: Path) -> list[str]:
+def _figures(found: Answer, out: Path, rows: Sequence[Row]) -> list[str]:
     from recbole_scale.fit.figures import save_law_figures
 
-    return save_law_figures(found, out)
+    return save_law_figures(found, out, rows)
 
 
 def names_of(text: str | None) -> tuple[str, ...]:

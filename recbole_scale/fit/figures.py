@@ -24,7 +24,7 @@ from recbole_scale.drawing import (
     save,
     style,
 )
-from recbole_scale.fit.references import reference_losses
+from recbole_scale.fit.references import NEIGHBOURS, neighbour_metrics, reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.text import show_count
@@ -32,17 +32,19 @@ from recbole_scale.text import show_count
 _MOST_METRICS = 6
 
 
-def save_law_figures(answer: Answer, out: Path) -> list[str]:
-    """Draw the loss with its residuals, and the ranking metrics where there are laws of them.
+def save_law_figures(answer: Answer, out: Path, others: Sequence[Row] = ()) -> list[str]:
+    """Draw the loss with its residuals, and the ranking metrics where there are laws of them, beside ``others``.
 
     Returns:
         Names of the files written to ``out``.
     """
-    return [name for drawn in law_figures(answer) if drawn.figure for name in save(drawn.figure, out, drawn.name)]
+    return [
+        name for drawn in law_figures(answer, others) if drawn.figure for name in save(drawn.figure, out, drawn.name)
+    ]
 
 
-def law_figures(answer: Answer) -> list[Drawn]:
-    """The figures of an answer, or why one of them is missing."""
+def law_figures(answer: Answer, others: Sequence[Row] = ()) -> list[Drawn]:
+    """The figures of an answer, or why one of them is missing; rows ``others`` may hold other models on the data."""
     size = "size" if answer.question.x != "unique_interactions" else "data"
     band = (
         "Shaded: 95 % band of the law: noise of its runs, an error of each size's own, other forms it might "
@@ -60,7 +62,7 @@ def law_figures(answer: Answer) -> list[Drawn]:
         title = f"Ranking quality against {size}"
         if answer.metric_laws:
             caption = "m = limit / (1 + (x0 / x)^alpha), drawn as the loss is."
-            drawn.append(Drawn("metrics", title, caption, metrics_figure(answer)))
+            drawn.append(Drawn("metrics", title, caption, metrics_figure(answer, others)))
         else:
             reason = "No ranking metric has a law: the rows carry none, or none that rises with size."
             drawn.append(Drawn("metrics", title, "", skipped=reason))
@@ -96,9 +98,9 @@ def loss_figure(answer: Answer) -> Figure:
     return figure
 
 
-def metrics_figure(answer: Answer) -> Figure:
-    """One panel per ranking metric against size, two in a row, with the band of its law."""
-    question = answer.question
+def metrics_figure(answer: Answer, others: Sequence[Row] = ()) -> Figure:
+    """One panel per ranking metric against size, two in a row, with the band of its law and the level of item-kNN."""
+    question, levels = answer.question, neighbour_metrics(others, answer.choice.fitted[0])
     names = list(answer.metric_laws)[:_MOST_METRICS]
     columns = min(len(names), 2)
     rows = -(-len(names) // columns)
@@ -110,6 +112,8 @@ def metrics_figure(answer: Answer) -> Figure:
         verdict = "" if answer.metric_laws[name].identified else " (not identified)"
         panel.set_title(metric_name(name) + verdict)
         panel.set_ylim(bottom=0.0)
+        if name in levels:
+            draw_levels(panel, {NEIGHBOURS: levels[name]})
         count_axis(panel)
     for panel in panels[len(names) :]:
         panel.set_visible(False)

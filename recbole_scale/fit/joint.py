@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recbole_scale.errors import UserError
-from recbole_scale.fit.rows import Question, Row, choose
+from recbole_scale.fit.rows import Question, Row, choose, matching, same_data
 from recbole_scale.fit.study import MISFIT, flops_per_interaction_of, run_label
+from recbole_scale.fit.tables import by_size, distinct, number, planned_epochs, whole_data
+from recbole_scale.fit.tries import best_settings
 from recbole_scale.laws.budget import ComputeOptimal, compute_optimal
-from recbole_scale.laws.isoflop import Optimum, isoflop_optima
+from recbole_scale.laws.isoflop import Optimum, curve_noise, isoflop_optima
 from recbole_scale.laws.loss import JointLaw, fit_joint_law
 from recbole_scale.laws.observations import MIN_SIZES
 
@@ -43,11 +45,11 @@ class JointJudgement:
 class Joint:
     """Everything the rows say of size and data together."""
 
-    law: JointLaw  # of every row
+    law: JointLaw | None  # of every row; None where they hold too few amounts of data
     optimum: ComputeOptimal | None
     held_out: list[JointJudgement]
     rolled_out: list[JointJudgement]
-    measured: list[Optimum]  # best sizes at equal FLOPs, read off finished runs
+    measured: list[tuple[Optimum, float]]  # best sizes at equal FLOPs, read off finished runs; with the law's, or nan
     notes: list[str]
 
 
@@ -80,24 +82,35 @@ def fit_both_axes(rows: Sequence[Row], question: Question) -> tuple[JointLaw, Co
     """
     kept, _, axis = joint_rows(rows, question)
     law = _law(kept, axis, question, question.resamples)
-    cost = flops_per_interaction_of(kept, axis)
     totals = _totals(kept)
-    if cost is None or not totals:
-        return law, None
-    epochs = [row["interactions_seen"] / row["unique_interactions"] for row in kept if row.get("interactions_seen")]
-    return law, compute_optimal(law, _budgets(totals), cost, epochs=float(np.median(epochs)) if epochs else 1.0)
+    return law, _best_use(law, kept, axis, _budgets(totals)) if totals else None
+
+
+def _best_use(law: JointLaw, rows: Sequence[Row], axis: str, budgets: Sequence[float]) -> ComputeOptimal | None:
+    """How the law would spend budgets, at the usual epochs of ``rows``; None where they lack FLOPs."""
+    cost = flops_per_interaction_of(rows, axis)
+    if cost is None:
+        return None
+    epochs = [row["interactions_seen"] / row["unique_interactions"] for row in rows if row.get("interactions_seen")]
+    return compute_optimal(law, budgets, cost, epochs=float(np.median(epochs)) if epochs else 1.0)
 
 
 def joint_answer(rows: Sequence[Row], question: Question) -> Joint:
     """Fit, judge on held-out sizes, roll out over sizes, and read best sizes off equal FLOPs.
 
     Raises:
-        UserError: as :func:`fit_both_axes`.
+        UserError: neither a joint law nor best sizes at equal FLOPs, as :func:`fit_both_axes`.
     """
-    law, optimum = fit_both_axes(rows, question)
+    notes: list[str] = []
+    try:
+        law, optimum = fit_both_axes(rows, question)
+    except UserError as refusal:
+        measured = measured_optima(rows, question, None, notes)
+        if not measured:
+            raise
+        return Joint(None, None, [], [], measured, [f"no joint law in size and data: {refusal}"])
     kept, held_out, axis = joint_rows(rows, question)
     out = {id(row) for row in held_out}
-    notes: list[str] = []
     judged = _judge([row for row in kept if id(row) not in out], held_out, axis, question, notes) if held_out else []
     ladder = sorted({float(row[axis]) for row in kept})
     rolled: list[JointJudgement] = []
@@ -107,7 +120,7 @@ def joint_answer(rows: Sequence[Row], question: Question) -> Joint:
         rolled += _judge(seen, rest, axis, replace(question, resamples=min(question.resamples, _ROLLOUT_RESAMPLES)), [])
     if law.lack_of_fit < MISFIT:
         notes.append(f"cells miss the joint law by more than their runs differ (p = {law.lack_of_fit:.1g})")
-    return Joint(law, optimum, judged, rolled, measured_optima(kept, axis, law, question, notes), notes)
+    return Joint(law, optimum, judged, rolled, measured_optima(rows, question, law, notes), notes)
 
 
 def _law(rows: Sequence[Row], axis: str, question: Question, resamples: int) -> JointLaw:
@@ -154,27 +167,47 @@ def _judge(
 
 
 def measured_optima(
-    rows: Sequence[Row], axis: str, law: JointLaw, question: Question, notes: list[str]
-) -> list[Optimum]:
-    """Best sizes at equal FLOPs, read off finished runs; a note where they do not tell."""
-    known = [row for row in rows if isinstance(row.get("flops_total"), int | float)]
+    rows: Sequence[Row], question: Question, law: JointLaw | None, notes: list[str]
+) -> list[tuple[Optimum, float]]:
+    """Best sizes at equal FLOPs, read off finished runs, each with the joint law's; a note where they do not tell."""
+    kept, _, axis = joint_rows(rows, question)
+    known = [row for row in _schedules(rows, kept, question) if number(row, "flops_total") and number(row, axis)]
     if not known:
         return []
-    noise = max(float(np.sqrt((law.residuals**2).mean())), _LEAST_NOISE)
     low, high = (np.log10(end) for end in (min(_totals(known)), max(_totals(known))))
     budgets = 10.0 ** np.arange(np.ceil(2 * low) / 2, high, 0.5)
     n, flops, loss = ([row[name] for row in known] for name in (axis, "flops_total", question.loss))
+    noise = curve_noise(n, flops, loss) if law is None else float(np.sqrt((law.residuals**2).mean()))
     try:
-        return isoflop_optima(n, flops, loss, budgets, noise=noise, seed=question.seed)
+        found = isoflop_optima(n, flops, loss, budgets, noise=max(noise, _LEAST_NOISE), seed=question.seed)
     except UserError as refusal:
         notes.append(f"no best size at equal FLOPs: {refusal}")
         return []
+    use = None if law is None else _best_use(law, kept, axis, [one.flops for one in found])
+    return list(zip(found, [float("nan")] * len(found) if use is None else map(float, use.n), strict=True))
+
+
+def _schedules(rows: Sequence[Row], kept: Sequence[Row], question: Question) -> list[Row]:
+    """Finished schedules of any number of epochs on the whole data, one setting each; else ``kept``, over its data."""
+    shapes = {(row.get("n_layers"), row.get("d_model")) for row in kept}
+    pool = [
+        row for row in rows
+        if row.get("status") == "ok" and all(row.get(name) == kept[0].get(name) for name in ("dataset", "model"))
+        and same_data(row, kept[0]) and number(row, question.loss)
+        and (row.get("n_layers"), row.get("d_model")) in shapes
+    ]  # fmt: skip
+    by_epochs: dict[float, list[Row]] = {}
+    for row in whole_data(matching(pool, question.where)):
+        by_epochs.setdefault(planned_epochs(row), []).append(row)
+    schedules = [row for group in by_epochs.values() for row in best_settings(group, [])]
+    costs = [len(distinct(group, "flops_total")) for group in by_size(schedules).values()]
+    return schedules if sum(count > 1 for count in costs) >= MIN_SIZES else list(kept)
 
 
 def _totals(rows: Sequence[Row]) -> list[float]:
     return [float(row["flops_total"]) for row in rows if isinstance(row.get("flops_total"), int | float)]
 
 
-def _budgets(totals: Sequence[float]) -> np.ndarray:
+def _budgets(totals: Sequence[float]) -> list[float]:
     powers = np.arange(np.floor(np.log10(min(totals))), np.ceil(np.log10(max(totals))) + 2.0)
-    return np.asarray(10.0**powers)
+    return [float(10.0**power) for power in powers]

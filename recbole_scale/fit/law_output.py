@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from recbole_scale.files import write_text
-from recbole_scale.fit.joint import Joint, JointJudgement
+from recbole_scale.fit.conclusions import (
+    AHEAD,
+    LEARN_FIRST,
+    above_last_item,
+    range_against_now,
+    reference_sentence,
+    size_means,
+    unlearnt_smallest,
+)
 from recbole_scale.fit.study import Answer, run_label
-from recbole_scale.laws.budget import ComputeOptimal
-from recbole_scale.laws.isoflop import Optimum
+from recbole_scale.laws.loss import PowerLaw
+from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.laws.rollout import Judgement
 from recbole_scale.text import show_count, text_table
 
@@ -28,7 +36,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "x": question.x,
         "loss": question.loss,
         "law": "L(x) = E + (x0 / x)^alpha",
-        **_law_json(law),
+        **law_json(law),
         "lack_of_fit_p": law.lack_of_fit,
         "forms_in_the_bands": ["E + (x0 / x)^alpha", *law.forms],
         "bands_widened_by": answer.widening,
@@ -44,7 +52,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
             name: {
                 "form": metric_law.form,
                 "law": "m(x) = limit / (1 + (x0 / x)^alpha)",
-                **_law_json(metric_law),
+                **law_json(metric_law),
                 "held_out": [judgement_json(judgement) for judgement in answer.metric_judgements[name]],
             }
             for name, metric_law in answer.metric_laws.items()
@@ -60,22 +68,7 @@ def _whole_json(whole: Answer | None) -> dict[str, Any] | None:
     """The law and predictions of every run, where some were held out."""
     if whole is None:
         return None
-    return {**_law_json(whole.law), "predictions": [asdict(prediction) for prediction in whole.predictions]}
-
-
-def joint_json(joint: Joint) -> dict[str, Any]:
-    """A joint law, how it did on what it had not seen, and the best use of some budgets as plain JSON values."""
-    content = {
-        "law": "L(n, d) = E + (n0 / n)^alpha + (d0 / d)^beta",
-        **_law_json(joint.law),
-        "lack_of_fit_p": joint.law.lack_of_fit,
-        "budgets": [] if joint.optimum is None else _budget_rows(joint.optimum),
-        "held_out": [{**asdict(one), "covered": one.covered} for one in joint.held_out],
-        "rollout": [{**asdict(one), "covered": one.covered} for one in joint.rolled_out],
-        "best_sizes_at_equal_flops": [asdict(one) for one in joint.measured],
-        "notes": joint.notes,
-    }
-    return dict(finite(content))
+    return {**law_json(whole.law), "predictions": [asdict(prediction) for prediction in whole.predictions]}
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
@@ -90,9 +83,9 @@ def as_text(answer: Answer) -> str:
     lines = [
         f"{choice.dataset}, {choice.model}: {question.loss} against {question.x}, "
         f"{len(choice.fitted)} runs of {len(sizes)} sizes",
+        *_what_is_learnt(answer),
         "",
-        *_sentence("L = E + (x0 / x)^alpha, " + answer.law.message),
-        *_constants_table(answer.law),
+        *_law_lines("L = E + (x0 / x)^alpha", answer.law, answer, question.loss),
     ]
     if answer.held_out:
         lines += ["", "held out (95 % band of the mean of as many runs; error above 0: predicted too high)"]
@@ -100,19 +93,37 @@ def as_text(answer: Answer) -> str:
     if answer.rolled_out:
         lines += ["", "rollout: the smallest sizes fitted, every larger one predicted"]
         lines += _judgement_table(answer.rolled_out)
-        lines += _sentence(skill_sentence(answer.rolled_out))
+        lines += wrapped(skill_sentence(answer.rolled_out))
     for name, metric_law in answer.metric_laws.items():
-        lines += ["", *_sentence(f"{name} = limit / (1 + (x0 / x)^alpha), {metric_law.message}")]
-        lines += _constants_table(metric_law)
+        lines += ["", *_law_lines(f"{name} = limit / (1 + (x0 / x)^alpha)", metric_law, answer, name)]
         if answer.metric_judgements[name]:
             lines += _judgement_table(answer.metric_judgements[name])
     lines += _prediction_lines(answer, "")
     if answer.whole is not None:
-        lines += ["", *_sentence("held-out sizes fitted too: " + answer.whole.law.message)]
-        lines += [*_constants_table(answer.whole.law), *_prediction_lines(answer.whole, ", held-out sizes fitted too")]
+        lines += ["", *_law_lines("held-out sizes fitted too", answer.whole.law, answer.whole, question.loss)]
+        lines += _prediction_lines(answer.whole, ", held-out sizes fitted too")
     if answer.notes:
-        lines += ["", *(line for note in answer.notes for line in _sentence(f"note: {note}"))]
+        lines += ["", *(line for note in answer.notes for line in wrapped(f"note: {note}"))]
     return "\n".join(lines)
+
+
+def _what_is_learnt(answer: Answer) -> list[str]:
+    """The losses that need no model, and whether the runs are better."""
+    rows, question = answer.choice.fitted + answer.choice.held_out, answer.question
+    nothing = unlearnt_smallest(rows, question.x, question.loss)
+    best = min(mean for _, mean, _ in size_means(rows, question.x, question.loss))
+    told = [reference_sentence(rows), f"{nothing[:1].upper()}{nothing[1:]}. {LEARN_FIRST}" if nothing else ""]
+    return [line for one in (*told, "" if nothing else above_last_item(rows, best)) if one for line in wrapped(one)]
+
+
+def _law_lines(form: str, law: PowerLaw | MetricLaw, answer: Answer, column: str) -> list[str]:
+    """A law with its constants, or, where the rows do not fix them, its range at a larger size against now."""
+    lines = wrapped(f"{form}, {law.message}")
+    if law.identified or not answer.question.resamples:
+        return [*lines, *constants_table(law)]
+    largest, now, runs = size_means(answer.choice.fitted, answer.question.x, column)[-1]
+    told = range_against_now(law, AHEAD * largest, largest, now, runs)
+    return [*lines, *(wrapped(f"  {AHEAD:g}x larger, at {show_count(AHEAD * largest)}: {told}") if told else [])]
 
 
 def skill_sentence(judged: Sequence[Judgement]) -> str:
@@ -126,7 +137,10 @@ def skill_sentence(judged: Sequence[Judgement]) -> str:
     banded = [one for one in judged if one.tells is not None]
     failing = sum(1 for one in banded if not one.tells)
     could = f'; {failing} of {len(banded)} bands hold "no change" too and prove little' if failing else ""
-    return f"mean error, nats: {said}{could}"
+    law, *others = (sum(map(abs, values)) for values in errors.values())
+    better = [name for name, other in zip(list(errors)[1:], others, strict=True) if other <= law]
+    none = f"; the law has no skill against {' and '.join(better)}" if better else ""
+    return f"mean error, nats: {said}{none}{could}"
 
 
 def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
@@ -135,66 +149,10 @@ def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
     for prediction in answer.predictions:
         lines += ["", f"at {x} = {show_count(prediction.x)}, one run (value, 95 % band){fitted}:"]
         named = {answer.question.loss: prediction.loss, **prediction.metrics}
-        lines += aligned(
-            [[name, _value(v), f"[{_value(low)}, {_value(high)}]"] for name, (v, low, high) in named.items()]
-        )
+        lines += aligned([[name, shown(v), f"[{shown(low)}, {shown(high)}]"] for name, (v, low, high) in named.items()])
         cost = "unknown: the rows lack FLOPs" if prediction.flops is None else f"about {prediction.flops:.2g} FLOPs"
         lines.append(f"  cost to train it: {cost}")
     return lines
-
-
-def joint_text(joint: Joint) -> str:
-    """A joint law and the best use of some budgets as a table."""
-    law, optimum = joint.law, joint.optimum
-    lines = [*_sentence("L = E + (n0 / n)^alpha + (d0 / d)^beta, " + law.message), *_constants_table(law)]
-    if optimum is not None:
-        lines += ["", f"best use of a budget, with every interaction seen {optimum.epochs:.3g} times"]
-        head = ["FLOPs", "n", "95 % band", "d", "95 % band", "loss", ""]
-        body = [
-            [
-                f"{row['flops']:.2g}",
-                show_count(row["n"]),
-                _counts(row["n_band"]),
-                show_count(row["d"]),
-                _counts(row["d_band"]),
-                _value(row["loss"]),
-                "beyond the rows" if row["extrapolates"] else "",
-            ]
-            for row in _budget_rows(optimum)
-        ]
-        lines += aligned([head, *body])
-    for title, judged in (("held out", joint.held_out), ("rollout over sizes", joint.rolled_out)):
-        if judged:
-            lines += ["", f"joint law, {title} (95 % band of the mean of as many runs)", *_joint_judgements(judged)]
-    if joint.measured:
-        lines += ["", "best size at equal FLOPs, read off finished runs (a parabola in log n, 95 % band)"]
-        lines += aligned([OPTIMUM_HEAD, *(optimum_row(one) for one in joint.measured)])
-    lines += [line for note in joint.notes for line in _sentence(f"note: {note}")]
-    return "\n".join(lines)
-
-
-OPTIMUM_HEAD = ["FLOPs", "sizes", "n", "95 % band"]
-
-
-def optimum_row(one: Optimum) -> list[str]:
-    """The best size at one budget as cells."""
-    if not math.isfinite(one.n):
-        return [f"{one.flops:.2g}", str(one.sizes), "no valley between them", ""]
-    band = _counts((one.lower, one.upper)) if math.isfinite(one.lower) else "none"
-    return [f"{one.flops:.2g}", str(one.sizes), show_count(one.n), band]
-
-
-def _joint_judgements(judged: Sequence[JointJudgement]) -> list[str]:
-    head = ["fitted", "n", "d", "runs", "predicted", "95 % band", "measured", "no change", "in band"]
-    body = [
-        [
-            str(one.sizes_fitted), show_count(one.n), show_count(one.d), str(one.runs), _value(one.predicted),
-            f"[{_value(one.lower)}, {_value(one.upper)}]", _value(one.observed), _value(one.no_change),
-            {None: "-", True: "yes", False: "no"}[one.covered],
-        ]
-        for one in judged
-    ]  # fmt: skip
-    return aligned([head, *body])
 
 
 def judgement_json(judgement: Judgement) -> dict[str, Any]:
@@ -208,30 +166,13 @@ def judgement_json(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _law_json(law: Any) -> dict[str, Any]:
+def law_json(law: Any) -> dict[str, Any]:
     return {
         "constants": law.constants(),
         "bands_95": {name: list(band) for name, band in law.bands().items()},
         "identified": law.identified,
         "message": law.message,
     }
-
-
-def _budget_rows(optimum: ComputeOptimal) -> list[dict[str, Any]]:
-    columns = {
-        "flops": optimum.flops,
-        "n": optimum.n,
-        "d": optimum.d,
-        "loss": optimum.loss,
-        "extrapolates": optimum.extrapolates,
-    }
-    bands = zip(*optimum.n_band, *optimum.d_band, strict=True)
-    rows: list[dict[str, Any]] = []
-    for values, (n_low, n_high, d_low, d_high) in zip(zip(*columns.values(), strict=True), bands, strict=True):
-        row: dict[str, Any] = dict(zip(columns, (value.item() for value in values), strict=True))
-        row["n_band"], row["d_band"] = [float(n_low), float(n_high)], [float(d_low), float(d_high)]
-        rows.append(row)
-    return rows
 
 
 def finite(value: Any) -> Any:
@@ -245,11 +186,11 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _constants_table(law: Any) -> list[str]:
+def constants_table(law: Any) -> list[str]:
     bands = law.bands()
     rows = []
     for name, value in law.constants().items():
-        show = show_count if name in ("x0", "n0", "d0") else _value
+        show = _count if name in ("x0", "n0", "d0") else shown
         rows.append([name, show(value), "[" + ", ".join(map(show, bands[name])) + "]"])
     return aligned(rows)
 
@@ -262,9 +203,9 @@ def _judgement_table(judgements: Sequence[Judgement]) -> list[str]:
             show_count(judgement.largest_fitted),
             show_count(judgement.x),
             str(judgement.runs),
-            _value(judgement.predicted),
-            f"[{_value(judgement.lower)}, {_value(judgement.upper)}]",
-            _value(judgement.observed),
+            shown(judgement.predicted),
+            f"[{shown(judgement.lower)}, {shown(judgement.upper)}]",
+            shown(judgement.observed),
             f"{100 * judgement.signed_error:+.2f} %",
             {None: "-", True: "yes", False: "no"}[judgement.covered],
         ]
@@ -273,15 +214,15 @@ def _judgement_table(judgements: Sequence[Judgement]) -> list[str]:
     return aligned([head, *body])
 
 
-def _counts(band: Iterable[float]) -> str:
-    return "[" + ", ".join(show_count(value) for value in band) + "]"
+def _count(value: float) -> str:
+    return show_count(value) if math.isfinite(value) else "-"
 
 
-def _value(value: float) -> str:
+def shown(value: float) -> str:
     return f"{value:#.4g}" if math.isfinite(value) else "-"
 
 
-def _sentence(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 120, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 

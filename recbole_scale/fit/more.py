@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,26 +12,28 @@ import numpy as np
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Choice, Question, Row
 from recbole_scale.fit.study import Answer, run_label
-from recbole_scale.fit.tables import by_size, number, planned_epochs
+from recbole_scale.fit.tables import by_size, distinct, number, planned_epochs
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.metric_of_loss import MetricOfLoss, fit_metric_of_loss
 from recbole_scale.laws.performance import PerformanceLaw, fit_performance_law
 from recbole_scale.laws.repeated import RepeatedLaw, fit_repeated_law
 
 METRICS = ("ndcg@10", "hit@10", "recall@10")
-_NOISE = 0.002  # a gain of the metric, relative, below which a price per per cent means nothing
+_LEAST_GAIN = 0.002  # of the metric, relative, below which a price per per cent means nothing
+_SURE = 2.0  # standard errors that make a gain clear
 
 
 @dataclass(frozen=True)
 class Price:
-    """What the step from one size to the next costs for every per cent that it wins."""
+    """What a size costs, and what the step to it from the size before costs for every per cent that it wins."""
 
-    low: float
-    high: float
-    gain: float  # per cent of the metric
-    seconds: float | None  # of training, more than at the smaller size, for each per cent; None where nothing is won
+    n: float
+    metric: float
+    serving_ms: float | None  # to rank all items for one user, measured over the test users
+    gain: float | None  # per cent of the metric, over the size before; None at the smallest size
+    error: float  # standard error of the gain, per cent; nan without repeated seeds
+    seconds: float | None  # of training, more than at the size before, for each per cent; None where no gain is clear
     money: float | None  # the same, at a price per hour
-    serving_ms: float | None  # to rank all items for one user at the larger size, measured over the test users
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class More:
     """What was found, and why the rest was not."""
 
     of_loss: dict[str, MetricOfLoss]
-    performance: dict[str, tuple[PerformanceLaw, float]]  # with the root mean square residual of the saturating law
+    pooled: tuple[int, int, int, int]  # runs behind these, with their sizes, amounts of data and numbers of epochs
+    # with the root mean square residual of the saturating law, and the runs to spare of either
+    performance: dict[str, tuple[PerformanceLaw, float, int]]
     repeated: RepeatedLaw | None
     prices: list[Price]
     metric: str | None
@@ -64,28 +69,38 @@ def more_of(rows: Sequence[Row], found: Answer, price_per_hour: float | None = N
             notes.append(f"no second form for {name}: {refusal}")
             continue
         rest: Array = value - found.metric_laws[name].predict(x)
-        performance[name] = second, float(np.sqrt((rest**2).mean()))
+        performance[name] = second, float(np.sqrt((rest**2).mean())), len(x) - 3
     metric = names[0] if names else None
-    return More(of_loss, performance, _repeated(rows, question, choice, notes), prices(own, metric, price_per_hour),
-                metric, notes)  # fmt: skip
+    pooled = (len(pool), len({run_label(row)[0] for row in pool}), len(distinct(pool, "unique_interactions")),
+              len({planned_epochs(row) for row in pool}))  # fmt: skip
+    steps = prices(own, metric, price_per_hour)
+    return More(of_loss, pooled, performance, _repeated(rows, question, choice, notes), steps, metric, notes)
 
 
 def prices(rows: Sequence[Row], metric: str | None, price_per_hour: float | None) -> list[Price]:
-    """The price of every step of the ladder in ``metric``; empty without times or the metric."""
-    sizes = []
+    """The price of every step of the ladder in ``metric``; empty without times or the metric.
+
+    A gain of less than two standard errors, or of 0.2 % where no seeds tell the noise, has no price.
+    """
+    sizes: list[tuple[float, list[float], float, float | None]] = []
     for n, group in by_size(rows, "seconds_train").items():
         values = [row["test_metrics"][metric] for row in group if metric in (row.get("test_metrics") or {})]
         if values:
-            served = [1000 * row["seconds_evaluate"] / row["n_users"] for row in group
+            times = [1000 * row["seconds_evaluate"] / row["n_users"] for row in group
                       if number(row, "seconds_evaluate") and row.get("n_users")]  # fmt: skip
             spent = float(np.mean([row["seconds_train"] for row in group]))
-            sizes.append((n, float(np.mean(values)), spent, float(np.mean(served)) if served else None))
-    found = []
-    for (low, before, less, _), (high, after, more, serving) in pairwise(sizes):
-        gain = 100.0 * (after / before - 1.0) if before > 0 else 0.0
-        seconds = (more - less) / gain if gain > 100 * _NOISE else None
+            sizes.append((n, values, spent, float(np.mean(times)) if times else None))
+    spare = sum(len(values) - 1 for _, values, _, _ in sizes)
+    square = sum(float(np.var(values)) * len(values) / np.mean(values) ** 2 for _, values, _, _ in sizes if any(values))
+    noise = math.sqrt(square / spare) if spare else math.nan  # relative, of one run
+    found = [Price(n, float(np.mean(values)), served, None, math.nan, None, None) for n, values, _, served in sizes[:1]]
+    for (_, before, less, _), (n, after, more, served) in pairwise(sizes):
+        ratio = float(np.mean(after) / np.mean(before)) if any(before) else 1.0
+        gain, error = 100.0 * (ratio - 1.0), 100.0 * ratio * noise * math.sqrt(1 / len(before) + 1 / len(after))
+        clear = gain > max(100 * _LEAST_GAIN, 0.0 if math.isnan(error) else _SURE * error)
+        seconds = (more - less) / gain if clear else None
         money = None if price_per_hour is None or seconds is None or seconds <= 0 else seconds / 3600 * price_per_hour
-        found.append(Price(low, high, gain, seconds, money, serving))
+        found.append(Price(n, float(np.mean(after)), served, gain, error, seconds, money))
     return found
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import scipy.stats
+
 from recbole_scale.fit.law_output import aligned, finite
 from recbole_scale.fit.more import More, Price
 from recbole_scale.fit.study import Answer
+from recbole_scale.laws.fit import percentiles
+from recbole_scale.laws.performance import PerformanceLaw
 from recbole_scale.text import duration, metric_name, show_count
+
+_POOLED = (("size", "sizes"), ("amount of data", "amounts of data"), ("number of epochs", "numbers of epochs"))
 
 
 def more_json(more: More) -> dict[str, Any]:
@@ -25,12 +32,13 @@ def more_json(more: More) -> dict[str, Any]:
             for name, law in more.of_loss.items()
         },
         "performance_law": {
-            name: {"b": law.b, "w": law.w, "k": law.k, "middle": law.middle, "peak": law.peak, "rmse": law.error,
+            name: {"b": law.b, "w": law.w, "k": law.k, "middle": law.middle, "peak": law.peak,
+                   "peak_band_95": list(law.peak_band), "rmse": law.error,
                    "rmse_of_the_saturating_law": hill}
-            for name, (law, hill) in more.performance.items()
+            for name, (law, hill, _) in more.performance.items()
         },
         "repeated_data": repeated,
-        "price_of_one_percent": {"metric": more.metric, "steps": [asdict(step) for step in more.prices]},
+        "price_of_one_percent": {"metric": more.metric, "sizes": [asdict(one) for one in more.prices]},
         "notes": more.notes,
     }  # fmt: skip
     return dict(finite(content))
@@ -48,18 +56,27 @@ def more_text(more: More, found: Answer) -> str:
 def more_sentences(more: More, found: Answer) -> list[str]:
     """The same as a sentence for each law."""
     told = []
+    runs, *parts = more.pooled
+    over = f"{runs} runs of {_and([_of(n, what) for n, what in zip(parts, _POOLED, strict=True)])}"
     for name, law in more.of_loss.items():
-        said = f"{metric_name(name)} follows the loss: logit = {law.a:.3f} - {law.b:.3f} * loss, over all sizes, data "
-        said += f"and epochs (runs lie {law.spread:.3f} off it in logits)"
+        low, high = percentiles(law.lines[:, 1], 0.95)
+        said = f"logit = {law.a:.3f} {'-' if law.b >= 0 else '+'} {abs(law.b):.3f} * loss, over {over} (runs lie "
+        said += f"{law.spread:.3f} off it in logits)"
+        if low <= 0:
+            told.append(
+                f"{metric_name(name)} does not follow the loss in these runs: {said}; its slope may be 0 or less"
+            )
+            continue
+        said = f"{metric_name(name)} follows the loss: {said}"
         for one in found.predictions:
             low, high = law.interval([one.loss[1], one.loss[2]], new_run=True)
             said += f"; at {show_count(one.x)} {float(law.predict(one.loss[0])):.4f} [{high_low(low, high)}]"
         told.append(said)
-    for name, (second, hill) in more.performance.items():
-        peak = "grows on" if second.peak is None else f"peaks at {show_count(second.peak)}"
+    for name, (second, hill, spare) in more.performance.items():
         told.append(
-            f"{metric_name(name)}, Performance Law in its place: {peak}; it misses the runs by {second.error:.4f}, "
-            f"the saturating law by {hill:.4f} (root mean square)"
+            f"{metric_name(name)}, Performance Law in its place: {_peak(second)}; it misses the runs by "
+            f"{second.error:.4f}, the saturating law by {hill:.4f} (root mean square)"
+            f"{_which(second.error, hill, spare)}"
         )
     if more.repeated is not None:
         low, high = more.repeated.bands()["repeats"]
@@ -71,11 +88,37 @@ def more_sentences(more: More, found: Answer) -> list[str]:
     return told
 
 
+def _of(count: int, what: tuple[str, str]) -> str:
+    return f"{count} {what[count != 1]}"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _which(second: float, hill: float, spare: int) -> str:
+    """Whether the misses of two forms of three constants each differ by more than chance: an F test, 95 %."""
+    smaller, larger = sorted((second**2, hill**2))
+    if larger <= smaller * float(scipy.stats.f.isf(0.025, spare, spare)):
+        return "; the runs do not tell the two apart"
+    return ""
+
+
+def _peak(law: PerformanceLaw) -> str:
+    """Where the metric is best, as far as the runs tell."""
+    low, high = law.peak_band
+    upper = show_count(high) if math.isfinite(high) else "no end"
+    if math.isinf(low) and law.peak is None:
+        return "grows on"
+    said = "grows on" if law.peak is None else f"peaks at {show_count(law.peak)}"
+    return f"{said} (95 % band of the peak {show_count(low)} to {upper})"
+
+
 def price_table(prices: Sequence[Price]) -> list[list[str]]:
-    """What every step of the ladder costs, below a head."""
-    money = any(step.money is not None for step in prices)
-    head = ["from", "to", "gain", "training for +1 %", *(["price of +1 %"] if money else []), "ms a user"]
-    return [head, *(_price_row(step, money) for step in prices)]
+    """What every size costs and the step to it, below a head."""
+    money = any(one.money is not None for one in prices)
+    head = ["size", "metric", "gain", "training for +1 %", *(["price of +1 %"] if money else []), "ms a user"]
+    return [head, *(_price_row(one, money) for one in prices)]
 
 
 def high_low(low: Any, high: Any) -> str:
@@ -83,11 +126,14 @@ def high_low(low: Any, high: Any) -> str:
     return f"{float(min(low)):.4f}, {float(max(high)):.4f}"
 
 
-def _price_row(step: Price, money: bool) -> list[str]:
-    seconds = "no gain" if step.seconds is None else duration(step.seconds) if step.seconds > 0 else "none"
-    price = [f"{step.money:.4g}" if step.money is not None else "-"] if money else []
-    serving = "-" if step.serving_ms is None else f"{step.serving_ms:.3g}"
-    return [show_count(step.low), show_count(step.high), f"{step.gain:+.1f} %", seconds, *price, serving]
+def _price_row(one: Price, money: bool) -> list[str]:
+    serving = "-" if one.serving_ms is None else f"{one.serving_ms:.3g}"
+    if one.gain is None:
+        return [show_count(one.n), f"{one.metric:.4f}", "", "", *([""] if money else []), serving]
+    gain = f"{one.gain:+.1f}{'' if math.isnan(one.error) else f' ± {2 * one.error:.1f}'} %"
+    seconds = "no clear gain" if one.seconds is None else duration(one.seconds) if one.seconds > 0 else "none"
+    price = [f"{one.money:.4g}" if one.money is not None else "-"] if money else []
+    return [show_count(one.n), f"{one.metric:.4f}", gain, seconds, *price, serving]
 
 
 def _wrap(text: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_scale.arguments import CommandParser, seed_number
+from recbole_scale.arguments import CommandParser, positive_number, seed_number
 
 X_COLUMNS = ("n_blocks", "n_blocks_exact", "n_parameters", "flops_total", "unique_interactions")
 LOSSES = ("test_nll", "best_valid_nll")
@@ -43,7 +43,12 @@ def parser() -> CommandParser:
     add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
     add("--joint", action="store_true", help="also fit the joint law in size and data, and split budgets by it")
     add("--d_over_n", default=":", metavar="LOW:HIGH", help="interactions for each parameter that the joint law takes")
-    add("--price_per_hour", type=float, metavar="P", help="price of an hour of this machine, to cost a gain in money")
+    add(
+        "--price_per_hour",
+        type=positive_number,
+        metavar="P",
+        help="price of an hour here, to cost a gain in money",
+    )
     add("--per_user", metavar="DIR", help="files of `sweep --per_user DIR`: E for all users, not only for those tested")
     add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
     add("--seed", type=seed_number, default=0, help="seed of the resamples (default: %(default)s)")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.options import LOSSES, X_COLUMNS
+from recbole_scale.fit.tries import best_settings, note_tuning, valid_loss
 from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.text import parse_count, show_count
 
@@ -20,9 +21,6 @@ Row = Mapping[str, Any]
 _CLOSE = 0.01  # a count such as 75.5M names the size within 1 % of it
 SAME_SIZE = 0.02  # shapes whose N differs by less are one size in another shape
 _VERSION = ("data_fingerprint", "split")  # rows that differ here were measured on other items or other held-out ones
-_RUN = ("model", "n_layers", "d_model", "n_blocks", "unique_interactions")
-# settings that are a run's place in a study, or no more than what it prints
-_PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "data_fraction", "show_progress", "state"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def choose(rows: Sequence[Row], question: Question, *, fix_other_axis: bool = Tr
     shaped = question.x if question.x != "unique_interactions" else "n_blocks"
     if all(isinstance(row.get(shaped), int | float) for row in kept):
         kept = _one_shape(kept, shaped, notes)
-    _note_tuning(kept, notes)
+    note_tuning(kept, notes)
     out = {id(row) for name in question.holdout for row in _named(kept, question.x, name)}
     fitted = [row for row in kept if id(row) not in out]
     if not fitted:
@@ -203,61 +201,6 @@ def _measured(rows: list[Row], question: Question, notes: list[str]) -> list[Row
     return kept
 
 
-def best_settings(rows: Sequence[Row], notes: list[str]) -> list[Row]:
-    """The rows of one setting for each shape and amount of data: that of the lowest mean valid loss over its seeds.
-
-    The same number of settings is compared at every size, in the order of the rows: a best of more tries is lower by
-    luck alone, and choosing for each seed would also make the seeds look more alike than they are.
-    """
-    tried: dict[Any, dict[str, dict[Any, Row]]] = {}
-    for row in rows:
-        place = tuple(row.get(name) for name in _RUN)
-        seed = id(row) if row.get("seed") is None else row["seed"]
-        tried.setdefault(place, {}).setdefault(_setting(row), {})[seed] = row
-    fewest: dict[Any, int] = {}
-    for place, settings in tried.items():
-        fewest[_ladder(place)] = min(len(settings), fewest.get(_ladder(place), len(settings)))
-    kept = set()
-    for place, settings in tried.items():
-        compared = list(settings.values())[: fewest[_ladder(place)]]
-        best = min(compared, key=lambda runs: sum(map(_valid_loss, runs.values())) / len(runs))
-        kept |= {id(row) for row in best.values()}
-    if len(kept) < len(rows):
-        counts = sorted({len(settings) for settings in tried.values()})
-        compared_ = sorted(set(fewest.values()))
-        notes.append(
-            f"{len(rows) - len(kept)} runs repeat a shape with other settings, such as epochs or dropout "
-            f"({_span(counts)} settings a size): of the first {_span(compared_)} of every size the one of lowest mean "
-            "valid loss is taken, the same for all its seeds"
-        )
-    return [row for row in rows if id(row) in kept]
-
-
-def _setting(row: Row) -> str:
-    """What was set, less a run's place in a study; settings that one row names and another leaves out differ."""
-    settings = {name: value for name, value in (row.get("settings") or {}).items() if name not in _PLACE}
-    return json.dumps(settings or row.get("epochs"), sort_keys=True, default=str)
-
-
-def _ladder(place: tuple[Any, ...]) -> tuple[Any, Any]:
-    """What sizes that are compared have in common: model and amount of data."""
-    named = dict(zip(_RUN, place, strict=True))
-    return named["model"], named["unique_interactions"]
-
-
-def _span(counts: Sequence[int]) -> str:
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def _note_tuning(rows: Sequence[Row], notes: list[str]) -> None:
-    """Name the settings that set the rows apart besides size, data and seed."""
-    tables = [row.get("settings") or {} for row in rows]
-    names = dict.fromkeys(name for table in tables for name in table if name not in _PLACE)
-    apart = [name for name in names if len({json.dumps(table.get(name), default=str) for table in tables}) > 1]
-    if apart:
-        notes.append(f"the runs were not all given the same {', '.join(apart)}: tuning is part of what the law shows")
-
-
 def _one_shape(rows: list[Row], x: str, notes: list[str]) -> list[Row]:
     """One shape for every size: a named one, else that of most runs, else that of lowest valid loss."""
     kept: list[Row] = []
@@ -287,14 +230,9 @@ def same_size(rows: Iterable[Row], x: str = "n_blocks") -> list[list[Row]]:
     return groups
 
 
-def _valid_loss(row: Row) -> float:
-    value = row.get("best_valid_nll")
-    return float(value) if isinstance(value, int | float) else math.inf
-
-
 def _standing(runs: Sequence[Row]) -> tuple[bool, int, float]:
     """How a shape ranks among those of its size."""
-    return any(row.get("size") for row in runs), len(runs), -sum(map(_valid_loss, runs)) / len(runs)
+    return any(row.get("size") for row in runs), len(runs), -sum(map(valid_loss, runs)) / len(runs)
 
 
 def _named(rows: list[Row], x: str, name: str) -> list[Row]:

@@ -22,6 +22,7 @@ from recbole_scale.text import parse_count, show_count
 
 MISFIT = 0.01  # p value of the lack of fit below which something besides seed noise sets the sizes apart
 OTHER_COUNTS = {"n_blocks": "n_parameters", "n_blocks_exact": "n_parameters", "n_parameters": "n_blocks"}
+_TOLD = 1.05  # factor on a band's width from which on it is worth a note
 _ROLLOUT_RESAMPLES = 120  # enough for the width of a band, of every metric and window
 _METRICS = ("hit", "recall", "ndcg", "mrr", "map", "precision")
 
@@ -77,8 +78,8 @@ def _answer(choice: Choice, question: Question, asked: Sequence[float], wider: f
     """The answer of the fitted runs of ``choice``, judged on its held-out ones, without a rollout."""
     notes = list(choice.notes)
     law, groups = _fit(choice, question, notes)
-    if wider > 1.0:
-        law = law.widened(wider)
+    law = law.widened(wider)
+    if wider > _TOLD:
         notes.append(f"bands of the loss are {wider:.2g} times as wide as resampling makes them: sizes held out in the "
                      "rollout missed theirs by that much")  # fmt: skip
     notes += _of_other_users(choice, question)

@@ -70,6 +70,22 @@ def isoflop_optima(
     return found
 
 
+def curve_noise(n: ArrayLike, flops: ArrayLike, loss: ArrayLike) -> float:
+    """Standard deviation of log loss of runs around a parabola in log FLOPs for each size; 0 where none is left over.
+
+    Args:
+        n, flops, loss: [m] size, training FLOPs and loss of finished runs
+    """
+    sizes, costs, values = (np.asarray(column, dtype=np.float64) for column in (n, flops, loss))
+    square, spare = 0.0, 0
+    for size in np.unique(sizes):
+        x, y = np.log(costs[sizes == size]), np.log(values[sizes == size])
+        degree = min(2, len(np.unique(x)) - 1)
+        fitted = np.polyval(np.polyfit(x - x.mean(), y, degree), x - x.mean())
+        square, spare = square + float(((y - fitted) ** 2).sum()), spare + len(x) - degree - 1
+    return float(np.sqrt(square / spare)) if spare else 0.0
+
+
 def _at_budget(sizes: Array, costs: Array, values: Array, budget: float) -> tuple[Array, Array]:
     """Sizes whose runs lie on both sides of the budget, and their log loss there for every resample [R, s]."""
     ladder, columns = [], []

@@ -24,6 +24,7 @@ from recbole_scale.laws.loss import RESAMPLES, PowerLaw, power_law_of
 from recbole_scale.laws.observations import Observations
 
 FORMS = ("hill", "miss")
+_HELD = 1e-6  # of the log of a limit: so near to the highest mean, it lies there because it must
 _WORDS = {
     "the loss does not fall": "the metric does not rise",
     "the 95 % band of E reaches 0": "the 95 % band of the limit reaches 1",
@@ -39,6 +40,7 @@ class MetricLaw:
     x0: float
     alpha: float
     inner: PowerLaw = field(repr=False)  # of 1 / m (hill) or of 1 - m (miss)
+    held: bool = False  # whether the limit would lie below the highest mean measured, and is held there
 
     @property
     def identified(self) -> bool:
@@ -51,7 +53,7 @@ class MetricLaw:
         message = self.inner.message
         for ours, theirs in _WORDS.items():
             message = message.replace(ours, theirs)
-        return message
+        return f"{message}; the limit is held at the highest mean measured" if self.held else message
 
     def predict(self, x: ArrayLike) -> Any:
         """Metric at size ``x``, in its shape."""
@@ -118,7 +120,7 @@ def fit_metric_law(
     best = min(float(turned.y[turned.sizes == size].mean()) for size in np.unique(turned.sizes))
     inner = power_law_of(turned, floor=floor, ceiling=best, resamples=resamples, seed=seed)
     limit, x0, alpha = _constants(form, np.float64(inner.E), np.float64(inner.x0), np.float64(inner.alpha))
-    return MetricLaw(form, float(limit), float(x0), float(alpha), inner)
+    return MetricLaw(form, float(limit), float(x0), float(alpha), inner, bool(inner.fit.theta[0] >= best - _HELD))
 
 
 def _metric(form: str, quantity: Any) -> Any:

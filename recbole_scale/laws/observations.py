@@ -48,7 +48,8 @@ class Observations:
             sizes = np.unique(columns[name])
             if len(sizes) < MIN_SIZES:
                 shown = ", ".join(f"{size:g}" for size in sizes)
-                raise UserError(f"a law needs at least {MIN_SIZES} different sizes, but {name} holds only {shown}")
+                what = "amounts of data" if name == "d" else "sizes"
+                raise UserError(f"a law needs at least {MIN_SIZES} different {what}, but {name} holds only {shown}")
         (y,) = (np.log(columns[name]) for name in target)
         logs = np.stack([np.log(columns[name]) for name in axes], axis=1)
         labels = np.array([repr(index) for index in range(len(y))] if groups is None else [repr(g) for g in groups])

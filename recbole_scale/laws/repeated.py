@@ -20,7 +20,7 @@ from recbole_scale.laws.fitting import Array, Axes
 from recbole_scale.laws.noise import Residuals, noise_of
 from recbole_scale.laws.observations import Observations
 
-_REPEATS = np.geomspace(0.5, 200.0, 36)  # r is known to a step of this, 19 %
+_REPEATS = np.geomspace(0.5, 200.0, 36)  # scanned; between two of them a parabola tells
 _EDGE = 0.025  # share of the resamples at an end of that grid from which on r is not known
 _STARTS, _GRID, _GRID_RESAMPLE = 3, 10, 5
 
@@ -103,19 +103,34 @@ def fit_repeated_law(
     fits = [_fit(logs, seen.y[None], _GRID) for logs in all_logs]
     best = int(np.argmin([value[0] for _, value in fits]))
     logs, theta = all_logs[best], fits[best][0][0]
-    forms = Axes.of(logs).forms(logs)
-    fitted = fitting.log_law(theta[None], forms)[0]
+    constants = _between(fits, all_logs, 0)
+    fitted = np.log(_value(constants, np.exp(seen.logs[:, 0]), amounts, np.exp(seen.logs[:, 1])))
     rng = np.random.default_rng(seed)
-    slopes = fitting.gradient(theta, forms)
+    slopes = fitting.gradient(theta, Axes.of(logs).forms(logs))
     left = Residuals.of(seen.y - fitted, slopes, seen.places(seen.logs), seen.sizes, seen.groups)
     noise = noise_of(left, max(resamples, 1), rng)
     by_size, by_run = noise.errors(left, rng.standard_normal((len(noise.tau), runs)), rng)
     drawn = (fitted + by_size[:, seen.sizes] + by_run[:, seen.groups])[:resamples]
     tried = [_fit(one_logs, drawn, _GRID_RESAMPLE) for one_logs in all_logs]
-    picked = np.argmin([value for _, value in tried], axis=0)
-    draws = np.array([_constants(tried[k][0][i], all_logs[k], _REPEATS[k]) for i, k in enumerate(picked)])
-    E, n0, alpha, d0, beta, repeats = map(float, _constants(theta, logs, _REPEATS[best]))
+    draws = np.array([_between(tried, all_logs, i) for i in range(len(drawn))])
+    E, n0, alpha, d0, beta, repeats = map(float, constants)
     return RepeatedLaw(E, n0, alpha, d0, beta, repeats, draws.reshape(-1, 6))
+
+
+def _between(tried: Sequence[tuple[Array, Array]], all_logs: Sequence[Array], row: int) -> Array:
+    """(E, n0, alpha, d0, beta, r) of data set ``row`` at the lowest point of the scan, by a parabola in log r."""
+    values = np.array([value[row] for _, value in tried])
+    k = int(values.argmin())
+    here = _constants(tried[k][0][row], all_logs[k], _REPEATS[k])
+    if k in (0, len(values) - 1):
+        return here
+    left, middle, right = values[k - 1 : k + 2]
+    bend = left - 2 * middle + right
+    shift = 0.5 * (left - right) / bend if bend > 0 else 0.0
+    to = k + (1 if shift > 0 else -1)
+    there = _constants(tried[to][0][row], all_logs[to], _REPEATS[to])
+    share = abs(shift)
+    return np.exp((1 - share) * np.log(np.maximum(here, 1e-300)) + share * np.log(np.maximum(there, 1e-300)))
 
 
 def _fit(logs: Array, y: Array, grid: int) -> tuple[Array, Array]:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recbole_scale.drawing import NAMES, Drawn, count_axis, line_style, new_figure, style
-from recbole_scale.fit.rows import Row, best_settings, same_size
+from recbole_scale.fit.rows import Row, same_size
 from recbole_scale.fit.tables import LOSS, by_size, distinct, means, number, whole_data
+from recbole_scale.fit.tries import best_settings
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.report.figures_curves import epochs_figure, isoflop_figure, repetition_figure
 from recbole_scale.text import show_count

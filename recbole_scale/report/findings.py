@@ -2,100 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from recbole_scale.drawing import metric_name
-from recbole_scale.fit.references import COUNTING, GUESSING, reference_losses
+from recbole_scale.fit.conclusions import (
+    AHEAD,
+    LEARN_FIRST,
+    above_last_item,
+    range_against_now,
+    reference_sentence,
+    unlearnt_smallest,
+)
+from recbole_scale.fit.references import NEIGHBOURS
 from recbole_scale.fit.rows import Choice, Row
 from recbole_scale.fit.study import Answer
-from recbole_scale.fit.tables import by_size, curve_of
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
+from recbole_scale.report.sizes import Ends, SizeMean, ends_of, metric_of, size_means
 from recbole_scale.text import show_count
 
 WORTH = 0.01  # nats by which a doubling of the parameters must lower the loss to be called worth it: 1 % of perplexity
-METRICS = ("ndcg@10", "ndcg@5", "ndcg@50", "recall@10", "hit@10")
-NEIGHBOURS = "ItemKNN"  # its scores are no likelihood: only its ranking is told
-_AHEAD = 10.0  # times the largest size, where a law that is not identified is read
-_LEARNT = 0.1  # nats below uniform guessing that show that something was learnt
 _FEWEST, _MOST, _STEPS = 1e2, 1e14, 8  # sizes searched, and steps to a doubling
-_SURE = 2.0  # standard errors that make a difference more than noise
-_RISE = 0.01  # nats that the valid loss must rise after its best epoch to be called overfitting
-
-
-@dataclass(frozen=True)
-class SizeMean:
-    """The runs of one size."""
-
-    n: float
-    runs: int
-    loss: float  # mean, nats
-    sd: float  # standard deviation over seeds; nan with one run
-    metric: float | None  # mean of the chosen ranking metric
-    overfits_after: int | None  # epoch (from 1) after which the valid loss rises; None where it does not
-
-
-@dataclass(frozen=True)
-class Ends:
-    """The smallest, the best and the largest size, and the standard error of a difference of two runs."""
-
-    small: SizeMean
-    best: SizeMean
-    large: SizeMean
-    noise: float | None  # standard deviation of one run, nats; None without repeated seeds
-
-    @property
-    def over_the_top(self) -> bool:
-        """Whether the largest size is worse than the best one by more than noise."""
-        rise = self.large.loss - self.best.loss
-        if self.noise is None:
-            return rise > 0
-        return rise > _SURE * self.noise * float(np.sqrt(1 / self.large.runs + 1 / self.best.runs))
-
-
-def size_means(rows: Sequence[Row], loss: str, metric: str | None) -> list[SizeMean]:
-    """Means over the runs of every size, smallest first."""
-    found = []
-    for n, group in by_size(rows, loss).items():
-        losses = np.array([row[loss] for row in group], dtype=np.float64)
-        metrics = [value for row in group if (value := metric_of(row, metric)) is not None]
-        sd = float(losses.std(ddof=1)) if len(losses) > 1 else float("nan")
-        mean = float(np.mean(metrics)) if metrics else None
-        found.append(SizeMean(n, len(group), float(losses.mean()), sd, mean, overfits_after(group)))
-    return found
-
-
-def metric_of(row: Row, metric: str | None) -> float | None:
-    """A test metric of a row, None where it is missing."""
-    value = (row.get("test_metrics") or {}).get(metric)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def main_metric(rows: Sequence[Row]) -> str | None:
-    """The ranking metric to speak of: NDCG@10 where the rows have it."""
-    tables: list[Mapping[str, object]] = [row.get("test_metrics") or {} for row in rows]
-    return next((name for name in METRICS if any(name in table for table in tables)), None)
-
-
-def overfits_after(rows: Sequence[Row]) -> int | None:
-    """Median best epoch (from 1) if in most runs the valid loss rises by over 0.01 nats after it, else None."""
-    best = []
-    for row in rows:
-        epochs, losses = curve_of(row)
-        if len(losses) and losses[-1] > losses.min() + _RISE:
-            best.append(epochs[int(losses.argmin())])
-    return int(np.median(best)) if 2 * len(best) > len(rows) else None
-
-
-def ends_of(sizes: Sequence[SizeMean]) -> Ends:
-    """The sizes that matter, with the noise pooled over all sizes of more than one run."""
-    spare = sum(size.runs - 1 for size in sizes)
-    total = sum(size.sd**2 * (size.runs - 1) for size in sizes if size.runs > 1)
-    noise = float(np.sqrt(total / spare)) if spare else None
-    return Ends(sizes[0], min(sizes, key=lambda size: size.loss), sizes[-1], noise)
 
 
 def worth_up_to(law: PowerLaw, gain: float = WORTH) -> tuple[float, float, float]:
@@ -142,17 +72,6 @@ def last_step(sizes: Sequence[SizeMean], noise: float | None, law: PowerLaw) -> 
     return LastStep(low.n, high.n, (low.loss - high.loss) / doublings, error, by_law)
 
 
-def unlearnt(rows: Sequence[Row], loss: float) -> str:
-    """That a loss is no better than guessing or counting, as a clause; empty where it is better or nothing is known."""
-    known = reference_losses(rows)
-    guessing, counting = known.get(GUESSING), known.get(COUNTING)
-    if guessing is not None and loss > guessing - _LEARNT:
-        return f"its loss, {loss:.3f} nats, is that of guessing among all items ({guessing:.3f})"
-    if counting is not None and loss > counting:
-        return f"its loss, {loss:.3f} nats, is not below that of popularity ({counting:.3f})"
-    return ""
-
-
 def deciding(found: Answer | None, ends: Ends) -> Answer | None:
     """The law that decisions rest on: that of every run, held-out ones too, for they have served to judge it.
 
@@ -184,23 +103,19 @@ def headline(
     sizes = size_means(choice.fitted + choice.held_out, loss, metric)
     ends = ends_of(sizes)
     rows = choice.fitted + choice.held_out
-    nothing = unlearnt(rows, ends.small.loss)
-    if nothing:
-        return (
-            f"On {choice.dataset} the smallest size ({_n(ends.small)}) has not learnt yet: {nothing}.",
-            "Train longer before asking about size.",
-        )
+    if nothing := unlearnt_smallest(rows, "n_blocks", loss):
+        return f"On {choice.dataset} {nothing}.", LEARN_FIRST
     first = _what_size_buys(choice.dataset + _part_of_data(choice), ends, found, loss, metric, len(sizes))
-    return first + _references(rows, others, metric), _how_far(sizes, ends, found, refusal, worth)
+    return first + _references(rows, others, metric, ends.best.loss), _how_far(sizes, ends, found, refusal, worth)
 
 
-def _references(rows: Sequence[Row], others: Sequence[Row], metric: str | None) -> str:
-    said = " and ".join(f"{name} gives {value:.3f}" for name, value in reference_losses(rows).items())
-    first = f" ({said[0].upper()}{said[1:]} nats.)" if said else ""
+def _references(rows: Sequence[Row], others: Sequence[Row], metric: str | None, best: float) -> str:
+    """What needs no model of size: losses, and the ranking of neighbours."""
+    said = [f"({one})" for one in [reference_sentence(rows)] if one] + [above_last_item(rows, best)]
     neighbours = [value for row in others if row.get("model") == NEIGHBOURS and (value := metric_of(row, metric))]
     if metric and neighbours:
-        first += f" ({NEIGHBOURS} has {metric_name(metric)} {np.mean(neighbours):.4f}.)"
-    return first
+        said.append(f"({NEIGHBOURS} has {metric_name(metric)} {np.mean(neighbours):.4f}.)")
+    return "".join(f" {one}" for one in said if one)
 
 
 def _part_of_data(choice: Choice) -> str:
@@ -219,6 +134,12 @@ def _what_size_buys(dataset: str, ends: Ends, found: Answer | None, loss: str, m
         return (
             f"On {dataset} more parameters do not lower the {kind} loss: of {count} sizes the smallest ({_n(small)}) "
             f"has the lowest, {small.loss:.3f} nats, against {ends.large.loss:.3f} at {_n(ends.large)}."
+        )
+    if ends.noise is not None and not ends.apart(small, best):
+        return (
+            f"On {dataset} no size is clearly better than the smallest: the lowest {kind} loss of {count} sizes, "
+            f"{best.loss:.3f} nats at {_n(best)}, lies {small.loss - best.loss:.3f} below that at {_n(small)}, which "
+            "the noise of the runs alone may do."
         )
     text = (
         f"On {dataset}, {_times(best.n / small.n)} more parameters ({_n(small)} to {_n(best)} without embeddings) "
@@ -286,26 +207,18 @@ def _apart(step: LastStep, value: float, band: str, rule: str, law_pays: bool) -
 def _not_identified(law: PowerLaw, ends: Ends) -> str:
     """The range of a prediction against what is measured now."""
     why = law.message.removeprefix("not identified: ")
-    larger = _AHEAD * ends.large.n
-    lower, upper = law.interval(larger)
-    if not np.isfinite(lower):
-        return f"How far it pays is not identified ({why})."
-    now = ends.large.loss
-    verdict = "a gain" if upper < now else "a loss" if lower > now else "cannot be told from no gain"
-    return (
-        f"How far it pays is not identified ({why}); {_AHEAD:g}x larger, at {_count(larger)}: {lower:.2f} to "
-        f"{upper:.2f} nats, now {now:.2f}: {verdict}."
-    )
+    larger = AHEAD * ends.large.n
+    told = range_against_now(law, larger, ends.large.n, ends.large.loss, ends.large.runs)
+    ahead = f"; {AHEAD:g}x larger, at {_count(larger)}: {told}" if told else ""
+    return f"How far it pays is not identified ({why}){ahead}."
 
 
 def _beyond_the_best(ends: Ends) -> str:
     best, large = ends.best, ends.large
-    text = (
-        f"It is not worth it beyond {_n(best)} on this data: at {_n(large)} the loss is {large.loss - best.loss:.3f} "
-        f"nats higher"
-    )
+    higher = f"at {_n(large)} the loss is {large.loss - best.loss:.3f} nats higher"
     if ends.noise is None:
-        text += " (one run each, so this may be noise)"
+        return f"Whether it pays beyond {_n(best)} is not settled: {higher}, but of one run each, so this may be noise."
+    text = f"It is not worth it beyond {_n(best)} on this data: {higher}"
     if large.overfits_after is not None:
         text += f", for it overfits: its valid loss rises after epoch {large.overfits_after}"
     return text + "."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recbole_scale.drawing import metric_name
-from recbole_scale.fit.law_output import OPTIMUM_HEAD, optimum_row
+from recbole_scale.fit.joint_output import OPTIMUM_HEAD, optimum_row
 from recbole_scale.fit.more_output import more_sentences, price_table
 from recbole_scale.report.html import bullets, details, paragraph, section, table
 from recbole_scale.report.report import Study
@@ -14,9 +14,12 @@ from recbole_scale.text import show_count
 def joint_section(study: Study) -> str:
     """The joint law in size and data, and how to spend a budget by it."""
     law, optimum = study.joint, study.optimum
+    rows = [optimum_row(*one) for one in study.measured]
+    read_off = details("Best sizes read off finished runs",
+                       table(OPTIMUM_HEAD, rows, "A parabola in log N at equal FLOPs"))  # fmt: skip
     if law is None:
         why = f"No joint law in size and data: {study.joint_refusal}."
-        return section("Size and data together", paragraph(why, "muted"))
+        return section("Size and data together", paragraph(why, "muted"), read_off)
     parts = [constants_table("L(N, D) = E + (n0 / N)^alpha + (d0 / D)^beta, " + law.message, law)]
     if optimum is not None:
         head = ["FLOPs", "N", "95 % band", "D", "95 % band", "loss", ""]
@@ -32,8 +35,7 @@ def joint_section(study: Study) -> str:
         ]  # fmt: skip
         caption = f"Best use of a training budget, every interaction seen {optimum.epochs:.3g} times"
         parts.append(table(head, body, caption))
-    read_off = table(OPTIMUM_HEAD, [optimum_row(one) for one in study.measured], "A parabola in log N at equal FLOPs")
-    return section("Size and data together", *parts, details("Best sizes read off finished runs", read_off))
+    return section("Size and data together", *parts, read_off)
 
 
 def more_section(study: Study) -> str:

@@ -8,35 +8,27 @@ from dataclasses import dataclass, replace
 from recbole_scale.drawing import Drawn
 from recbole_scale.errors import UserError
 from recbole_scale.fit.figures import law_figures
-from recbole_scale.fit.joint import fit_both_axes, joint_rows, measured_optima
+from recbole_scale.fit.joint import fit_both_axes, measured_optima
 from recbole_scale.fit.more import More, more_of
 from recbole_scale.fit.rows import (
     SAME_SIZE,
     Choice,
     Question,
     Row,
-    best_settings,
     choose,
     matching,
     same_data,
 )
 from recbole_scale.fit.study import Answer, answer, run_label
 from recbole_scale.fit.tables import by_size, distinct, number
+from recbole_scale.fit.tries import best_settings
 from recbole_scale.laws.budget import ComputeOptimal
 from recbole_scale.laws.isoflop import Optimum
 from recbole_scale.laws.loss import JointLaw, PowerLaw, fit_power_law
 from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.report.figures_study import study_figures
-from recbole_scale.report.findings import (
-    WORTH,
-    Ends,
-    SizeMean,
-    deciding,
-    ends_of,
-    headline,
-    main_metric,
-    size_means,
-)
+from recbole_scale.report.findings import WORTH, deciding, headline
+from recbole_scale.report.sizes import Ends, SizeMean, ends_of, main_metric, size_means
 
 MAIN_MODEL = "ScaledSASRec"
 
@@ -71,7 +63,7 @@ class Study:
     joint: JointLaw | None
     optimum: ComputeOptimal | None
     joint_refusal: str
-    measured: list[Optimum]
+    measured: list[tuple[Optimum, float]]
     more: More | None
     worth: float = WORTH
 
@@ -148,7 +140,11 @@ def make_study(rows: Sequence[Row], question: Question, worth: float = WORTH, mo
 
 def draw(study: Study) -> list[Drawn]:
     """All figures of a study, law first."""
-    law = law_figures(study.found) if study.found else [Drawn("law", "Loss against size", "", None, study.refusal)]
+    law = (
+        law_figures(study.found, study.others)
+        if study.found
+        else [Drawn("law", "Loss against size", "", None, study.refusal)]
+    )
     return [*law, *study_figures(study.rows, study.ladder, study.data_laws, study.question.loss)]
 
 
@@ -203,10 +199,13 @@ def _data_laws(rows: Sequence[Row], question: Question) -> dict[float, PowerLaw]
 
 def _joint(
     rows: Sequence[Row], question: Question
-) -> tuple[JointLaw | None, ComputeOptimal | None, list[Optimum], str]:
+) -> tuple[JointLaw | None, ComputeOptimal | None, list[tuple[Optimum, float]], str]:
+    law, optimum, refused = None, None, ""
     try:
         law, optimum = fit_both_axes(rows, question)
     except UserError as refusal:
-        return None, None, [], str(refusal)
-    kept, _, axis = joint_rows(rows, question)
-    return law, optimum, measured_optima(kept, axis, law, question, []), ""
+        refused = str(refusal)
+    try:
+        return law, optimum, measured_optima(rows, question, law, []), refused
+    except UserError:  # rows without data
+        return law, optimum, [], refused

@@ -9,15 +9,16 @@ import numpy as np
 
 from recbole_scale.drawing import Drawn, metric_name
 from recbole_scale.fit.law_output import skill_sentence
-from recbole_scale.fit.rows import Row, best_settings
+from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import by_size, whole_data
+from recbole_scale.fit.tries import best_settings
 from recbole_scale.laws.rollout import Judgement
 from recbole_scale.report.decision import width_table
-from recbole_scale.report.findings import metric_of
 from recbole_scale.report.html import bullets, cards, details, figures, paragraph, section, table
 from recbole_scale.report.next_runs import advice
 from recbole_scale.report.report import Study
+from recbole_scale.report.sizes import metric_of
 from recbole_scale.report.verdict import Verdict
 from recbole_scale.runs.records import NLL_MARKS, filtered_metrics
 from recbole_scale.text import show_count

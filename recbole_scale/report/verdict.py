@@ -22,20 +22,20 @@ from typing import Any
 
 import numpy as np
 
+from recbole_scale.fit.conclusions import LEARNT, unlearnt_smallest
 from recbole_scale.fit.references import COUNTING, GUESSING, reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.tables import curve_of
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
-from recbole_scale.report.findings import metric_of
 from recbole_scale.report.report import Study
+from recbole_scale.report.sizes import metric_of
 from recbole_scale.text import show_count
 
 FACTOR = 10.0
 WORTH_HITS = 0.002  # HR@10 that a doubling must win: two more visits of 1,000
 HITS = ("hit@10", "recall@10")  # with one held-out item a user they are the same
-LEARNT = 0.1  # nats below uniform guessing, or below counting items, that show that something was learnt
 _FALLING = 0.01  # nats in the last epoch that say a run was stopped while it learnt
 _APART = 2.5
 _RECENT = 8.0  # the largest runs: sizes down to an eighth of the largest, two sizes at least
@@ -81,18 +81,21 @@ def hits_of(rows: Sequence[Row]) -> str | None:
 def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR) -> Verdict:
     """The verdict of a study; ``worth_hits`` is what a doubling must win in HR@10, ``factor`` how much larger."""
     found, ends = study.deciding, study.ends
-    now = (ends.best if ends.over_the_top else ends.large).n
-    then = factor * now
     name = hits_of(study.choice.fitted)
     law: MetricLaw | PowerLaw | None = None if found is None else found.metric_laws.get(name or "")
     if law is None:
         name, law = None, None if found is None else found.law
+    past = ends.over_the_top and not _ranks_better(study, name)
+    now = (ends.best if past else ends.large).n
+    then = factor * now
     worth = worth_hits if name else study.worth
     unlearnt = nothing_learnt(study)
     band, bend = None, ""
     if law is not None:
         band, bend = _widened(gain_per_doubling(law, now, then), law, recent(study, name, now))
-    word, reason = _judge(study, law, band, worth, unlearnt, then)
+    word, reason = _judge(study, law, band, worth, unlearnt, then, past)
+    if ends.over_the_top and not past:
+        reason += f"; yet by the loss the largest size, {show_count(now)}, is worse than {show_count(ends.best.n)}"
     if word == _NO and (falling := still_learning(study, now)):
         word, reason = _UNKNOWN, f"{falling}; {reason}"
     at_then = None if law is None else banded(law, then)
@@ -111,6 +114,13 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
         sure=_sure(law, now, then, worth, word),
         learnt=not unlearnt,
     )
+
+
+def _ranks_better(study: Study, metric: str | None) -> bool:
+    """Whether the largest size ranks better than that of lowest loss: a loss also asks how sure a model is."""
+    at_best, at_largest = (measured(study, metric, one.n) if metric else None
+                           for one in (study.ends.best, study.ends.large))  # fmt: skip
+    return at_best is not None and at_largest is not None and at_largest > at_best
 
 
 def draws_of(law: MetricLaw | PowerLaw, sizes: Any) -> Any:
@@ -211,7 +221,7 @@ def nothing_learnt(study: Study) -> str:
             f"no run learnt more than counting items does: the lowest loss is {best:.2f} nats, that of popularity "
             f"{counted:.2f}"
         )
-    return ""
+    return unlearnt_smallest(rows, "n_blocks", study.question.loss)
 
 
 def still_learning(study: Study, now: float) -> str:
@@ -236,6 +246,7 @@ def _judge(
     worth: float,
     unlearnt: str,
     then: float,
+    past: bool,
 ) -> tuple[str, str]:
     """The word and its reason."""
     if unlearnt:
@@ -250,15 +261,13 @@ def _judge(
     if gain[1] >= worth:
         return _YES, f"the runs promise {told}, at least {asked}"
     if gain[2] < worth:
-        worse = _worse(study)
+        worse = _worse(study) if past else ""
         return _NO, f"{worse}the runs promise {told}, less than {asked}"
     return _UNKNOWN, f"the runs promise {told}, and {asked} lie within that range"
 
 
 def _worse(study: Study) -> str:
     ends = study.ends
-    if not ends.over_the_top:
-        return ""
     return f"the largest size, {show_count(ends.large.n)}, is already worse than {show_count(ends.best.n)}, and "
 
 
