@@ -411,7 +411,7 @@ def test_best_sizes_at_equal_flops_need_no_joint_law(tmp_path, capsys):
 
 @pytest.mark.parametrize("price", ["-3", "nan", "0", "much"])
 def test_a_price_is_a_number_above_0(price, rows_file):
-    with pytest.raises(UserError, match="price_per_hour.*must be a"):
+    with pytest.raises(UserError, match=r"price_per_hour.*must be a"):
         main(["--rows", str(rows_file), f"--price_per_hour={price}"])
 
 

@@ -172,3 +172,27 @@ def test_no_command_asks_for_a_size_that_has_no_shape():
     study = make_study(rows, Question(resamples=100))
     steps = next_commands(study, decide(study), Costs(study.choice.fitted), "runs.jsonl")
     assert steps and not any("--shapes 1x8 --seeds 1 " in step.line for step in steps)
+
+
+def test_a_smallest_size_that_has_not_learnt_leaves_the_verdict_open():
+    rows = [{**row, "popularity_nll": 5.95} for row in world("does not", 0)]
+    for row in rows:
+        if row["n_blocks"] == 6144:
+            row["test_nll"] = 5.96
+    verdict = decide(make_study(rows, Question(resamples=100)))
+    assert verdict.word == "Not known yet" and not verdict.learnt
+    assert "the smallest size (6.14K) has not learnt yet" in verdict.reason
+
+
+def test_a_size_that_ranks_better_is_judged_by_its_ranking_though_its_loss_is_worse():
+    rows = world("pays", 0)
+    for row in rows:
+        row["test_nll"] += 0.3 * (row["n_blocks"] == 1572864)
+    study = make_study(rows, Question(resamples=100))
+    verdict = decide(study)
+    assert study.ends.over_the_top and verdict.now == 1572864
+    assert "by the loss the largest size, 1.57M, is worse than 786K" in verdict.reason
+    for row in rows:
+        if row["n_blocks"] == 1572864:
+            row["test_metrics"] = {name: 0.8 * value for name, value in row["test_metrics"].items()}
+    assert decide(make_study(rows, Question(resamples=100))).now == 786432
