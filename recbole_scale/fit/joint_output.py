@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from recbole_scale.fit.joint import Joint, JointJudgement
-from recbole_scale.fit.law_output import aligned, constants_table, finite, law_json, shown, wrapped
+from recbole_scale.fit.law_output import aligned, constants_table, finite, law_json, shown
 from recbole_scale.laws.budget import ComputeOptimal
 from recbole_scale.laws.isoflop import Optimum
 from recbole_scale.text import show_count
@@ -33,7 +33,7 @@ def joint_text(joint: Joint) -> str:
     law, optimum = joint.law, joint.optimum
     lines: list[str] = []
     if law is not None:
-        lines += wrapped("L = E + (n0 / n)^alpha + (d0 / d)^beta, " + law.message)
+        lines.append("L = E + (n0 / n)^alpha + (d0 / d)^beta, " + law.message)
         lines += constants_table(law) if law.identified else []
     if optimum is not None:
         lines += ["", f"best use of a budget, with every interaction seen {optimum.epochs:.3g} times"]
@@ -54,11 +54,11 @@ def joint_text(joint: Joint) -> str:
     for title, judged in (("held out", joint.held_out), ("rollout over sizes", joint.rolled_out)):
         if judged:
             lines += ["", f"joint law, {title} (95 % band of the mean of as many runs)", *_joint_judgements(judged)]
-            lines += wrapped(_joint_skill(judged))
+            lines.append(_joint_skill(judged))
     if joint.measured:
         lines += ["", "best size at equal FLOPs, read off finished runs (a parabola in log n, 95 % band)"]
         lines += aligned([OPTIMUM_HEAD, *(optimum_row(*one) for one in joint.measured)])
-    lines += [line for note in joint.notes for line in wrapped(f"note: {note}")]
+    lines += [f"note: {note}" for note in joint.notes]
     return "\n".join(lines)
 
 
@@ -84,7 +84,7 @@ def optimum_row(one: Optimum, by_law: float) -> list[str]:
 
 
 def _joint_judgements(judged: Sequence[JointJudgement]) -> list[str]:
-    head = ["fitted", "n", "d", "runs", "predicted", "95 % band", "measured", "no change", "in band"]
+    head = ["sizes", "n", "d", "runs", "law", "95 % band", "measured", "no gain", "in it"]  # 80 columns
     body = [
         [
             str(one.sizes_fitted), show_count(one.n), show_count(one.d), str(one.runs), shown(one.predicted),

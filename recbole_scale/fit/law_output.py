@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -93,7 +92,7 @@ def as_text(answer: Answer) -> str:
     if answer.rolled_out:
         lines += ["", "rollout: the smallest sizes fitted, every larger one predicted"]
         lines += _judgement_table(answer.rolled_out)
-        lines += wrapped(skill_sentence(answer.rolled_out))
+        lines.append(skill_sentence(answer.rolled_out))
     for name, metric_law in answer.metric_laws.items():
         lines += ["", *_law_lines(f"{name} = limit / (1 + (x0 / x)^alpha)", metric_law, answer, name)]
         if answer.metric_judgements[name]:
@@ -103,7 +102,7 @@ def as_text(answer: Answer) -> str:
         lines += ["", *_law_lines("held-out sizes fitted too", answer.whole.law, answer.whole, question.loss)]
         lines += _prediction_lines(answer.whole, ", held-out sizes fitted too")
     if answer.notes:
-        lines += ["", *(line for note in answer.notes for line in wrapped(f"note: {note}"))]
+        lines += ["", *(f"note: {note}" for note in answer.notes)]
     return "\n".join(lines)
 
 
@@ -113,17 +112,17 @@ def _what_is_learnt(answer: Answer) -> list[str]:
     nothing = unlearnt_smallest(rows, question.x, question.loss)
     best = min(mean for _, mean, _ in size_means(rows, question.x, question.loss))
     told = [reference_sentence(rows), f"{nothing[:1].upper()}{nothing[1:]}. {LEARN_FIRST}" if nothing else ""]
-    return [line for one in (*told, "" if nothing else above_last_item(rows, best)) if one for line in wrapped(one)]
+    return [one for one in (*told, "" if nothing else above_last_item(rows, best)) if one]
 
 
 def _law_lines(form: str, law: PowerLaw | MetricLaw, answer: Answer, column: str) -> list[str]:
     """A law with its constants, or, where the rows do not fix them, its range at a larger size against now."""
-    lines = wrapped(f"{form}, {law.message}")
+    lines = [f"{form}, {law.message}"]
     if law.identified or not answer.question.resamples:
         return [*lines, *constants_table(law)]
     largest, now, runs = size_means(answer.choice.fitted, answer.question.x, column)[-1]
     told = range_against_now(law, AHEAD * largest, largest, now, runs)
-    return [*lines, *(wrapped(f"  {AHEAD:g}x larger, at {show_count(AHEAD * largest)}: {told}") if told else [])]
+    return [*lines, *([f"  {AHEAD:g}x larger, at {show_count(AHEAD * largest)}: {told}"] if told else [])]
 
 
 def skill_sentence(judged: Sequence[Judgement]) -> str:
@@ -196,10 +195,9 @@ def constants_table(law: Any) -> list[str]:
 
 
 def _judgement_table(judgements: Sequence[Judgement]) -> list[str]:
-    head = ["fitted", "up to", "held out", "runs", "predicted", "95 % band", "measured", "error", "in band"]
+    head = ["fitted to", "size", "runs", "law", "95 % band", "measured", "error", "in it"]  # 80 columns
     body = [
         [
-            str(judgement.sizes_fitted),
             show_count(judgement.largest_fitted),
             show_count(judgement.x),
             str(judgement.runs),
@@ -220,10 +218,6 @@ def _count(value: float) -> str:
 
 def shown(value: float) -> str:
     return f"{value:#.4g}" if math.isfinite(value) else "-"
-
-
-def wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 120, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

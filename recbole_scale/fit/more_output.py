@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -46,10 +45,10 @@ def more_json(more: More) -> dict[str, Any]:
 
 def more_text(more: More, found: Answer) -> str:
     """The same as lines for a terminal."""
-    lines = [line for said in more_sentences(more, found) for line in _wrap(said)]
+    lines = more_sentences(more, found)
     if more.prices:
         lines += ["", f"what {metric_name(str(more.metric))} costs, step by step", *aligned(price_table(more.prices))]
-    lines += [line for note in more.notes for line in _wrap(f"note: {note}")]
+    lines += [f"note: {note}" for note in more.notes]
     return "\n".join(lines)
 
 
@@ -134,7 +133,3 @@ def _price_row(one: Price, money: bool) -> list[str]:
     seconds = "no clear gain" if one.seconds is None else duration(one.seconds) if one.seconds > 0 else "none"
     price = [f"{one.money:.4g}" if one.money is not None else "-"] if money else []
     return [show_count(one.n), f"{one.metric:.4f}", gain, seconds, *price, serving]
-
-
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, 80, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
