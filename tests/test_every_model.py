@@ -101,6 +101,12 @@ def test_s3recs_pretraining_is_loaded_by_its_second_stage(folder, monkeypatch, c
     assert row["best_valid_metrics"]["ndcg@5"] >= 0
 
 
+def test_sines_third_loss_trains_without_negatives(folder, monkeypatch, capsys):
+    write_made(folder)
+    assert run_one(monkeypatch, capsys, "SINE", loss_type="NLL")["nll_kind"] == "likelihood"
+    assert command(monkeypatch, capsys, "SASRec", loss_type="NLL")[0] == 2  # whose code knows no such loss
+
+
 @pytest.mark.slow
 def test_racts_three_stages_follow_each_other(folder, monkeypatch, capsys):
     write_made(folder)

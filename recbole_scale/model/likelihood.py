@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 NLL_KINDS = ("likelihood", "probabilities", "scores")
+SOFTMAX_LOSSES = ("CE", "NLL")  # values of loss_type; SINE's NLL is CE and a penalty
 # trained by the softmax over all items without a setting that says so: windows, and the multinomial autoencoders
 _SOFTMAX_TRAINED = ("ScaledSASRec", "MacridVAE", "MultiDAE", "MultiVAE", "RaCT", "RecVAE")
 # stages in which a model with such a loss is trained by another one
@@ -56,5 +57,5 @@ def nll_kind(model: object, probabilities: bool) -> str:
     names = [base.__name__ for base in type(model).__mro__]
     if any(name in names and getattr(model, "train_stage", None) == stage for name, stage in _OTHER_STAGE.items()):
         return "scores"
-    softmax = getattr(model, "loss_type", None) == "CE" or any(name in names for name in _SOFTMAX_TRAINED)
+    softmax = getattr(model, "loss_type", None) in SOFTMAX_LOSSES or any(name in names for name in _SOFTMAX_TRAINED)
     return "likelihood" if softmax else "scores"

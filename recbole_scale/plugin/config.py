@@ -20,6 +20,7 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import RunConfig
+from recbole_scale.model.likelihood import SOFTMAX_LOSSES
 from recbole_scale.model.precision import check_compiler
 from recbole_scale.model.sizes import edited_defaults, load_size, size_of_file
 from recbole_scale.plugin.measures import add_default_metrics, check_metrics, fit_metrics
@@ -157,7 +158,7 @@ class ScaleConfig(Config):
         if final["MODEL_TYPE"] == ModelType.DECISIONTREE:
             one_kind = EvaluatorType.VALUE
         fit_metrics(final, given, one_kind)
-        if sequential and final.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
+        if sequential and final.get("loss_type") in SOFTMAX_LOSSES and "train_neg_sample_args" not in given:
             final["train_neg_sample_args"] = None
         refuse_unsafe(final)
         final = check_settings(self.model, {**final, "dataset": self.dataset}, given)

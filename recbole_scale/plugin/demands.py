@@ -15,6 +15,7 @@ from recbole.utils import InputType, ModelType
 
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import RunConfig
+from recbole_scale.model.likelihood import SOFTMAX_LOSSES
 
 LABELLED_TYPES = (ModelType.CONTEXT, ModelType.DECISIONTREE)
 # of other types, those whose loss reads a label, which drawn items give where the data have none
@@ -55,7 +56,11 @@ def _check_negatives(config: RunConfig, train_data: Any, labelled: bool) -> None
     whole_users = isinstance(train_data, UserDataLoader)
     if whole_users and (config["train_neg_sample_args"] or {}).get("dynamic"):
         raise UserError(f"{config['model']} trains on whole users: train_neg_sample_args.dynamic chooses nothing there")
-    pairs = config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and config["loss_type"] != "CE" and not whole_users
+    pairs = (
+        config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
+        and config["loss_type"] not in SOFTMAX_LOSSES
+        and not whole_users
+    )
     of_graph = config["MODEL_TYPE"] == ModelType.KNOWLEDGE  # its triples are drawn by the same setting
     if (pairs or of_graph or (config["model"] in BY_LABEL and not labelled)) and not draws_negatives(config):
         raise _no_draws(config)
