@@ -27,7 +27,7 @@ def by_data(settings: Any, given: Any, interactions: int, n_users: int, n_items:
 
     In a dense log an item is learned from many neighbours; in a sparse one, from a dozen, it is memorised: a sparse log
     wants more dropout, and then more epochs. A small log with a large batch has too few steps. The evidence (width 64,
-    one seed, test NDCG@10 of the last epoch with the history filtered; r: interactions over sqrt(users x items)):
+    one seed, test NDCG@10 of the last or best epoch with the history filtered; r: interactions over sqrt(users x items)):
 
     =================  ======  ========  =======  ==============================
     log                r       dropout   epochs   NDCG@10
@@ -37,9 +37,11 @@ def by_data(settings: Any, given: Any, interactions: int, n_users: int, n_items:
     Amazon Beauty      12      0.1       8        0.035
     Amazon Beauty      12      0.2       15       0.042
     Amazon Beauty      12      0.4       24       0.046
+    Beauty of mix5     11      0.1       17       0.040
+    Beauty of mix5     11      0.4       45       0.047
     =================  ======  ========  =======  ==============================
 
-    Three logs are few: what lies between is a straight line, and a search over ``dropout_bottom`` pays.
+    Four logs are few: what lies between is a straight line, and a search over ``dropout_bottom`` pays.
 
     Args:
         settings: the run's, by key.
