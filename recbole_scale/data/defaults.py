@@ -27,7 +27,7 @@ def by_data(settings: Any, given: Any, interactions: int, n_users: int, n_items:
 
     In a dense log an item is learned from many neighbours; in a sparse one, from a dozen, it is memorised: a sparse log
     wants more dropout, and then more epochs. A small log with a large batch has too few steps. The evidence (width 64,
-    one seed, test NDCG@10 of the last or best epoch with the history filtered; r: interactions over sqrt(users x items)):
+    one seed, test NDCG@10 of the last or best epoch, history filtered; r: interactions over sqrt(users x items)):
 
     =================  ======  ========  =======  ==============================
     log                r       dropout   epochs   NDCG@10
