@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from recbole_scale.errors import UserError, nearest, shown
+from recbole_scale.errors import UserError, nearest
 from recbole_scale.settings import parse_arguments, parse_value
 from recbole_scale.terminal import COMMANDS
 
@@ -150,23 +150,14 @@ class CommandParser(argparse.ArgumentParser):
         return options, parse_arguments(rest)
 
     def _spelled(self, args: Sequence[str]) -> list[str]:
-        """Known options with underscores; the values of a list one by one.
-
-        Raises:
-            UserError: an option is given twice, with two values, and does not add up.
-        """
+        """Known options with underscores; the values of a list one by one."""
         spelled: list[str] = []
-        given: list[tuple[argparse.Action | None, str, list[str]]] = [(None, "", [])]  # options and their words
         several = False  # whether the option before takes a list
         for argument in args:
             key, equals, value = argument.partition("=")
             if argument.startswith("-"):
                 key = key.replace("-", "_").replace("__", "--", 1) if key.startswith("--") else key
                 action = self._option_string_actions.get(key)
-                if action is None and not argument.startswith("--"):
-                    given[-1][2].append(argument)  # a number below 0
-                else:
-                    given.append((action, key, [value] if equals else []))
                 if action is None:
                     several = False
                     spelled.append(argument)
@@ -176,13 +167,7 @@ class CommandParser(argparse.ArgumentParser):
                     [key, *self._split(value, several)] if equals and action.nargs == "+" else [key + equals + value]
                 )
             else:
-                given[-1][2].append(argument)
                 spelled += self._split(argument, several)
-        first: dict[str, str] = {}
-        for action, key, words in given:
-            value = " ".join(words)
-            if action and type(action) is not argparse._AppendAction and first.setdefault(action.dest, value) != value:
-                raise UserError(f"{key} is given twice, as {shown(first[action.dest])} and {shown(value)}")
         return spelled
 
     @staticmethod

@@ -130,7 +130,7 @@ def test_a_missing_package_is_one_sentence_with_pips_name(folder, monkeypatch, c
     assert "Traceback" not in err and not Path("results").exists()
 
 
-def test_recboles_own_search_runs_without_ray(folder, monkeypatch):
+def test_recboles_own_search_runs_without_ray(folder, monkeypatch, capsys):
     from recbole.quick_start import objective_function
     from recbole.trainer import HyperTuning
 
@@ -144,6 +144,8 @@ def test_recboles_own_search_runs_without_ray(folder, monkeypatch):
     assert len(search.params2result) == 2 and search.best_score > 0
     assert sorted(search.params2result) == ["learning_rate:0.001", "learning_rate:0.01"]
     assert all(found["test_result"]["nll"] > 0 for found in search.params2result.values())
+    code, _, err = command(monkeypatch, capsys, "BPR", **settings_of("BPR"))  # its terminal is gone, a log goes on
+    assert code == 0 and "Logging error" not in err
 
 
 def test_recboles_own_search_evaluates_nothing_in_its_file(folder):

@@ -198,7 +198,7 @@ def pretend(monkeypatch):
         for point in points:
             shape = point.settings["n_layers"], point.settings["hidden_size"]
             hit = hits_that_pay(point.n_blocks) * math.exp(0.005 * rng.standard_normal())
-            nll = 3.0 + (900.0 / point.n_blocks) ** 0.25 * math.exp(0.003 * rng.standard_normal())
+            nll = 2.0 + (900.0 / point.n_blocks) ** 0.25 * math.exp(0.003 * rng.standard_normal())
             nll += 0.1 * math.log(point.settings["learning_rate"] / best_rate[0]) ** 2
             tests = {"recall@10": hit, "ndcg@10": hit / 2}
             same = {"run_id": point.run_id, "settings": point.settings, "dataset": point.dataset}

@@ -23,7 +23,7 @@ GPU_LOGITS = (64 * MIB, 2048 * MIB)  # least and most
 # first step; and holes, what the allocator loses between tensors, as a share of what all blocks keep in a step. It is
 # the same with activation checkpointing, since the blocks' tensors come and go all the same. GPU values are guesses; a
 # GPU's context lies outside torch's own allocator.
-FRAMEWORK = {"cpu": 80 * MIB, "cuda": 600 * MIB}
+FRAMEWORK = {"cpu": 20 * MIB, "cuda": 600 * MIB}
 HOLES = {"cpu": 0.38, "cuda": 0.1}
 
 
@@ -199,7 +199,8 @@ def _activations(shape: Shape, setup: Setup) -> float:
 def _logits(shape: Shape, setup: Setup, numbers: int) -> float:
     tokens = setup.tokens / setup.devices / setup.accumulation_steps
     embedding = shape.n_items * shape.d_model
-    chunk = 4 * 2 * min(setup.chunk, tokens) * setup.candidates
+    tiles = 1 if (setup.device, setup.precision) == ("cpu", "float32") else 2  # as the products give them, in float32
+    chunk = 4 * tiles * min(setup.chunk, tokens) * setup.candidates
     low = setup.device == "cuda" and setup.precision != "float32"  # items once more in bfloat16, and their gradient
     other_format = 4 if low or numbers == 2 else 0
     if setup.cut_items:  # of all processes' positions against this one's items

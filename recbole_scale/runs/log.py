@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 from recbole.utils import init_logger
 
 from recbole_scale.bars import LinesAboveBars
 from recbole_scale.interfaces import RunConfig
+
+_RECBOLES = "%(asctime)-15s %(levelname)s  %(message)s"  # how the lines of its handlers are formed
 
 
 def open_log(config: RunConfig) -> None:
@@ -17,7 +20,7 @@ def open_log(config: RunConfig) -> None:
     RecBole configures the root logger only while it has no handler, so that a second run would have an empty file.
     """
     root = logging.getLogger()
-    others = [handler for handler in root.handlers if not getattr(handler, "of_a_run", False)]
+    others = [handler for handler in root.handlers if not _of_a_run(handler)]
     for handler in root.handlers:
         if handler not in others:
             handler.close()
@@ -30,6 +33,11 @@ def open_log(config: RunConfig) -> None:
     root.handlers = others + root.handlers
 
 
+def _of_a_run(handler: logging.Handler) -> bool:
+    """Ours, or made by RecBole's own call, whose terminal may be gone: ``HyperTuning`` puts one of its own there."""
+    return hasattr(handler, "of_a_run") or _RECBOLES in str(getattr(handler.formatter, "_fmt", ""))
+
+
 class NoMoreLog:
     """What a log handler does when it cannot write, on a full disk say: tell it once, in a line."""
 
@@ -39,7 +47,8 @@ class NoMoreLog:
     def __call__(self, record: logging.LogRecord) -> None:
         fault = sys.exc_info()[1]
         if not self.told:
-            print(f"the log cannot be written any more ({fault}); the run goes on", file=sys.stderr)
+            with suppress(OSError, ValueError):  # that may be on the same disk
+                print(f"the log cannot be written any more ({fault}); the run goes on", file=sys.stderr)
         self.told = True
 
 
