@@ -89,12 +89,8 @@ def seed_number(text: str) -> int:
 
 def positive_number(text: str) -> float:
     """A finite number above 0, such as a price."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not '{text[:40]}'") from None
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"is {value:g}, but must be a finite number above 0")
+    if (value := number(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"is {value:g}, but must be a number above 0")
     return value
 
 

@@ -29,7 +29,7 @@ def unlearnt(rows: Sequence[Row], loss: float) -> str:
     return ""
 
 
-def size_means(rows: Sequence[Row], x: str, column: str) -> list[tuple[float, float, int]]:
+def means_along(rows: Sequence[Row], x: str, column: str) -> list[tuple[float, float, int]]:
     """Every value of ``x`` with the mean of a column or test metric there and its runs, smallest first."""
     values: dict[float, list[float]] = {}
     for row in rows:
@@ -41,7 +41,7 @@ def size_means(rows: Sequence[Row], x: str, column: str) -> list[tuple[float, fl
 
 def unlearnt_smallest(rows: Sequence[Row], x: str, loss: str) -> str:
     """That the runs of smallest ``x`` have not learnt yet, as a clause; empty where they have."""
-    smallest, mean, _ = size_means(rows, x, loss)[0]
+    smallest, mean, _ = means_along(rows, x, loss)[0]
     nothing = unlearnt(rows, mean)
     what = "amount of data" if x == "unique_interactions" else "size"
     return f"the smallest {what} ({show_count(smallest)}) has not learnt yet: {nothing}" if nothing else ""

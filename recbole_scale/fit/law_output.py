@@ -14,9 +14,9 @@ from recbole_scale.fit.conclusions import (
     AHEAD,
     LEARN_FIRST,
     above_last_item,
+    means_along,
     range_against_now,
     reference_sentence,
-    size_means,
     unlearnt_smallest,
 )
 from recbole_scale.fit.study import Answer, run_label
@@ -110,7 +110,7 @@ def _what_is_learnt(answer: Answer) -> list[str]:
     """The losses that need no model, and whether the runs are better."""
     rows, question = answer.choice.fitted + answer.choice.held_out, answer.question
     nothing = unlearnt_smallest(rows, question.x, question.loss)
-    best = min(mean for _, mean, _ in size_means(rows, question.x, question.loss))
+    best = min(mean for _, mean, _ in means_along(rows, question.x, question.loss))
     told = [reference_sentence(rows), f"{nothing[:1].upper()}{nothing[1:]}. {LEARN_FIRST}" if nothing else ""]
     return [one for one in (*told, "" if nothing else above_last_item(rows, best)) if one]
 
@@ -120,7 +120,7 @@ def _law_lines(form: str, law: PowerLaw | MetricLaw, answer: Answer, column: str
     lines = [f"{form}, {law.message}"]
     if law.identified or not answer.question.resamples:
         return [*lines, *constants_table(law)]
-    largest, now, runs = size_means(answer.choice.fitted, answer.question.x, column)[-1]
+    largest, now, runs = means_along(answer.choice.fitted, answer.question.x, column)[-1]
     told = range_against_now(law, AHEAD * largest, largest, now, runs)
     return [*lines, *([f"  {AHEAD:g}x larger, at {show_count(AHEAD * largest)}: {told}"] if told else [])]
 

@@ -16,12 +16,12 @@ from recbole_scale.fit.conclusions import (
     reference_sentence,
     unlearnt_smallest,
 )
-from recbole_scale.fit.references import NEIGHBOURS
+from recbole_scale.fit.references import NEIGHBOURS, neighbour_metrics
 from recbole_scale.fit.rows import Choice, Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
-from recbole_scale.report.sizes import Ends, SizeMean, ends_of, metric_of, size_means
+from recbole_scale.report.sizes import Ends, SizeMean, ends_of, size_means
 from recbole_scale.text import show_count
 
 WORTH = 0.01  # nats by which a doubling of the parameters must lower the loss to be called worth it: 1 % of perplexity
@@ -112,9 +112,8 @@ def headline(
 def _references(rows: Sequence[Row], others: Sequence[Row], metric: str | None, best: float) -> str:
     """What needs no model of size: losses, and the ranking of neighbours."""
     said = [f"({one})" for one in [reference_sentence(rows)] if one] + [above_last_item(rows, best)]
-    neighbours = [value for row in others if row.get("model") == NEIGHBOURS and (value := metric_of(row, metric))]
-    if metric and neighbours:
-        said.append(f"({NEIGHBOURS} has {metric_name(metric)} {np.mean(neighbours):.4f}.)")
+    if metric and (level := neighbour_metrics(others, rows[0]).get(metric)):
+        said.append(f"({NEIGHBOURS} has {metric_name(metric)} {level:.4f}.)")
     return "".join(f" {one}" for one in said if one)
 
 

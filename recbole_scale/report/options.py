@@ -32,20 +32,8 @@ def parser() -> CommandParser:
     add("--dataset", metavar="D", help="data set of the rows; needed when they hold several")
     add("--model", metavar="M", help="model of the rows (default: ScaledSASRec where there are runs of it)")
     add("--loss", default="test_nll", metavar="COLUMN", help=f"{', '.join(LOSSES)} (default: %(default)s)")
-    add(
-        "--holdout",
-        default="",
-        type=str,
-        metavar="SIZES",
-        help="sizes by name or count, judged instead of fitted: large,829M",
-    )
-    add(
-        "--predict",
-        default="",
-        type=str,
-        metavar="SIZES",
-        help="sizes by name or count to predict: 829M or 75.5M,xlarge",
-    )
+    add("--holdout", metavar="SIZES", help="sizes by name or count, judged instead of fitted: large,829M")
+    add("--predict", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
     add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
     add("--worth", type=float, default=0.01, metavar="NATS", help="what a doubling must win (default: %(default)s)")
     add("--worth_hits", type=float, default=0.002, metavar="HR", help="HR@10 it must win (default: %(default)s)")
