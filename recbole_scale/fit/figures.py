@@ -87,7 +87,7 @@ def loss_figure(answer: Answer) -> Figure:
     said = constants if law.identified else "constants not identified"
     top.set_title(f"{answer.choice.dataset}, {answer.choice.model}\n{said}")
     draw_levels(top, reference_losses(answer.choice.fitted + answer.choice.held_out))
-    top.legend()
+    top.legend(loc="upper right", bbox_to_anchor=(1.0, 0.96))  # a level too high for the axis is named above it
     bottom.axhline(0.0, color=BLACK, linewidth=0.8)
     _points(bottom, answer, lambda row: 100.0 * (row[question.loss] / float(law.predict(row[question.x])) - 1.0))
     bottom.set_ylabel("measured\nabove law (%)")
