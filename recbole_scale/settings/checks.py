@@ -10,15 +10,20 @@ from typing import Any
 
 from recbole_scale.errors import UserError, shown
 from recbole_scale.settings.keys import Documented, FMLPRecSettings, PackageSettings, ScaledSASRecSettings, Settings
-from recbole_scale.settings.kinds import PLAIN, Kind, Refused, either, optional, whole, word
+from recbole_scale.settings.kinds import DEVICE, ENCODING, HOST, PLAIN, Kind, Refused, optional, whole
 from recbole_scale.settings.recbole_keys import RecBoleDataSettings, RecBoleSettings, model_keys
 
 OWN: dict[str, type[Settings]] = {"ScaledSASRec": ScaledSASRecSettings, "FMLPRec": FMLPRecSettings}
-# how processes find one another; the command line and torchrun set them
-PROCESSES = {
+# what no file documents: how processes find one another (the command line and torchrun set these), and two more
+UNDOCUMENTED = {
     "nproc": whole(1, 100_000), "world_size": whole(-1, 100_000), "local_rank": whole(0, 100_000),
-    "offset": whole(0, 100_000), "group_offset": whole(0, 100_000), "ip": word(),
-    "port": either(whole(0, 65535), word()),
+    "offset": whole(0, 100_000), "group_offset": whole(0, 100_000), "ip": HOST,
+    "port": whole(0, 65535), "device": optional(DEVICE), "encoding": optional(ENCODING),
+}  # fmt: skip
+# what RecBole sets itself, from what
+WORKED_OUT = {
+    "MODEL_TYPE": "the model", "MODEL_INPUT_TYPE": "the model", "eval_type": "metrics", "single_spec": "nproc",
+    "valid_neg_sample_args": "eval_args.mode", "test_neg_sample_args": "eval_args.mode",
 }  # fmt: skip
 
 
@@ -46,8 +51,10 @@ def check_settings(model: str, settings: Mapping[str, Any], given: Iterable[str]
     """
     known = documented(model)
     checked = dict(settings)
+    for key in WORKED_OUT.keys() & set(given):
+        raise UserError(f"{key} follows from {WORKED_OUT[key]} and cannot be set")
     for key, value in settings.items():
-        kind: Kind | None = known[key].kind if key in known else PROCESSES.get(key)
+        kind: Kind | None = known[key].kind if key in known else UNDOCUMENTED.get(key)
         if kind is None and key in given:
             kind = optional(PLAIN)
         if kind is not None:
@@ -115,6 +122,11 @@ def _check_places(settings: Mapping[str, Any]) -> None:
 def _check_surroundings(settings: Mapping[str, Any]) -> None:
     if settings.get("train_budget_seconds") is not None and settings.get("world_size", 1) > 1:
         raise UserError("train_budget_seconds is for one process; several are limited by epochs")
+    if "local_rank" in settings and not settings.keys() >= {"offset", "world_size", "nproc", "ip", "port"}:
+        raise UserError(
+            f"local_rank is {settings['local_rank']}, but needs offset, world_size, nproc, ip and port beside it; "
+            "run_recbole --nproc=N sets them all"
+        )
     if settings.get("log_wandb") and find_spec("wandb") is None:
         raise UserError("log_wandb: True needs wandb; pip install wandb installs it")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -137,13 +138,28 @@ def _column(value: Any) -> str:
     return value
 
 
-def _name_of_metric(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z]\w{0,50}(@\d{1,9})?", value):
-        raise Refused
-    return value
+def matching(pattern: str, must_be: str) -> Kind:
+    """Text of a form."""
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise Refused
+        return value
+
+    return Kind(must_be, "str", read)
 
 
-METRIC = Kind("the name of a metric", "str", _name_of_metric)
+def _encoding(value: Any) -> str:
+    try:
+        return codecs.lookup(value).name
+    except (LookupError, TypeError, ValueError):
+        raise Refused from None
+
+
+METRIC = matching(r"[A-Za-z]\w{0,50}(@\d{1,9})?", "the name of a metric")
+DEVICE = matching(r"cpu|cuda(:\d{1,4})?", "cpu or cuda (gpu_id says which)")
+HOST = matching(r"[\w.:%\[\]-]{1,253}", "the name or address of a machine")
+ENCODING = Kind("the name of an encoding, such as utf-8", "str", _encoding)
 COLUMN = Kind("the name of a column", "str", _column)
 COLUMN_PART = Kind("a part of a column's name, such as _list", "str", _column)
 

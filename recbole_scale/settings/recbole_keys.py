@@ -32,6 +32,7 @@ from recbole_scale.settings.kinds import (
     fields,
     listing,
     mapping,
+    matching,
     number,
     only,
     optional,
@@ -62,14 +63,8 @@ def _interval(value: Any) -> str:
     return value
 
 
-def _mode(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"full|labeled|(uni|pop)[1-9][0-9]{0,8}", value):
-        raise Refused
-    return value
-
-
 INTERVAL = Kind('an interval such as "[5,inf)"', "str", _interval)
-MODE = Kind("full, labeled, uniN or popN (N sampled items)", "str", _mode)
+MODE = matching(r"full|labeled|(uni|pop)[1-9][0-9]{0,8}", "full, labeled, uniN or popN (N sampled items)")
 COLUMNS = listing(COLUMN, least=0)
 LEAVE_ONE_OUT = choice("valid_and_test", "valid_only", "test_only")
 
