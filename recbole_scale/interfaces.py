@@ -5,7 +5,7 @@ RecBole's own classes and ours both have these attributes; mypy holds our code t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -76,10 +76,27 @@ class DataSet(KnownIds, Protocol):
 
 
 class Loader(Protocol):
-    """A loader of batches."""
+    """A loader of batches; ``_dataset`` is RecBole's name for the part of the split that it reads."""
+
+    _dataset: Any
+    dataset: Any
+    generator: torch.Generator
+    step: int
+    uid_list: Tensor  # of rows that are users, in models without histories
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
+
+
+class Law(Protocol):
+    """A fitted law, in one number or in two."""
+
+    @property
+    def identified(self) -> bool: ...
+    @property
+    def message(self) -> str: ...
+    def constants(self) -> Mapping[str, float]: ...
+    def bands(self) -> Mapping[str, tuple[float, float]]: ...
 
 
 class Model(Protocol):

@@ -28,7 +28,7 @@ from recbole_scale.data.windows import (
     widths_of,
 )
 from recbole_scale.errors import UserError
-from recbole_scale.interfaces import RunConfig
+from recbole_scale.interfaces import DataSet, RunConfig
 
 
 class WindowDataLoader:
@@ -129,7 +129,7 @@ class HistoryEvalDataLoader(FullSortEvalDataLoader):
 
     _first, _every = 0, 1  # batches of this process: all
 
-    def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False) -> None:
+    def __init__(self, config: RunConfig, dataset: DataSet, sampler: Any, shuffle: bool = False) -> None:
         """As RecBole's constructors, which would write out a list of all row numbers, twice."""
         self.shuffle, self.config, self._dataset, self._sampler = False, config, dataset, sampler
         self.uid_field, self.iid_field, self.is_sequential = dataset.uid_field, dataset.iid_field, True

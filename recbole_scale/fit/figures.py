@@ -27,6 +27,8 @@ from recbole_scale.drawing import (
 from recbole_scale.fit.references import NEIGHBOURS, neighbour_metrics, reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
+from recbole_scale.laws.loss import PowerLaw
+from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.text import show_count
 
 _MOST_METRICS = 6
@@ -123,7 +125,7 @@ def metrics_figure(answer: Answer, others: Sequence[Row] = ()) -> Figure:
     return figure
 
 
-def _curve(panel: Any, law: Any, answer: Answer) -> None:
+def _curve(panel: Any, law: PowerLaw | MetricLaw, answer: Answer) -> None:
     """The law and its band, dashed beyond the fitted sizes, with the predictions asked for."""
     grid = _grid(answer)
     lower, upper = law.interval(grid)

@@ -20,6 +20,7 @@ from recbole_scale.fit.conclusions import (
     unlearnt_smallest,
 )
 from recbole_scale.fit.study import Answer, run_label
+from recbole_scale.interfaces import Law
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.laws.rollout import Judgement
@@ -165,7 +166,7 @@ def judgement_json(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def law_json(law: Any) -> dict[str, Any]:
+def law_json(law: Law) -> dict[str, Any]:
     return {
         "constants": law.constants(),
         "bands_95": {name: list(band) for name, band in law.bands().items()},
@@ -185,7 +186,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def constants_table(law: Any) -> list[str]:
+def constants_table(law: Law) -> list[str]:
     bands = law.bands()
     rows = []
     for name, value in law.constants().items():

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from recbole.data.dataloader import UserDataLoader
 from recbole.data.dataset import Dataset
 from recbole.utils import InputType, ModelType
 
 from recbole_scale.errors import UserError
-from recbole_scale.interfaces import RunConfig
+from recbole_scale.interfaces import Loader, RunConfig
 from recbole_scale.model.likelihood import SOFTMAX_LOSSES
 
 LABELLED_TYPES = (ModelType.CONTEXT, ModelType.DECISIONTREE)
@@ -27,7 +26,7 @@ def draws_negatives(config: RunConfig) -> bool:
     return (config["train_neg_sample_args"] or {}).get("distribution", "none") != "none"
 
 
-def check_demands(config: RunConfig, train_data: Any) -> None:
+def check_demands(config: RunConfig, train_data: Loader) -> None:
     """All of them, of the loader of training rows.
 
     Raises:
@@ -51,7 +50,7 @@ def _check_labels(config: RunConfig, labelled: bool) -> None:
         )
 
 
-def _check_negatives(config: RunConfig, train_data: Any, labelled: bool) -> None:
+def _check_negatives(config: RunConfig, train_data: Loader, labelled: bool) -> None:
     """Items that users have not taken, beside those taken or as rows of label 0."""
     whole_users = isinstance(train_data, UserDataLoader)
     if whole_users and (config["train_neg_sample_args"] or {}).get("dynamic"):

@@ -15,7 +15,7 @@ from recbole.utils import EvaluatorType, ModelType
 from torch import Tensor
 
 from recbole_scale.errors import UserError
-from recbole_scale.interfaces import Batch, RecBoleTrainer, RunConfig
+from recbole_scale.interfaces import Batch, Loader, RecBoleTrainer, RunConfig
 from recbole_scale.model.likelihood import are_probabilities, held_out_nll, nll_kind
 from recbole_scale.plugin.demands import check_demands
 from recbole_scale.plugin.seen import Pairs
@@ -99,7 +99,7 @@ class ScaleCollector(Collector):
         self._seen: Callable[[], Pairs] | None = None
         self._probabilities: bool | None = None
 
-    def data_collect(self, train_data: Any) -> None:
+    def data_collect(self, train_data: Loader) -> None:
         """RecBole's trainers begin with this."""
         check_demands(self.config, train_data)
         super().data_collect(train_data)
@@ -232,7 +232,7 @@ def _measured(metric: Any, struct: Any) -> dict[str, float]:
     return found
 
 
-def rank_batch(self: Any, batched_data: Any) -> Any:
+def rank_batch(self: RecBoleTrainer, batched_data: Any) -> Any:
     """RecBole's ``Trainer._full_sort_batch_eval``: one scoring for the NLL, the ranking, and that without seen items.
 
     Where the ranking itself leaves them out (``mask_history: True``, or RecBole's ``repeatable: False``) there is no

@@ -11,7 +11,7 @@ from typing import Any
 from recbole.utils import ModelType
 
 from recbole_scale.data.id_tables import id_tables
-from recbole_scale.interfaces import Trainer
+from recbole_scale.interfaces import Loader, Trainer
 from recbole_scale.plugin.demands import failures_told
 from recbole_scale.training.checkpoint import load_checkpoint, random_state, set_random_state
 
@@ -48,7 +48,7 @@ def install(trainer_class: Any) -> None:
     """Have RecBole's ``fit`` and ``resume_checkpoint`` keep and take back :func:`state_of`."""
     fit, resume = trainer_class.fit, trainer_class.resume_checkpoint
 
-    def fit_on(self: Any, train_data: Any, *arguments: Any, **named: Any) -> Any:
+    def fit_on(self: Any, train_data: Loader, *arguments: Any, **named: Any) -> Any:
         self.train_loader = train_data
         before = self.__dict__.pop("to_go_on_from", None)
         if before is not None:

@@ -133,7 +133,7 @@ class Shared:
         self._evaluate, trainer.evaluate = trainer.evaluate, self.evaluate
         self._train_epoch, trainer._train_epoch = trainer._train_epoch, self.train_epoch
 
-    def train_epoch(self, train_data: Any, *arguments: Any, **named: Any) -> Any:
+    def train_epoch(self, train_data: Loader, *arguments: Any, **named: Any) -> Any:
         """As the trainer's, on this process's rows; the loss is the whole epoch's."""
         return self.mean(self._train_epoch(_Dealt(train_data, self), *arguments, **named))
 
@@ -194,7 +194,7 @@ class Shared:
         for gradient, part in zip(gradients, flat.split([p.numel() for p in used]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def evaluate(self, eval_data: Any, load_best_model: bool = True, *arguments: Any, **named: Any) -> Any:
+    def evaluate(self, eval_data: Loader, load_best_model: bool = True, *arguments: Any, **named: Any) -> Any:
         """As the trainer's, each batch ranked by one process; metrics are of all, in every process."""
         if load_best_model:
             dist.barrier()  # process 0 has written it

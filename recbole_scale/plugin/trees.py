@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from recbole_scale.interfaces import Loader
 from recbole_scale.plugin.demands import check_demands
 from recbole_scale.training.checkpoint import load_checkpoint, plain_config, save_checkpoint
 
@@ -38,7 +39,7 @@ def _save(self: Any, epoch: int) -> None:
 
 
 def _without_leftovers(fit: Any) -> Any:
-    def fit_and_clean(self: Any, train_data: Any, *arguments: Any, **named: Any) -> Any:
+    def fit_and_clean(self: Any, train_data: Loader, *arguments: Any, **named: Any) -> Any:
         check_demands(self.config, train_data)
         if self.config["model"] == "XGBoost":  # the format goes by the name
             self.temp_file, self.temp_best_file = (f"{path}.ubj" for path in (self.temp_file, self.temp_best_file))
@@ -54,7 +55,7 @@ def _without_leftovers(fit: Any) -> Any:
 
 def _with_our_checkpoint(evaluate: Any) -> Any:
     def load_and_evaluate(
-        self: Any, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, **named: Any
+        self: Any, eval_data: Loader, load_best_model: bool = True, model_file: str | None = None, **named: Any
     ) -> Any:
         if load_best_model:
             state = load_checkpoint(model_file or self.saved_model_file)["state_dict"]

@@ -13,6 +13,7 @@ from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import by_size, whole_data
 from recbole_scale.fit.tries import best_settings
+from recbole_scale.interfaces import Law
 from recbole_scale.laws.rollout import Judgement
 from recbole_scale.report.decision import width_table
 from recbole_scale.report.html import bullets, cards, details, figures, paragraph, section, table
@@ -181,7 +182,7 @@ def _cost(study: Study) -> list[tuple[str, str]]:
     return [(f"{most / least:.3g}x", shown)]
 
 
-def constants_table(caption: str, law: Any) -> str:
+def constants_table(caption: str, law: Law) -> str:
     """Constants of a law with their bands."""
     bands = law.bands()
     body = []

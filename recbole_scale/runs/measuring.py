@@ -53,7 +53,7 @@ class Meter:
         """Whether the time for training is over."""
         return self.limit is not None and self.trainer.seconds_train >= self.limit
 
-    def train_epoch(self, train_data: Any, epoch_idx: int, *arguments: Any, **named: Any) -> Any:
+    def train_epoch(self, train_data: Loader, epoch_idx: int, *arguments: Any, **named: Any) -> Any:
         """As the trainer's; an epoch may end early, and one that comes after the end raises :class:`BudgetSpent`."""
         if self.spent:
             raise BudgetSpent

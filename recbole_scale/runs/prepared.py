@@ -20,7 +20,7 @@ from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.files import check_writable
-from recbole_scale.interfaces import DataSet, RunConfig
+from recbole_scale.interfaces import DataSet, Loader, RunConfig
 from recbole_scale.plugin.config import WINDOW_MODELS, begin, recboles_refusal
 from recbole_scale.plugin.demands import check_demands
 from recbole_scale.plugin.register import find_model
@@ -34,9 +34,9 @@ class Prepared:
 
     config: RunConfig
     dataset: DataSet
-    train_data: Any
-    valid_data: Any
-    test_data: Any
+    train_data: Any  # a Loader; that of windows also counts targets
+    valid_data: Loader
+    test_data: Loader
     fingerprint: str | None
     digest: str | None
 
@@ -103,7 +103,7 @@ def _check_features(config: RunConfig, dataset: DataSet) -> None:
             raise UserError(f"selected_features: '{name}' is not loaded; load_col must name it (loaded are {known})")
 
 
-def _check_held_out(config: RunConfig, train_data: Any, valid_data: Any, test_data: Any) -> None:
+def _check_held_out(config: RunConfig, train_data: Loader, valid_data: Loader, test_data: Loader) -> None:
     """Say before the training that nothing could be tested after it, as with users of two items each."""
     rule, value = next(iter((config["eval_args"]["split"] or {"": None}).items()))
     given_up: tuple[str, ...] = (

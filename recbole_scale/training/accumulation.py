@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ Parts = list[tuple[Interaction, float]]  # sequences, and what the mean loss of 
 AHEAD = 2  # steps whose parts are built before they are needed
 
 
-def accumulate(loss: Any, parts: Parts, amp: Any, device: Any) -> Tensor:
+def accumulate(loss: Any, parts: Parts, amp: Callable[[], AbstractContextManager[Any]], device: torch.device) -> Tensor:
     """Sum of the parts' weighted losses, a scalar, with gradients added up on the way.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_scale.errors import UserError
-from recbole_scale.interfaces import Batch
+from recbole_scale.interfaces import Batch, RunConfig
 from recbole_scale.model.memory import memory_of_a_process
 from recbole_scale.training import group
 
@@ -118,7 +118,7 @@ def data_parallel(
     )
 
 
-def loss_of(model: Any, config: Any) -> nn.Module:
+def loss_of(model: ScaledSASRec, config: RunConfig) -> nn.Module:
     """:func:`data_parallel` as the settings of a run have it."""
     shards = config["shard_group"], config["nproc"]
     return data_parallel(model, config["parallel"], model.precision == "bf16", shards, bool(config["cut_items"]))

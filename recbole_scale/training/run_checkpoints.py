@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from recbole_scale import signals
-from recbole_scale.data.histories import data_fingerprint
+from recbole_scale.data.histories import HistoryData, data_fingerprint
 from recbole_scale.data.id_tables import id_tables
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import RunConfig
@@ -73,7 +73,7 @@ class RunCheckpoints:
         if self.sharded and self.background.thread:  # what the thread tells other processes must not meet training's
             self.group = dist.new_group(backend="gloo")
 
-    def trains_on(self, dataset: Any) -> None:
+    def trains_on(self, dataset: HistoryData) -> None:
         """Note the data that is trained on.
 
         Raises:

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from recbole_scale.interfaces import Batch
 from recbole_scale.training.cut_items import CutEmbedding
 
 
@@ -65,7 +66,7 @@ class ShardedLoss(nn.Module):
             fully_shard(group, mesh=self.mesh, mp_policy=mixed if bf16 else MixedPrecisionPolicy())
         self.loss = fully_shard(loss, mesh=self.mesh, ignored_params=apart)
 
-    def forward(self, batch: Any) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Mean loss of a batch, a scalar."""
         loss: Tensor = self.loss(batch)
         return loss

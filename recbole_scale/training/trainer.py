@@ -12,9 +12,9 @@ from torch import Tensor
 
 from recbole_scale import signals
 from recbole_scale.bars import bar
-from recbole_scale.data.loaders import HistoryEvalDataLoader
+from recbole_scale.data.loaders import HistoryEvalDataLoader, WindowDataLoader
 from recbole_scale.errors import UserError
-from recbole_scale.interfaces import RunConfig
+from recbole_scale.interfaces import Loader, RunConfig
 from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import Parts, accumulate, built_ahead
 from recbole_scale.training.best import Best, Bests
@@ -74,8 +74,8 @@ class ScaledSASRecTrainer(Figures, Trainer):
 
     def fit(
         self,
-        train_data: Any,
-        valid_data: Any = None,
+        train_data: WindowDataLoader,
+        valid_data: Loader | None = None,
         verbose: bool = True,
         saved: bool = True,
         show_progress: bool = False,
@@ -159,7 +159,12 @@ class ScaledSASRecTrainer(Figures, Trainer):
         self.tensorboard.add_text("Phase", f"sgd: {reason}", epoch)
 
     def _train_epoch(
-        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False, saved: bool = False
+        self,
+        train_data: WindowDataLoader,
+        epoch_idx: int,
+        loss_func: Any = None,
+        show_progress: bool = False,
+        saved: bool = False,
     ) -> float:
         """One pass over the windows; returns the mean training loss in nats per target."""
         self.model.train()
@@ -266,7 +271,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
 
     # Evaluation and early stopping ---------------------------------------------------------------------------------
 
-    def _measure_epoch(self, valid_data: Any, show_progress: bool) -> dict[str, float]:
+    def _measure_epoch(self, valid_data: Loader, show_progress: bool) -> dict[str, float]:
         started = perf_counter()
         measured = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         self.eval_seconds = perf_counter() - started
@@ -284,7 +289,11 @@ class ScaledSASRecTrainer(Figures, Trainer):
 
     @torch.no_grad()
     def evaluate(
-        self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None, show_progress: bool = False
+        self,
+        eval_data: Loader,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
     ) -> Any:
         """As RecBole's, with the checkpoint read safely."""
         if load_best_model and eval_data:
