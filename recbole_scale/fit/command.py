@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_scale.errors import UserError
 from recbole_scale.fit.joint import joint_answer
@@ -24,18 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         UserError: a mistake in the options or the rows, in one sentence.
     """
     options = parser().parse_args(arguments)
-    question = Question(
-        dataset=options.dataset,
-        model=options.model,
-        x=options.x,
-        loss=options.loss,
-        holdout=names_of(options.holdout),
-        predict=names_of(options.predict),
-        where=where_of(options.where),
-        resamples=options.resamples,
-        seed=options.seed,
-        d_over_n=range_of(options.d_over_n),
-    )
+    question = question_of(options, d_over_n=range_of(options.d_over_n), x=options.x)
     rows = as_rows(read_rows(options.rows))
     found = answer(rows, question)
     print(as_text(found))
@@ -64,6 +54,17 @@ def _figures(found: Answer, out: Path, rows: Sequence[Row]) -> list[str]:
     from recbole_scale.fit.figures import save_law_figures
 
     return save_law_figures(found, out, rows)
+
+
+def question_of(options: Any, **more: Any) -> Question:
+    """What the options ask of the rows.
+
+    Raises:
+        UserError: a condition is not of the form COLUMN=VALUE.
+    """
+    plain = {name: getattr(options, name) for name in ("dataset", "model", "loss", "resamples", "seed")}
+    asked = {"holdout": names_of(options.holdout), "predict": names_of(options.predict)}
+    return Question(**plain, **asked, where=where_of(options.where), **more)
 
 
 def names_of(text: str | None) -> tuple[str, ...]:

@@ -13,6 +13,19 @@ _EXAMPLES = """  recbole-scale fit --rows results/runs.jsonl --dataset ml-1m --m
 """
 
 
+def add_question(add: Any, model: str) -> None:
+    """Which rows a law is fitted to, and what is asked of it; ``model``: the help of --model."""
+    add("--rows", default="results/runs.jsonl", metavar="FILE", help="rows of runs (default: %(default)s)")
+    add("--dataset", metavar="D", help="data set of the rows; needed when they hold several")
+    add("--model", metavar="M", help=model)
+    add("--loss", default="test_nll", metavar="COLUMN", help=f"{', '.join(LOSSES)} (default: %(default)s)")
+    add("--holdout", metavar="SIZES", help="sizes by name or count, judged instead of fitted: large,829M")
+    add("--predict", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
+    add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
+    add("--resamples", type=int, default=1000, metavar="N", help="resamples behind the bands (default: %(default)s)")
+    add("--seed", type=seed_number, default=0, metavar="S", help="seed of the resamples (default: %(default)s)")
+
+
 def parser() -> CommandParser:
     """Options of the command."""
     made = CommandParser(
@@ -21,19 +34,11 @@ def parser() -> CommandParser:
         _EXAMPLES,
     )
     add: Any = made.add_argument
-    add("--rows", default="results/runs.jsonl", metavar="FILE", help="rows of runs (default: %(default)s)")
-    add("--dataset", metavar="D", help="data set of the rows; needed when they hold several")
-    add("--model", metavar="M", help="model of the rows; needed when they hold several")
+    add_question(add, "model of the rows; needed when they hold several")
     add("--x", default="n_blocks", metavar="COLUMN", help=f"{', '.join(X_COLUMNS)} (default: %(default)s)")
-    add("--loss", default="test_nll", metavar="COLUMN", help=f"{', '.join(LOSSES)} (default: %(default)s)")
-    add("--holdout", metavar="SIZES", help="sizes by name or count, judged instead of fitted: large,829M")
-    add("--predict", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
-    add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
     add("--joint", action="store_true", help="also fit the joint law in size and data, and split budgets by it")
     add("--d_over_n", default=":", metavar="LOW:HIGH", help="interactions for each parameter that the joint law takes")
     add("--price_per_hour", type=positive_number, metavar="P", help="price of an hour here, to cost a gain in money")
     add("--per_user", metavar="DIR", help="files of `sweep --per_user DIR`: E for all users, not only for those tested")
-    add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
-    add("--seed", type=seed_number, default=0, help="seed of the resamples (default: %(default)s)")
     add("--out", default="results", metavar="DIR", help="folder for law.json and figures (default: %(default)s)")
     return made

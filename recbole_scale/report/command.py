@@ -9,8 +9,8 @@ from pathlib import Path
 
 from recbole_scale.errors import UserError
 from recbole_scale.files import write_text
-from recbole_scale.fit.command import names_of, where_of
-from recbole_scale.fit.rows import Question, as_rows
+from recbole_scale.fit.command import question_of
+from recbole_scale.fit.rows import as_rows
 from recbole_scale.report.options import parser
 from recbole_scale.runs.records import read_rows
 
@@ -27,16 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from recbole_scale.report.page import Context, answer_text, as_page
     from recbole_scale.report.report import draw, make_study
 
-    question = Question(
-        dataset=options.dataset,
-        model=options.model,
-        loss=options.loss,
-        holdout=names_of(options.holdout),
-        predict=names_of(options.predict),
-        where=where_of(options.where),
-        resamples=options.resamples,
-        seed=options.seed,
-    )
+    question = question_of(options)
     if options.worth <= 0:
         raise UserError(f"--worth is a number of nats above 0, not {options.worth:g}")
     for name, least in (("worth_hits", 0.0), ("factor", 1.0)):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_scale.arguments import CommandParser, seed_number
-from recbole_scale.fit.options import LOSSES
+from recbole_scale.arguments import CommandParser
+from recbole_scale.fit.options import add_question
 
 _EXAMPLES = """  recbole-scale report --rows results/runs.jsonl --dataset ml-1m --holdout base --predict 829M \\
       --challenges results/challenges.jsonl --out report.html --figures figures
@@ -20,26 +20,12 @@ def parser() -> CommandParser:
         _EXAMPLES,
     )
     add: Any = made.add_argument
-    add("--rows", default="results/runs.jsonl", metavar="FILE", help="rows of runs (default: %(default)s)")
-    add(
-        "--challenges",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="rows of the verb challenges, shown as a section",
-    )
+    add_question(add, "model of the rows (default: ScaledSASRec where there are runs of it)")
+    add("--challenges", nargs="+", default=[], metavar="FILE", help="rows of the verb challenges, shown as a section")
     add("--others", metavar="FILE", help="rows of other models, as of the verb compare, for the table beside them")
-    add("--dataset", metavar="D", help="data set of the rows; needed when they hold several")
-    add("--model", metavar="M", help="model of the rows (default: ScaledSASRec where there are runs of it)")
-    add("--loss", default="test_nll", metavar="COLUMN", help=f"{', '.join(LOSSES)} (default: %(default)s)")
-    add("--holdout", metavar="SIZES", help="sizes by name or count, judged instead of fitted: large,829M")
-    add("--predict", metavar="SIZES", help="sizes by name or count to predict: 829M or 75.5M,xlarge")
-    add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
     add("--worth", type=float, default=0.01, metavar="NATS", help="what a doubling must win (default: %(default)s)")
     add("--worth_hits", type=float, default=0.002, metavar="HR", help="HR@10 it must win (default: %(default)s)")
     add("--factor", type=float, default=10.0, metavar="X", help="judge a size so much larger (default: %(default)s)")
-    add("--resamples", type=int, default=1000, help="resamples behind the bands (default: %(default)s)")
-    add("--seed", type=seed_number, default=0, help="seed of the resamples (default: %(default)s)")
     add("--out", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
     add("--figures", metavar="DIR", help="also write every figure as PNG and PDF to this folder")
     return made
