@@ -25,9 +25,10 @@ from recbole.data.dataset import Dataset
 from recbole_scale.data import cache
 from recbole_scale.data import log as loading
 from recbole_scale.data.cache import CHUNK_BYTES, cache_path, content_digest, read_cache, write_cache
-from recbole_scale.data.histories import Histories, Positions, split_histories
+from recbole_scale.data.histories import Histories, Positions
 from recbole_scale.data.log import DTYPES, Recipe, load_log, read_log
 from recbole_scale.data.recbole_filters import LogFilters
+from recbole_scale.data.splits import split_histories
 from recbole_scale.errors import UserError
 
 

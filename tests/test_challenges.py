@@ -17,7 +17,7 @@ from recbole_scale.challenges.cases import leave_one_out
 from recbole_scale.challenges.export import export
 from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness
 from recbole_scale.challenges.measuring import groups_of
-from recbole_scale.data.histories import split_histories
+from recbole_scale.data.splits import split_histories
 from recbole_scale.errors import UserError
 
 LEAVE_ONE_OUT = {"LS": "valid_and_test"}

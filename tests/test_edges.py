@@ -16,8 +16,9 @@ from recbole_scale.challenges.kinds import cold_start, long_tail, robustness
 from recbole_scale.challenges.scoring import rank_targets
 from recbole_scale.challenges.windows import write_window_data
 from recbole_scale.compare.significance import paired_bootstrap
-from recbole_scale.data.histories import in_time_order, split_histories, time_order
+from recbole_scale.data.histories import in_time_order, time_order
 from recbole_scale.data.rows import HistoryRows
+from recbole_scale.data.splits import split_histories
 from recbole_scale.data.windows import Windows, batch_windows, cut_windows, padding_share
 from recbole_scale.errors import UserError
 from recbole_scale.laws.budget import compute_optimal

@@ -15,7 +15,8 @@ from recbole.data import create_dataset, data_preparation
 
 from recbole_scale.data import histories
 from recbole_scale.data.dataset import HistoryDataset
-from recbole_scale.data.histories import Histories, Split, ragged_ranges, split_histories, time_order
+from recbole_scale.data.histories import Histories, ragged_ranges, time_order
+from recbole_scale.data.splits import Split, split_histories
 from recbole_scale.errors import UserError
 
 interactions = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=60)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recbole_scale.data.histories import Histories, split_histories
+from recbole_scale.data.histories import Histories
+from recbole_scale.data.splits import split_histories
 from recbole_scale.fit.references import reference_losses as by_name
 from recbole_scale.runs import references
 from recbole_scale.runs.references import reference_losses

@@ -9,7 +9,7 @@ from conftest import QUICK, walk_rows, write_inter
 
 from recbole_scale.compare import command as comparison
 from recbole_scale.compare.runs import Budget, Run, finished_rows, plan_runs
-from recbole_scale.data.histories import split_in_words
+from recbole_scale.data.splits import split_in_words
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import same_data
 from recbole_scale.runs.records import append_row, is_finished

@@ -10,7 +10,8 @@ from recbole.data.interaction import Interaction
 from test_model import make_model
 from torch.nn import functional as F
 
-from recbole_scale.data.histories import Histories, Split
+from recbole_scale.data.histories import Histories
+from recbole_scale.data.splits import Split
 from recbole_scale.data.windows import TARGET_LIST
 from recbole_scale.model.sampled_softmax import (
     SampledSoftmax,

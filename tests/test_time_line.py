@@ -7,7 +7,8 @@ import pytest
 from conftest import QUICK, walk_rows, write_inter
 
 import recbole_scale
-from recbole_scale.data.histories import Histories, split_histories
+from recbole_scale.data.histories import Histories
+from recbole_scale.data.splits import split_histories
 from recbole_scale.data.time_units import as_time, mixed_units
 from recbole_scale.errors import UserError
 from recbole_scale.runs.prepared import prepare

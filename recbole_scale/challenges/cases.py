@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from recbole_scale.data.histories import Histories, Split, gather_padded, ragged_ranges
+from recbole_scale.data.histories import Histories, gather_padded, ragged_ranges
+from recbole_scale.data.splits import Split
 
 
 @dataclass(frozen=True)

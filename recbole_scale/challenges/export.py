@@ -16,7 +16,8 @@ import yaml
 from recbole_scale.bars import bar
 from recbole_scale.challenges.cases import Cases
 from recbole_scale.challenges.measuring import groups_of
-from recbole_scale.data.histories import Histories, Split
+from recbole_scale.data.histories import Histories
+from recbole_scale.data.splits import Split
 from recbole_scale.errors import UserError
 from recbole_scale.files import WholeFile, whole_files
 

@@ -12,7 +12,7 @@ from recbole_scale.compare import runs as planning
 from recbole_scale.compare import table
 from recbole_scale.compare.options import parser
 from recbole_scale.compare.runs import Budget, Run
-from recbole_scale.data.histories import split_in_words
+from recbole_scale.data.splits import split_in_words
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.files import locked, whole_files
 from recbole_scale.runs.records import COLUMNS

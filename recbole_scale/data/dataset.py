@@ -17,10 +17,11 @@ from recbole_scale.data import rows as our_rows  # by name only: it may be what 
 from recbole_scale.data.atomic import PADDING, read_atomic, read_header, with_kinds
 from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.data.hashed import drawn_users, share_of_user
-from recbole_scale.data.histories import Histories, Split, split_histories, time_order
+from recbole_scale.data.histories import Histories, time_order
 from recbole_scale.data.log import Log, Recipe, load_log
 from recbole_scale.data.ready_made import rows_of
 from recbole_scale.data.recbole_filters import Interval, LogFilters
+from recbole_scale.data.splits import Split, split_histories
 from recbole_scale.data.texts import Names, Numbers
 from recbole_scale.data.time_units import check_units
 from recbole_scale.errors import UserError, nearest

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recbole_scale.data.histories import Histories, Positions, Split
+from recbole_scale.data.histories import Histories, Positions
+from recbole_scale.data.splits import Split
 from recbole_scale.data.windows import Windows
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import DataSet

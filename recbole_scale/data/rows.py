@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_scale.data.histories import Histories, Positions, Split, ragged_ranges
+from recbole_scale.data.histories import Histories, Positions, ragged_ranges
+from recbole_scale.data.splits import Split
 from recbole_scale.interfaces import RunConfig
 
 

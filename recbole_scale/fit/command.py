@@ -62,9 +62,13 @@ def question_of(options: Any, **more: Any) -> Question:
     Raises:
         UserError: a condition is not of the form COLUMN=VALUE.
     """
-    plain = {name: getattr(options, name) for name in ("dataset", "model", "loss", "resamples", "seed")}
-    asked = {"holdout": names_of(options.holdout), "predict": names_of(options.predict)}
-    return Question(**plain, **asked, where=where_of(options.where), **more)
+    return Question(
+        **{name: getattr(options, name) for name in ("dataset", "model", "loss", "resamples", "seed")},
+        holdout=names_of(options.holdout),
+        predict=names_of(options.predict),
+        where=where_of(options.where),
+        **more,
+    )
 
 
 def names_of(text: str | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from recbole.data.dataset import Dataset, SequentialDataset
 
-from recbole_scale.data.histories import on_time_line, time_cuts
+from recbole_scale.data.splits import on_time_line, time_cuts
 from recbole_scale.errors import UserError
 
 

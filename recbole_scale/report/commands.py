@@ -47,7 +47,7 @@ def next_commands(study: Study, verdict: Verdict, costs: Costs, rows_file: str) 
         if step.n not in seen and step.after < 0.98 * step.before and _reachable(study, step.n):
             steps.append((step, 3, False))
             seen.add(step.n)
-    further = [_of_step(study, step, runs, decides, costs, rows_file) for step, runs, decides in steps[:_MOST]]
+    further = [_of_step(study, step, runs, decides, rows_file) for step, runs, decides in steps[:_MOST]]
     first = [step for step in further if step.decides]
     return [*first, *longer, *(step for step in further if not step.decides)][:_MOST]
 
@@ -79,7 +79,7 @@ def _reachable(study: Study, n: float) -> bool:
     return near and (not study.ends.over_the_top or n <= study.ends.best.n)
 
 
-def _of_step(study: Study, step: Step, runs: int, decides: bool, costs: Costs, rows_file: str) -> Command:
+def _of_step(study: Study, step: Step, runs: int, decides: bool, rows_file: str) -> Command:
     shape = shape_name(study, step.n)
     line = sweep_line(study, [shape], next_seeds(study, step.n, runs), rows_file)
     minutes = None if step.hours is None else 60.0 * step.hours

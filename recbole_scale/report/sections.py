@@ -125,18 +125,16 @@ def models_section(study: Study) -> str:
             *(_mean([metric_of(row, name) for row in group], ".4f") for name in names),
             *_filtered_cells(group, filtered), _mean([row.get("seconds_train") for row in group], ",.0f"),
         ]
-        for (model, shape, count), group in sorted(runs.items(), key=lambda item: _others_first(study, *item[0]))
+        # other models as their rows come, then the sizes, smallest first
+        for (model, shape, count), group in sorted(
+            runs.items(), key=lambda item: item[0][2] if item[0][0] == study.choice.model else -1.0
+        )
     ]  # fmt: skip
     caption = "Means over seeds; all trainable parameters, embeddings included; budgets may differ between models"
     caption += _FILTERED_TOLD if filtered else ""
     kinds = {row.get("nll_kind") for row in everybody}
     caption += "".join(told for kind, told in _KINDS_TOLD.items() if kind in kinds)
     return section("Beside other models", table(head, body, caption))
-
-
-def _others_first(study: Study, model: str, shape: str, count: float) -> float:
-    """Order of the models: others as their rows come, then the sizes, smallest first."""
-    return count if model == study.choice.model else -1.0
 
 
 def advice_section(study: Study) -> str:

@@ -170,7 +170,7 @@ def make_plan(
             f"{duration(need)}"
         )
     held_out = plan.sizes[-1].shape if len(plan.sizes) > 3 else None
-    more = seeds_that_sharpen(plan, _law(targets), at_once * (room - plan.tuning_seconds - plan.wall_seconds))
+    more = seeds_that_sharpen(plan, _law(), at_once * (room - plan.tuning_seconds - plan.wall_seconds))
     return Plan(**{**vars(plan), "runs": (*plan.runs, *more), "held_out": held_out})
 
 
@@ -216,7 +216,7 @@ def _worth(plan: Plan) -> float:
     return span + epochs + 0.3 * math.log2(plan.sizes[-1].n) + 0.2 * len(plan.sizes)
 
 
-def _law(targets: int) -> PowerLaw:
+def _law() -> PowerLaw:
     """A law to plan by until the study's own is known: the losses of published ladders."""
     sizes = np.geomspace(1e3, 1e6, 6)
     return fit_power_law(sizes, 5.0 + (900.0 / sizes) ** 0.25, resamples=0)

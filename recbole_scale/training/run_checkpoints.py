@@ -183,7 +183,7 @@ class RunCheckpoints:
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as failure:
             raise UserError(f"the checkpoint {path} is of another model than these settings describe") from failure
 
-    def save_bests(self, improved: list[Best], bests: Bests, epoch: int, save: Any) -> None:
+    def save_bests(self, improved: list[Best], bests: Bests, save: Any) -> None:
         """Write the model as it is to the file of each best that it now is; ``save(saved_model_file=path)`` writes one.
 
         Each best has a file of its own, so that a killed run finds both as its ``last`` checkpoint knows them.

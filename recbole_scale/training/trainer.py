@@ -147,7 +147,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
         elif best.epoch >= 0:
             self.checkpoints.load_weights(self.saved_model_file)
         if saved:
-            self._keep_first_phase()
+            self.checkpoints.keep_first_phase(self.bests, partial(self._save_checkpoint, best.epoch, False))
         optimization.switch_over(epoch, self.global_step, reason)
         self.optimizer = optimization.optimizer
         best.waited, self.progress.stopped = 0, False
@@ -171,7 +171,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
         train_data.set_epoch(epoch_idx)
         progress, step, last = self.progress, self.progress.step, len(train_data)
         shown = bar(initial=step, total=last, disable=not show_progress, desc=f"train {epoch_idx:>3}")
-        started, save_step, already = perf_counter(), int(self.config["save_step"] or 0), progress.epoch_targets
+        started, save_step, already = perf_counter(), self.config["save_step"], progress.epoch_targets
         self.budget.start()
         build = partial(train_data.parts, pieces=self.accumulation_steps, rank=group.rank(), world=group.world_size())
         with signals.held(), built_ahead(build, last, self.device) as parts:
@@ -187,9 +187,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
                     if trouble:
                         step = self._roll_back(f"{trouble} at batch {step - 1} of epoch {epoch_idx}", saved)
                         shown.n = step
-                    elif (
-                        save or (self.losses.stop_asked and saved)
-                    ) and self.guard.in_a_row == 0:  # before any trouble
+                    elif saved and (save or self.losses.stop_asked) and self.guard.in_a_row == 0:  # before any trouble
                         self.budget.stop()
                         self._save_last(epoch_idx, step)
                         if branches and self.trunk and not self.optimization.schedule.cut:
@@ -251,9 +249,6 @@ class ScaledSASRecTrainer(Figures, Trainer):
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
-    def _keep_first_phase(self) -> None:
-        self.checkpoints.keep_first_phase(self.bests, partial(self._save_checkpoint, self.bests.chosen.epoch, False))
-
     def resume_checkpoint(self, resume_file: str) -> None:
         """Continue from a ``last`` checkpoint: model, optimizer, schedule, data position, random state, best so far.
 
@@ -282,7 +277,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
         improved = self.stopping.judge(epoch, result, self.steps_per_epoch)
         chosen = self.bests.chosen
         if saved and improved:
-            self.checkpoints.save_bests(improved, self.bests, epoch, partial(self._save_checkpoint, epoch, False))
+            self.checkpoints.save_bests(improved, self.bests, partial(self._save_checkpoint, epoch, False))
         elif chosen in improved and self.optimization.switch.on and not self.second_phase:
             self.best_weights = self.checkpoints.tensors()
         return improved
