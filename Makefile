@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # RecBole comes last and alone: its cap on Ray (2.6.3) has no wheel for Python 3.12 and does not run on today's stack.
 RECBOLE := recbole==1.2.1
 
-.PHONY: pages setup setup-test quickstart test test-fast test-all test-pythons resolve lint clean
+.PHONY: pages setup setup-test quickstart test coverage mutants test-fast test-all test-pythons resolve lint clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,9 +24,21 @@ setup-test: $(VENV)/.installed-test
 quickstart: setup
 	$(BIN)/run_recbole --model=ScaledSASRec --dataset=ml-100k --config_files=properties/tiny.yaml
 
-# What CI runs: everything but the tests marked `slow`.
+# What CI runs: everything but the tests marked `slow`, whole files at a time (fixtures are made once), on two cores where
+# there are two; `make test WORKERS=8` takes more (1.5 GB each).
+CORES := $(shell nproc 2> /dev/null || echo 1)
+WORKERS ?= $(if $(filter 1,$(CORES)),1,2)
+SUITE = $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 test: setup-test
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(SUITE)
+
+# The same, and which lines it runs, by test. Lines run by commands in further processes are not counted.
+coverage: setup-test
+	$(SUITE) --cov=recbole_scale --cov-context=test --cov-report=term
+
+# How many of COUNT small changes to the code do the tests notice? By the lines that `make coverage` has noted.
+mutants: setup-test
+	$(BIN)/python benchmarks/mutants.py --count $(or $(COUNT),100) --commit $$(git rev-parse --short HEAD)
 
 # What needs no training: laws, data, sizes, package, documents, and the rules of imports. For between two edits.
 FAST := $(addprefix tests/test_,laws.py histories.py windows.py ladder.py sizes.py package.py readme.py records.py)

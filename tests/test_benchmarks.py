@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,49 @@ def test_no_benchmark_takes_a_part_of_an_options_name():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "ArgumentParser":
                 assert any(word.arg == "allow_abbrev" for word in node.keywords), path.name
+
+
+CHANGED = """
+@cache(maxsize=3)
+def f(a: int, b: bool = True) -> float | None:
+    if not a < 1 and b:
+        return g(a, b, scale=2) + 0.5
+    a += 3
+    return None
+"""
+
+
+def test_a_mutant_is_one_change_and_every_kind_is_drawn(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from mutants import mutated, places
+
+    tree = ast.parse(CHANGED)
+    made = [mutated(CHANGED, place) for place in range(len(list(places(tree))))]
+    kinds = [found["kind"] for _, found, _ in made]
+    assert Counter(kinds) == {
+        "comparison": 1, "boolean": 2, "arithmetic": 2, "return": 1, "argument": 2, "constant": 5
+    }  # fmt: skip
+    texts = [text for text, _, _ in made]
+    assert len({*texts, ast.unparse(tree)}) == 14  # all differ, and none is the source
+    for text in texts:  # in one line each; decorator and annotations stay
+        pairs = list(zip(text.splitlines(), ast.unparse(tree).splitlines(), strict=True))
+        assert (
+            sum(one != other for one, other in pairs) == 1
+            and pairs[0][0] == pairs[0][1]
+            and "float | None" in pairs[1][0]
+        )
+    lines = {found["was"]: list(lines) for _, found, lines in made}
+    assert lines["a < 1"] == [4] and lines["return g(a, b, scale=2) + 0.5"] == [5] and lines["True"] == [3]
+    assert {found["was"]: found["now"] for _, found, _ in made}["g(a, b, scale=2)"] in ("g(b, a, scale=2)", "g(a, b)")
+
+
+def test_what_mutants_say_is_counted(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from mutants import table
+
+    row = {"module": "laws/fit", "line": 3, "was": "1", "now": "2"}
+    rows = [{**row, "outcome": name} for name in ("killed", "killed", "timed out", "survived", "survived")]
+    rows[-1]["judged"] = "a size of blocks"
+    assert table(rows).splitlines()[0] == (
+        "5 changes: 2 killed, 1 timed out, 1 survived, 1 that alter no result (read by hand); 75 % noticed"
+    )
