@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from recbole_scale.plugin.replaced import REPLACED
+from recbole_scale.plugin.replaced import BESIDE, REPLACED
 from recbole_scale.settings.reading import folder_of
 
 
@@ -40,6 +40,22 @@ def replaced_now() -> set[str]:
 def test_everything_that_is_replaced_is_listed_with_its_reason():
     assert replaced_now() == set(REPLACED)
     assert all(len(reason) > 20 for reason in REPLACED.values())
+
+
+def test_everything_that_the_plugin_assigns_to_is_listed():
+    found = set()
+    for path in Path(folder_of("recbole_scale"), "plugin").glob("*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        others = {alias.asname or alias.name for node in nodes if isinstance(node, ast.ImportFrom)
+                  and not (node.module or "").startswith("recbole_scale") for alias in node.names}  # fmt: skip
+        targets = [target for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
+        for target in targets:
+            for one in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(one, ast.Attribute) and ast.unparse(one.value).split(".")[0] in others:
+                    of = ast.unparse(one.value).split(".")[-1]  # a class, or a module whose name is bound anew
+                    found.add(f"{of}.{one.attr}" if of[0].isupper() or of == "dok_matrix" else one.attr)
+    assert len(found) > 20 and found <= {*REPLACED, *BESIDE}
+    assert all(len(reason) > 20 for reason in BESIDE.values())
 
 
 def test_recbole_still_has_what_is_replaced():

@@ -1,7 +1,8 @@
 """What is replaced in RecBole 1.2.1, and why. Everything else is a subclass or goes through RecBole's own look-ups.
 
 A name is a method of a class, or a function or name of the modules that import it; a test finds what is replaced when
-RecBole is imported and holds it against this list, and that RecBole still has it.
+RecBole is imported, and what the code of this folder assigns to, and holds both against these lists, and that RecBole
+still has it.
 """
 
 from __future__ import annotations
@@ -49,4 +50,13 @@ REPLACED: dict[str, str] = {
     "ensure_dir": "fails when two processes make one folder",
     "init": "colorama's would strip colours and wrap the output once more for every run",
     "tqdm": "bars are still where no terminal is",
+}
+# not when RecBole is imported, or not RecBole's
+BESIDE: dict[str, str] = {
+    "init_seed": "in one of several processes of RecBole's own call: it adds the rank to the seed, and weights differ",
+    "dok_matrix._update": "scipy 1.13 and later have none; seven graph models fill their matrices by it",
+    "np.float_, np.complex_, np.unicode_": "numpy 2 has none; RecBole's Config reads them",
+    "torch_scatter": "two functions of it for KGIN, where the package is missing: today's torch has no build of it",
+    "logging": "a filter on the root logger mends RaCT's message, which has no place for its argument",
+    "warnings": "pandas warns of RecBole's chained fillna, which pandas 2 still carries out",
 }
