@@ -18,9 +18,11 @@ from recbole_scale.runs.prepared import LoadedData, build_model, prepare
 from recbole_scale.runs.run import make_config
 from recbole_scale.settings import load_settings_file, parse_arguments, parse_value, properties_folder, write
 from recbole_scale.settings.checks import UNDOCUMENTED, WORKED_OUT, documented
-from recbole_scale.settings.keys import FMLPRecSettings, ScaledSASRecSettings, SizeSettings, defaults
+from recbole_scale.settings.keys import ScaledSASRecSettings, SizeSettings
+from recbole_scale.settings.package_keys import FMLPRecSettings
 from recbole_scale.settings.reading import folder_of
 from recbole_scale.settings.recbole_keys import RecBoleDataSettings, RecBoleSettings
+from recbole_scale.settings.typed import defaults
 
 # One source ---------------------------------------------------------------------------------------------------------
 

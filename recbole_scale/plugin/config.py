@@ -27,8 +27,8 @@ from recbole_scale.plugin.measures import add_default_metrics, check_metrics, fi
 from recbole_scale.plugin.processes import check_several
 from recbole_scale.settings import PackageSettings, SettingsLoader, check_settings, parse_value, properties_folder
 from recbole_scale.settings.checks import check_columns, check_dataset_name, documented
-from recbole_scale.settings.keys import defaults
 from recbole_scale.settings.reading import find_settings_file, load_settings_file, load_yaml
+from recbole_scale.settings.typed import defaults
 from recbole_scale.settings.unsafe import refuse_unsafe, without_unsafe
 from recbole_scale.terminal import say_once
 from recbole_scale.training import group

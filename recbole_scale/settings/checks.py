@@ -9,9 +9,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from recbole_scale.errors import UserError, shown
-from recbole_scale.settings.keys import Documented, FMLPRecSettings, PackageSettings, ScaledSASRecSettings, Settings
+from recbole_scale.settings.keys import ScaledSASRecSettings
 from recbole_scale.settings.kinds import DEVICE, ENCODING, HOST, PLAIN, Kind, Refused, optional, whole
-from recbole_scale.settings.recbole_keys import RecBoleDataSettings, RecBoleSettings, model_keys
+from recbole_scale.settings.model_keys import model_keys
+from recbole_scale.settings.package_keys import FMLPRecSettings, PackageSettings
+from recbole_scale.settings.recbole_keys import RecBoleDataSettings, RecBoleSettings
+from recbole_scale.settings.typed import Documented, Settings
 
 OWN: dict[str, type[Settings]] = {"ScaledSASRec": ScaledSASRecSettings, "FMLPRec": FMLPRecSettings}
 # what no file documents: how processes find one another (the command line and torchrun set these), and two more

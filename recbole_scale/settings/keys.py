@@ -1,26 +1,19 @@
-"""The settings of this package as typed values: one line a key with its kind, default and documentation.
+"""The settings of ScaledSASRec as typed values: one line a key with its kind, default and documentation.
 
 A new key is one line here; ``python -m recbole_scale.settings.write`` then puts it into
-``properties/model/ScaledSASRec.yaml``, the defaults that a run reads (a test holds the two equal). Checks of several
-keys at once are in :mod:`recbole_scale.settings.checks`.
+``properties/model/ScaledSASRec.yaml``, the defaults that a run reads (a test holds the two equal).
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from recbole_scale.errors import UserError
 from recbole_scale.settings.kinds import (
     FLAG,
     NOT_NEGATIVE,
-    PATH,
     POSITIVE,
     RATE,
-    Kind,
     choice,
     either,
     fields,
@@ -30,6 +23,7 @@ from recbole_scale.settings.kinds import (
     optional,
     whole,
 )  # fmt: skip
+from recbole_scale.settings.typed import Settings, key
 
 SIZES = ("tiny", "small", "base", "medium", "large", "xlarge")
 ACTIVATIONS = ("gelu", "relu", "swish", "tanh", "sigmoid")
@@ -48,52 +42,6 @@ NEGATIVES = fields(
     dynamic=FLAG,
     candidate_num=whole(0, 1_000_000),
 )
-
-Read = TypeVar("Read", bound="Settings")
-
-
-def key(kind: Kind, default: Any, doc: str) -> Any:
-    """A field of a :class:`Settings`; its name is the key's, its docstring ``doc``."""
-    return dataclasses.field(default_factory=lambda: deepcopy(default), metadata={"kind": kind, "doc": doc})
-
-
-@dataclass(frozen=True)
-class Documented:
-    """What is known of one key."""
-
-    name: str
-    kind: Kind
-    default: Any
-    doc: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings that were checked; subclasses name the keys."""
-
-    @classmethod
-    def documented(cls) -> Iterator[Documented]:
-        """Every key in the order of the YAML."""
-        for one in dataclasses.fields(cls):
-            default: Any = one.default_factory() if callable(one.default_factory) else one.default
-            yield Documented(one.name, one.metadata["kind"], default, one.metadata["doc"])
-
-    @classmethod
-    def read(cls: type[Read], given: Any) -> Read:
-        """The settings in ``given``, a mapping or RecBole's Config; what it does not hold has its default.
-
-        Raises:
-            UserError: a value is not what its key must be.
-        """
-        return cls(**cls.checked(given))
-
-    @classmethod
-    def checked(cls, given: Any) -> dict[str, Any]:
-        """Values by key, each in its own type; see :meth:`read`."""
-        return {
-            one.name: one.kind.check(one.name, given[one.name]) if one.name in given else one.default
-            for one in cls.documented()
-        }
 
 
 @dataclass(frozen=True)
@@ -342,76 +290,11 @@ class ScaledSASRecSettings(TrainingSettings, DataSettings, ModelSettings, SizeSe
                 f"switch_at_epoch is {self.switch_at_epoch}, but must be a whole number from 1 to epochs "
                 f"({self.epochs})"
             )
-        if self.learner == "sparse_adam":
-            self._check_sparse()
-
-    def _check_sparse(self) -> None:
-        if self.loss_type != "SCE":
-            raise UserError("learner: sparse_adam needs loss_type: SCE; CE has a gradient for every item")
-        if self.optimizer_switch or self.switch_at_epoch is not None:
-            raise UserError("learner: sparse_adam cannot switch to SGD; leave optimizer_switch out, or take adamw")
-        if self.parallel in ("fsdp", "hsdp"):
-            raise UserError("learner: sparse_adam needs whole copies of the model; parallel: ddp has them")
-
-
-@dataclass(frozen=True)
-class FMLPRecSettings(Settings):
-    """What FMLPRec takes beside RecBole's own settings (``properties/model/FMLPRec.yaml``)."""
-
-    n_layers: int = key(whole(1, 10_000), 2, "Blocks: a filter and a feed-forward layer each.")
-    hidden_size: int = key(whole(1, 1_000_000), 64, "Width.")
-    inner_size: int = key(whole(1, 10_000_000), 256, "Width of the feed-forward part.")
-    hidden_dropout_prob: float = key(RATE, 0.5, "Dropout after the embedding, each filter and each feed-forward layer.")
-    hidden_act: str = key(
-        choice(*ACTIVATIONS),
-        "relu",
-        "Activation of the feed-forward part: relu (equation 8) gelu swish tanh sigmoid.",
-    )
-    layer_norm_eps: float = key(number(0, 1, low_too=False), 1e-12, "Added to the variance in LayerNorm.")
-    initializer_range: float = key(
-        number(0, 100, low_too=False), 0.02, "Standard deviation of the initial weights, the filters' too."
-    )
-    loss_type: str = key(
-        choice("CE", "BPR"), "CE", "CE: full softmax over all items; BPR: one sampled negative, as in the paper."
-    )
-
-
-@dataclass(frozen=True)
-class PackageSettings(Settings):
-    """What this package adds to a run of any model."""
-
-    train_budget_seconds: float | None = key(
-        optional(POSITIVE),
-        None,
-        "Training ends after so many seconds of steps, inside an epoch if need be, and the cosine follows the clock; "
-        "empty: epochs decide.",
-    )
-    per_user_file: str | None = key(
-        optional(PATH), None, "Write each test user's rank of the held-out item and its NLL to this .npz file."
-    )
-    results_file: str | None = key(
-        optional(PATH), "results/runs.jsonl", "File that the run's row is added to; empty: none."
-    )
-    rows_on_demand: bool = key(
-        FLAG, True, "RecBole's sequential models read rows made when a batch needs them, in place of a padded table."
-    )
-    valid_users: int | None = key(
-        optional(whole()), None, "Users ranked at each evaluation, drawn by a hash of their names; empty: all."
-    )
-    test_users: int | None = key(
-        optional(whole()), None, "Users ranked at the end, drawn by the same hash; empty: all."
-    )
-    bad_rows: str = key(
-        choice("refuse", "as_recbole"),
-        "refuse",
-        "Interactions with an empty user or item, or with more columns than the header: refuse names the first; "
-        "as_recbole leaves the former out and cuts the latter, as RecBole's reader does in silence, and counts them.",
-    )
-    detect_anomaly: bool = key(
-        FLAG, False, "autograd's anomaly mode; RecBole's import of SINE switches it on for all models."
-    )
-
-
-def defaults(*kinds: type[Settings]) -> Mapping[str, Any]:
-    """Default of every key of some settings."""
-    return {one.name: one.default for kind in kinds for one in kind.documented()}
+        for wrong, told in (
+            (self.loss_type != "SCE", "needs loss_type: SCE; CE has a gradient for every item"),
+            (self.optimizer_switch or self.switch_at_epoch is not None,
+             "cannot switch to SGD; leave optimizer_switch out, or take adamw"),
+            (self.parallel in ("fsdp", "hsdp"), "needs whole copies of the model; parallel: ddp has them"),
+        ):  # fmt: skip
+            if wrong and self.learner == "sparse_adam":
+                raise UserError(f"learner: sparse_adam {told}")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole_scale.errors import UserError, nearest
-from recbole_scale.settings.keys import FMLPRecSettings, PackageSettings, ScaledSASRecSettings, defaults
+from recbole_scale.settings.keys import ScaledSASRecSettings
+from recbole_scale.settings.package_keys import FMLPRecSettings, PackageSettings
 from recbole_scale.settings.reading import folder_of, properties_folder
 from recbole_scale.settings.recbole_keys import RecBoleDataSettings, RecBoleSettings
+from recbole_scale.settings.typed import defaults
 
 
 @cache

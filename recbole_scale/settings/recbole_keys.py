@@ -1,4 +1,4 @@
-"""RecBole's own settings as typed values: the keys of its ``overall.yaml`` and ``sample.yaml``, and of its models.
+"""RecBole's own settings as typed values: the keys of its ``overall.yaml`` and ``sample.yaml``.
 
 Defaults and documentation are RecBole's (tested equal); kinds follow what it documents and what its code takes.
 """
@@ -8,13 +8,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from recbole_scale.settings.keys import EPOCHS, NEGATIVES, NORM_CLIPPING, Documented, Settings, key
+from recbole_scale.settings.keys import EPOCHS, NEGATIVES, NORM_CLIPPING
 from recbole_scale.settings.kinds import (
     COLUMN,
     COLUMN_PART,
@@ -22,9 +18,7 @@ from recbole_scale.settings.kinds import (
     METRIC,
     NOT_NEGATIVE,
     PATH,
-    PLAIN,
     POSITIVE,
-    RATE,
     Kind,
     Refused,
     choice,
@@ -40,7 +34,7 @@ from recbole_scale.settings.kinds import (
     whole,
     word,
 )
-from recbole_scale.settings.reading import SettingsLoader, folder_of
+from recbole_scale.settings.typed import Settings, key
 
 TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
@@ -266,67 +260,3 @@ class RecBoleDataSettings(Settings):
     benchmark_filename: list[str] | None = key(
         optional(listing(COLUMN)), None, "List of pre-split user-item interaction suffix."
     )
-
-
-# A model's own keys ---------------------------------------------------------------------------------------------------
-
-_LINE = re.compile(r"^(\w+)\s*:[^#\n]*#\s*\(([^)]*)\)\s*(.*)$", flags=re.MULTILINE)
-_SIZE = re.compile(r"(size|layers?|heads?|num_heads|dim|dimension)$")
-_SHARE = re.compile(r"(drop(out)?(_prob|_rate|_ratio|_ex|_im)?|mask_ratio|corruption_ratio|ft_ratio)$")
-
-
-@cache
-def model_keys(model: str) -> dict[str, Documented]:
-    """The keys of a RecBole model's own YAML, with the kinds that their comments and defaults tell."""
-    path = Path(folder_of("recbole"), "properties", "model", f"{model}.yaml")
-    if not path.is_file():
-        return {}
-    text = path.read_text("utf-8")
-    if model == "SINE":  # its code takes one more than its file tells
-        text = text.replace("Range in ['BPR', 'CE']", "Range in ['BPR', 'CE', 'NLL']")
-    told = {name: (kind, doc.strip()) for name, kind, doc in _LINE.findall(text)}
-    values: dict[str, Any] = yaml.load(text, Loader=SettingsLoader) or {}
-    return {
-        name: Documented(name, _kind_of(name, *told.get(name, ("", "")), value), value, told.get(name, ("", ""))[1])
-        for name, value in values.items()
-    }
-
-
-def _kind_of(name: str, told: str, doc: str, default: Any) -> Kind:
-    """The kind of a model's key, by the word in its comment, by its default, and by what its name counts."""
-    kind: Kind = PLAIN
-    if isinstance(default, bool):
-        kind = FLAG
-    elif isinstance(default, str):
-        kind = _words(doc, default)
-    elif "str" in told:  # SASRecCPR's sizes, "500,100,20" or one number
-        kind = PLAIN
-    elif isinstance(default, int | float) and _SHARE.search(name):
-        kind = number(0, 1)
-    elif "int" in told and "list" not in told and isinstance(default, int):
-        least = 1 if default > 0 and _SIZE.search(name) else 0 if default >= 0 else -1_000_000
-        kind = whole(least, 1_000_000_000)
-    elif isinstance(default, int):  # no word says that it is one, but models take it for one
-        kind = Kind("a number", "int", lambda value: value if type(value) is int else number().read(value))
-    elif isinstance(default, float):
-        kind = number()
-    elif isinstance(default, list):
-        kind = listing(_of_list(name, told, default), least=0)
-    elif isinstance(default, dict):
-        kind = mapping(PLAIN)
-    return optional(kind) if default is None or "None" in told else kind
-
-
-def _of_list(name: str, told: str, default: list[Any]) -> Kind:
-    if default and all(isinstance(one, int) and not isinstance(one, bool) for one in default) and "float" not in told:
-        return whole(1 if _SIZE.search(name) and min(default) > 0 else -1_000_000, 1_000_000_000)
-    if default and all(isinstance(one, int | float) and not isinstance(one, bool) for one in default):
-        return RATE if _SHARE.search(name) else number()
-    return word(1000) if default and all(isinstance(one, str) for one in default) else PLAIN
-
-
-def _words(doc: str, default: str) -> Kind:
-    """One of the words that the comment lists, where it lists them and the default is one of them."""
-    found = re.search(r"[Rr]ang(?:e|ing) in\s*`*\[([^\]]*)\]", doc)
-    names = [name.strip(" '\"") for name in found[1].split(",")] if found else []
-    return choice(*names) if default in names else word(1000, least=0 if not default else 1)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_scale.settings.keys import (
-    DataSettings,
-    FMLPRecSettings,
-    ModelSettings,
-    PackageSettings,
-    Settings,
-    TrainingSettings,
-)
+from recbole_scale.settings.keys import DataSettings, ModelSettings, TrainingSettings
+from recbole_scale.settings.package_keys import FMLPRecSettings, PackageSettings
 from recbole_scale.settings.reading import properties_folder
+from recbole_scale.settings.typed import Settings
 
 _COMMENT = 32  # column of the comments, as in RecBole's own files
 _OPEN = """# Defaults of ScaledSASRec. Order of precedence: these < the size's file < config files < --key=value.
