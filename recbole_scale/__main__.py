@@ -1,6 +1,6 @@
-"""``python -m recbole_scale`` is ``run_recbole``."""
+"""``python -m recbole_scale``: a verb of ``recbole-scale``, or the settings of ``run_recbole``."""
 
-from recbole_scale.cli import run_recbole_command
+from recbole_scale.cli import module_command
 
 if __name__ == "__main__":
-    run_recbole_command()
+    module_command()

@@ -7,14 +7,23 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 from recbole_scale.errors import UserError, nearest
-from recbole_scale.settings import parse_arguments, parse_value
+from recbole_scale.settings import find_settings_file, load_settings_file, parse_arguments, parse_value
+from recbole_scale.settings.keys import defaults
+from recbole_scale.settings.recbole_keys import RecBoleSettings
 from recbole_scale.terminal import COMMANDS
 
 _PLACES = ("FILE", "DIR", "PATH")  # metavars of values that may hold commas and spaces
+_ALSO_ROWS = ("--runs", "--results_file")  # --rows has had these names, and the setting is called so
+# settings of several processes, for commands whose runs are one each
+ONE_PROCESS = dict.fromkeys(
+    ("nproc", "world_size", "ip", "port", "group_offset", "offset", "local_rank"),
+    "each of its runs is one process; run_recbole trains on several",
+)
 
 
 class _Help(argparse.HelpFormatter):
@@ -94,6 +103,14 @@ def positive_number(text: str) -> float:
     return value
 
 
+class _Version(argparse.Action):
+    """``--version``, which is looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> NoReturn:
+        print(f"recbole-scale {version('recbole-scale')}")
+        parser.exit()
+
+
 class CommandParser(argparse.ArgumentParser):
     """Options as ``--key value`` or ``--key=value``, with ``-`` or ``_`` in the key; lists by space or comma.
 
@@ -101,9 +118,18 @@ class CommandParser(argparse.ArgumentParser):
         prog: the command as it is typed.
         description: what it does, in a sentence.
         examples: lines that work as they stand.
+        decided: settings of a run that the command decides by itself, each with what says so in their place.
+        stated: what it decides on, where that may be said as well.
     """
 
-    def __init__(self, prog: str, description: str, examples: str = "") -> None:
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        examples: str = "",
+        decided: Mapping[str, str] | None = None,
+        stated: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(
             prog=prog,
             description=description,
@@ -114,6 +140,10 @@ class CommandParser(argparse.ArgumentParser):
         self.register("type", int, whole_number)
         self.register("type", float, number)
         self.register("type", None, word)
+        self.decided, self.stated = decided or {}, {"nproc": 1, **(stated or {})}
+        self.add_argument(
+            "--version", nargs=0, action=_Version, dest=argparse.SUPPRESS, help="show the version and stop"
+        )
 
     def error(self, message: str) -> NoReturn:
         """Every mistake is a sentence."""
@@ -143,7 +173,27 @@ class CommandParser(argparse.ArgumentParser):
     def parse_with_settings(self, args: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
         """The options, and everything else as settings of a run."""
         options, rest = self.parse_known_args(args)
-        return options, parse_arguments(rest)
+        settings = parse_arguments(rest)
+        self.check_settings(settings)
+        return options, settings
+
+    def check_settings(self, settings: Mapping[str, Any], file: str = "") -> None:
+        """Refuse settings that the command would override in silence.
+
+        Raises:
+            UserError: saying what decides in place of the setting.
+        """
+        for name, value in settings.items():
+            way = self.decided.get(name.rpartition(".")[2])
+            if way and (name, value) not in self.stated.items():
+                raise UserError(f"{f'{file}: ' if file else ''}{self.prog} decides {name} itself: {way}")
+
+    def check_files(self, paths: Iterable[str], but: Sequence[str] = ()) -> None:
+        """As :meth:`check_settings` of config files, which may hold ``but``, and state RecBole's defaults."""
+        usual = defaults(RecBoleSettings).items()
+        for path in paths:
+            found = load_settings_file(find_settings_file(path)).items()
+            self.check_settings({k: v for k, v in found if k not in but and (k, v) not in usual}, path)
 
     def _spelled(self, args: Sequence[str]) -> list[str]:
         """Known options with underscores; the values of a list one by one."""
@@ -153,6 +203,7 @@ class CommandParser(argparse.ArgumentParser):
             key, equals, value = argument.partition("=")
             if argument.startswith("-"):
                 key = key.replace("-", "_").replace("__", "--", 1) if key.startswith("--") else key
+                key = "--rows" if key in _ALSO_ROWS and "--rows" in self._option_string_actions else key
                 action = self._option_string_actions.get(key)
                 if action is None:
                     several = False

@@ -13,7 +13,7 @@ from typing import Any
 from recbole_scale.arguments import CommandParser, filled
 from recbole_scale.errors import UserError, exit_code, nearest
 from recbole_scale.settings import find_settings_file, load_settings_file
-from recbole_scale.signals import ends_by_signal
+from recbole_scale.signals import ends_by_signal, leave
 
 # in the order one uses them: the room, and what the verb does; its module is command.py, its options options.py
 VERBS = {
@@ -36,7 +36,13 @@ _EXAMPLES = """  run_recbole --model=ScaledSASRec --dataset=ml-100k
 
 def recbole_scale_command() -> None:
     """Entry point of ``recbole-scale``."""
-    sys.exit(exit_code(lambda: run_verb(sys.argv[1:])))
+    leave(exit_code(lambda: run_verb(sys.argv[1:])))
+
+
+def module_command() -> None:
+    """Entry point of ``python -m recbole_scale``."""
+    words = sys.argv[1:2]
+    (run_recbole_command if words and words[0].startswith("-") and words != ["-V"] else recbole_scale_command)()
 
 
 def run_verb(arguments: Sequence[str]) -> int:
@@ -116,7 +122,7 @@ def _parser() -> CommandParser:
 
 def run_recbole_command() -> None:
     """Entry point of ``run_recbole``."""
-    sys.exit(exit_code(_run_recbole))
+    leave(exit_code(_run_recbole))
 
 
 def _run_recbole() -> None:
@@ -159,7 +165,7 @@ def _run_one(local_rank: int, call: dict[str, Any], members: dict[str, Any]) -> 
     if members:
         call["config_dict"] = {"local_rank": local_rank, **call["config_dict"], **members}
     child = local_rank > 0 or multiprocessing.parent_process() is not None  # whose parent tells the user
-    with group.first_failure_speaks(), ends_by_signal(child):
+    with ends_by_signal(child), group.first_failure_speaks():
         result = run(**call)
     if not call["dry_run"] and group.rank() == 0:
         print(f"checkpoint  {result['checkpoint'] or 'none'}")
@@ -169,7 +175,7 @@ def _run_one(local_rank: int, call: dict[str, Any], members: dict[str, Any]) -> 
 
 def run_hyper_command() -> None:
     """Entry point of ``run_hyper``."""
-    sys.exit(exit_code(_run_hyper))
+    leave(exit_code(_run_hyper))
 
 
 def _run_hyper() -> None:

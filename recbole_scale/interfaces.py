@@ -109,7 +109,7 @@ class Model(Protocol):
 
 
 class Trainer(Protocol):
-    """A trainer, RecBole's or ours; ``evaluator`` and ``eval_collector`` are RecBole's."""
+    """A trainer, RecBole's or ours; ``evaluator``, ``eval_collector`` and ``tensorboard`` are RecBole's."""
 
     config: RunConfig
     model: Model
@@ -119,6 +119,7 @@ class Trainer(Protocol):
     best_valid_result: dict[str, float] | None
     evaluator: Any
     eval_collector: Any
+    tensorboard: Any
     data_id: str | None
 
     @property

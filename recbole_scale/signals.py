@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from recbole_scale.terminal import patient_output
 
@@ -74,14 +76,17 @@ def _hand_on(signum: int) -> None:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Raise :class:`Interrupted` for the signals inside; only the main thread can, others leave things as they are."""
+    """Raise :class:`Interrupted` for the signals inside; only the main thread can, others leave things as they are.
+
+    What this process was told to ignore (nohup, a shell's background job at a terminal) it ignores.
+    """
     if _State.watching or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     _State.watching, _State.asked = True, None
     for number in SIGNALS:
-        if before[number] != signal.SIG_IGN:  # nohup, and a shell's background jobs
+        if before[number] != signal.SIG_IGN or (number == signal.SIGINT and not _has_terminal()):
             signal.signal(number, _handle)
     try:
         yield
@@ -89,6 +94,15 @@ def watched() -> Iterator[None]:
         _State.watching = False
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: a library's own, which Python cannot set
+
+
+def _has_terminal() -> bool:
+    """Whether there is a terminal, whose Ctrl-C shells have their background jobs ignore; ``kill -INT`` is meant."""
+    try:
+        os.close(os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -150,4 +164,17 @@ def ends_by_signal(child: bool) -> Iterator[None]:
         with watched(), patient_output():
             yield
     except Interrupted as stop:
-        raise SystemExit(stop.exit_code) from None
+        leave(stop.exit_code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; after a signal at once, since taking Python and torch apart takes a second of CPU.
+
+    What a run keeps is written by then. Hooks of libraries for the end of Python are not called, but for Ray's.
+    """
+    if code - 128 in SIGNALS and "ray" not in sys.modules:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

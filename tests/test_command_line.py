@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_help_fits_its_terminal_and_its_examples_can_be_copied(monkeypatch, colu
         (["swep"], "there is no verb 'swep'; did you mean 'sweep'? (recbole-scale --help lists them)"),
         (["fit", "--dataest", "x"], "there is no option --dataest; did you mean '--dataset'?"),
         (["report", "page.html"], "the word 'page.html' belongs to no option"),
-        (["recommend", "--out", "x.csv"], "give either --checkpoint, or --runs"),
+        (["recommend", "--out", "x.csv"], "give either --checkpoint, or --rows"),
         (["fit", "--resamples", "many"], "argument --resamples: must be a whole number, not 'many'"),
         (["sweep", "--dataset", "x", "--shapes", "tiny", "--learning_rate"], "--learning_rate has no value"),
     ],
@@ -141,6 +142,90 @@ def test_settings_take_both_forms():
     for words, says in ((["--epochs"], "no value"), (["--a", "--b=1"], "no value"), (["10"], "not of the form")):
         with pytest.raises(UserError, match=says):
             parse_arguments(words)
+
+
+LADDERS = {"sweep": "sweep", "study": "study", "compare": "compare", "run_hyper": "search"}  # command: room
+
+
+def _options_of(command):
+    return importlib.import_module(f"recbole_scale.{LADDERS[command]}.options")
+
+
+@pytest.mark.parametrize("command", LADDERS)
+def test_what_a_command_decides_itself_is_never_overridden_in_silence(command):
+    """Each such setting is refused, naming what says it, which is an option of this command or of the one named."""
+    module = _options_of(command)
+    made = module.parser()
+    left = [key for key in module.DECIDED if made._spelled([f"--{key}"])[0] not in made._option_string_actions]
+    assert {"nproc", "per_user_file"} <= set(left)
+    head = ["--dataset=x", "--models=Pop"] if command == "compare" else []
+    for key in left:
+        with pytest.raises(UserError, match=f"^{made.prog} decides {key} itself: ") as told:
+            made.parse_with_settings([*head, f"--{key.replace('_', '-')}=3"])
+        other = re.search(r"recbole-scale (\w+)", str(told.value).partition(": ")[2])
+        known = {
+            *made._option_string_actions,
+            *(_options_of(other[1]).parser()._option_string_actions if other else ()),
+        }
+        assert all(option in known or option == "--learning_rate" for option in re.findall(r"--\w+", str(told.value)))
+    assert made.parse_with_settings([*head, "--dropout_top=0.1"])[1] == {"dropout_top": 0.1}
+
+
+def test_one_models_settings_are_no_way_around(folder):
+    made = _options_of("compare").parser()
+    head = ["--dataset=x", "--models", "SASRec"]
+    for key in ("seed", "epochs", "results_file", "checkpoint_dir", "dataset"):
+        with pytest.raises(UserError, match=f"recbole-scale compare decides SASRec.{key} itself"):
+            made.parse_with_settings([*head, f"--SASRec.{key}=3"])
+    assert made.parse_with_settings([*head, "--SASRec.n_layers=3"])[1] == {"SASRec.n_layers": 3}
+
+
+def test_a_config_file_may_state_recboles_defaults_and_the_only_model(folder):
+    made = _options_of("sweep").parser()
+    Path("usual.yaml").write_text("seed: 2020\nmodel: ScaledSASRec\nnproc: 1\nepochs: 3\n")
+    Path("own.yaml").write_text("topk: [5]\nseed: 3\n")
+    made.check_files(["usual.yaml"], but=["epochs"])
+    with pytest.raises(UserError, match=r"^own.yaml: recbole-scale sweep decides seed itself: --seeds says which"):
+        made.check_files(["usual.yaml", "own.yaml"], but=["epochs"])
+    assert made.parse_with_settings(["--model=ScaledSASRec"])[1] == {"model": "ScaledSASRec"}
+
+
+@pytest.mark.parametrize("command", [verb for verb in THERE if verb not in ("prepare", "synthetic", "study")])
+@pytest.mark.parametrize("name", ["--rows", "--runs", "--results_file", "--results-file"])
+def test_rows_have_one_name_and_its_older_ones(command, name):
+    module = f"recbole_scale.{cli.VERBS[command][0]}."
+    made = importlib.import_module(module + ("options" if cli._is_there(module + "options") else "command")).parser()
+    needed = ["--dataset=x", "--models=Pop"] if command == "compare" else []
+    options, settings = made.parse_with_settings([*needed, name, "a.jsonl"])
+    assert "a.jsonl" in vars(options).values() and not settings
+
+
+@pytest.mark.parametrize("words, runs", [
+    ([], "verb"), (["sweep", "--columns"], "verb"), (["-V"], "verb"), (["swep"], "verb"),
+    (["--model=Pop"], "run"), (["-m", "Pop"], "run"), (["--version"], "run"), (["--help"], "run"),
+])  # fmt: skip
+def test_the_module_is_a_verb_or_a_run(monkeypatch, words, runs):
+    called = []
+    monkeypatch.setattr(cli, "recbole_scale_command", lambda: called.append("verb"))
+    monkeypatch.setattr(cli, "run_recbole_command", lambda: called.append("run"))
+    monkeypatch.setattr(sys, "argv", ["recbole_scale", *words])
+    cli.module_command()
+    assert called == [runs]
+
+
+@pytest.mark.parametrize("command", [*THERE, "run_recbole", "run_hyper"])
+def test_every_command_tells_its_version(command, capsys):
+    if command == "run_recbole":
+        made = cli._parser()
+    elif command == "run_hyper":
+        made = _options_of(command).parser()
+    else:
+        module = f"{cli._room(command)}.options"
+        made = importlib.import_module(module if cli._is_there(module) else cli._module(command)).parser()
+    with pytest.raises(SystemExit) as end:
+        made.parse_args(["--version"])
+    assert not end.value.code
+    assert capsys.readouterr().out == f"recbole-scale {version('recbole-scale')}\n"
 
 
 @pytest.mark.parametrize("verb", THERE)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from conftest import QUICK, walk_rows, write_inter
@@ -16,6 +18,7 @@ from test_resume import numbers
 import recbole_scale
 from recbole_scale import signals
 from recbole_scale.errors import LONGEST, UserError, exit_code
+from recbole_scale.training import group
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 
 SETTINGS = {**QUICK, "epochs": 3, "train_batch_size": 64, "save_step": 0}
@@ -114,6 +117,56 @@ def test_a_signal_before_and_after_training_ends_a_command_in_one_sentence(capsy
         assert signal.getsignal(signal.SIGTERM) is own  # as it was
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@pytest.mark.parametrize(("terminal", "code"), [(True, 0), (False, 130)])
+def test_what_a_shell_has_its_background_jobs_ignore_is_ignored_where_a_terminal_could_send_it(
+    monkeypatch, capsys, terminal, code
+):
+    monkeypatch.setattr(signals, "_has_terminal", lambda: terminal)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert exit_code(lambda: os.kill(os.getpid(), signal.SIGINT)) == code
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == ("" if terminal else "interrupted\n")
+
+
+def test_a_terminal_is_seen_from_a_session_of_its_own_only():
+    code = "import os, sys; from recbole_scale.signals import _has_terminal; print(_has_terminal())"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True)
+    assert alone.stdout == "False\n", alone.stderr
+    pid, terminal = pty.fork()  # in the child a session with a terminal
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    said = b""
+    with suppress(OSError):
+        while part := os.read(terminal, 1000):
+            said += part
+    os.waitpid(pid, 0)
+    assert said.strip() == b"True", said
+
+
+def test_a_signal_ends_python_at_once_and_with_what_was_said():
+    """No hooks at the end: they take a second. Everything else ends as Python ends."""
+    code = (
+        "import atexit, sys; from recbole_scale.signals import leave; atexit.register(print, 'hook'); print('said'); "
+    )
+    for number, hooks in ((130, ""), (143, ""), (2, "hook\n"), (0, "hook\n")):
+        done = subprocess.run([sys.executable, "-c", f"{code}leave({number})"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (number, f"said\n{hooks}", "")
+
+
+def test_a_process_that_a_signal_took_the_other_from_is_ended_by_it_too(monkeypatch):
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]:1")
+    monkeypatch.setattr(signals._State, "asked", signal.SIGTERM)
+    with pytest.raises(signals.Interrupted) as told, group.first_failure_speaks(seconds=60):
+        raise lost
+    assert told.value.exit_code == 143
+    monkeypatch.setattr(signals._State, "asked", None)
+    with pytest.raises(RuntimeError, match="closed by peer"), group.first_failure_speaks(seconds=0.01):
+        raise lost
 
 
 def test_a_handler_that_python_did_not_set_is_no_fault_at_the_end(monkeypatch):

@@ -375,6 +375,8 @@ def test_from_a_file_to_a_page_by_real_runs(folder, monkeypatch, capsys, option,
         (["--minutes", "5", "--dataset", "walk", "more"], "belongs to no option|not of the form"),
         (["--minutes", "5", "more", "--dataset", "walk"], "no study in studies/walk to sharpen"),
         (["--minutes", "5", "--dataset", "walk", "--sizes", "tiny", "small"], "a law needs at least 3"),
+        (["--minutes", "5", "--dataset", "walk", "--epochs=5"], "decides epochs itself: as many as the time allows"),
+        (["--minutes", "5", "--dataset", "walk", "--metrics=[Recall]"], "a study fits a law of NLL"),
         (["--minutes", "5", "--dataset", "walk", "--sizes", "tinny", "1x8", "2x8"], "did you mean 'tiny'"),
     ],
 )

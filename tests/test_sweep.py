@@ -190,10 +190,16 @@ def test_a_sweep_file_gives_the_same_plan(walk: Path, capsys: pytest.CaptureFixt
         (["--dataset", "walk", "--shapes", "1x8", "--fractions", "2"], "data_fraction is 2"),
         (["--dataset", "walk", "--shapes", "1x8", "--learning_rat=1"], "did you mean 'learning_rate'"),
         (["--dataset", "wlk", "--shapes", "1x8"], "wlk"),
+        (["--dataset", "walk", "--shapes", "1x8", "--n_layers=2"], "decides n_layers itself: --shapes says which"),
+        (["--dataset", "walk", "--shapes", "1x8", "--model=GRU4Rec"], "a ladder is of ScaledSASRec"),
+        (["--dataset", "walk", "--shapes", "1x8", "--sweep", "s.yaml"], "s.yaml: recbole-scale sweep decides seed"),
+        (["--dataset", "walk", "--shapes", "1x8", "--config_files", "c.yaml"], "c.yaml: recbole-scale sweep decides"),
         (["--dataset", "walk", "--shapes", "1x8", "1x8x2"], "are the same"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(walk: Path, arguments: list[str], sentence: str) -> None:
+    Path("s.yaml").write_text("settings: {seed: 2020}")
+    Path("c.yaml").write_text("results_file: mine.jsonl")
     with pytest.raises(UserError) as told:
         main([*arguments, "--topk=[5]"])
     assert sentence in str(told.value)

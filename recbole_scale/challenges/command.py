@@ -92,9 +92,9 @@ def _chosen(options: argparse.Namespace) -> Any:
     from recbole_scale.challenges.suite import Options
 
     if bool(options.checkpoints) == bool(options.runs):
-        raise UserError("give either --checkpoints, or --runs with --dataset")
+        raise UserError("give either --checkpoints, or --rows with --dataset")
     if options.runs and not options.dataset:
-        raise UserError(f"--runs {options.runs} needs --dataset: the runs of one data set are compared")
+        raise UserError(f"--rows {options.runs} needs --dataset: the runs of one data set are compared")
     names = ("group_rule", "domain_field", "seeds", "mask_history", "resamples")
     values: dict[str, Any] = {
         name: tuple(getattr(options, name)) for name in ("challenges", "lengths", "noise", "ratios", "feeds")

@@ -16,11 +16,11 @@ _CHALLENGES = "some of long_tail cold_start multi_domain robustness trajectory (
 _MAKE = "only write a data set to DIR whose last interactions are held out, to train on before --challenges trajectory"
 _EXAMPLES = """  recbole-scale challenges --dataset ml-1m --challenges long_tail cold_start robustness \\
       --checkpoints "saved/*-ml-1m-*.best.pth" --out results/ml-1m
-  recbole-scale challenges --dataset ml-1m --runs results/runs.jsonl --challenges all
+  recbole-scale challenges --dataset ml-1m --rows results/runs.jsonl --challenges all
 
   recbole-scale challenges --dataset ml-1m --make_trajectory_data dataset
   run_recbole --model=ScaledSASRec --size=small --dataset=ml-1m-cut10
-  recbole-scale challenges --dataset ml-1m-cut10 --challenges trajectory --runs results/runs.jsonl
+  recbole-scale challenges --dataset ml-1m-cut10 --challenges trajectory --rows results/runs.jsonl
 """
 
 
@@ -36,7 +36,6 @@ def parser() -> CommandParser:
     add("--checkpoints", nargs="+", metavar="FILE", help="checkpoints of one data set: files, globs or ids of runs")
     add(
         "--rows",
-        "--runs",
         dest="runs",
         metavar="FILE",
         help="instead: rows of runs, whose checkpoints are in --checkpoint_dir",

@@ -40,7 +40,11 @@ def budget_of(arguments: argparse.Namespace) -> Budget:
     if arguments.epochs is not None and arguments.epochs < 1:
         raise UserError(f"--epochs is {arguments.epochs}, but must be at least 1")
     seconds = parse_seconds(arguments.budget) if arguments.budget else None
-    return Budget(arguments.epochs, seconds, arguments.patience)
+    if arguments.patience is None:
+        return Budget(arguments.epochs, seconds)
+    if arguments.epochs is not None or seconds is not None:
+        raise UserError("--patience ends runs that have no budget; leave it out, or --epochs and --budget")
+    return Budget(patience=arguments.patience)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     reference = arguments.reference or arguments.models[0]
     check_choice("--reference", reference, arguments.models)
     for name in ("seeds", "jobs", "samples", "patience"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"--{name} is {getattr(arguments, name)}, but must be at least 1")
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise UserError(f"--{name} is {value}, but must be at least 1")
     out = arguments.out or Path("results") / f"compare-{arguments.dataset}"
     shared = {**settings, **({"data_path": arguments.data_path} if arguments.data_path else {})}
     check_appendable(arguments.results_file, COLUMNS)

@@ -7,6 +7,7 @@ from typing import Any
 import torch.multiprocessing as mp
 
 from recbole_scale.files import away
+from recbole_scale.signals import ends_by_signal
 from recbole_scale.training import group
 from recbole_scale.training.processes import start
 
@@ -50,7 +51,7 @@ def _member(local_rank: int, results: Any, call: dict[str, Any], settings: dict[
         first.append(seed)
         return first[0]
 
-    with group.first_failure_speaks():
+    with ends_by_signal(True), group.first_failure_speaks():
         result = quick_start.run_recbole(**call, config_dict={**settings, "local_rank": local_rank})
     if group.rank() == 0:
         results.put(result)

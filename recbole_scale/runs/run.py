@@ -120,6 +120,7 @@ def _alone(trainer: Trainer, saved: bool) -> Iterator[None]:
         try:
             yield
         except Interrupted as stop:
+            trainer.tensorboard.flush()
             if saved and not own and os.path.isfile(best):
                 stop.advice = f"the best model so far is in {best}; --resume {best} goes on from it"
             raise

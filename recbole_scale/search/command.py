@@ -77,6 +77,7 @@ def _planned(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Search
     if "gpu_id" in given:
         raise UserError("run_hyper hands out GPUs by itself; choose them with CUDA_VISIBLE_DEVICES instead of --gpu_id")
     files = [find_settings_file(name) for name in (options.config_files or "").split()]
+    parser().check_files(files)
     model, dataset, settings = merged_settings(options.model, options.dataset, files, given)
     config = make_config(model, dataset, None, settings)
     path = find_params_file(options.params_file, model)

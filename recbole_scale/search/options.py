@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import ONE_PROCESS, CommandParser
+
+DECIDED = {
+    **ONE_PROCESS,
+    **dict.fromkeys(("checkpoint_dir", "results_file"), "each trial's lie in --folder"),
+    "per_user_file": "trials would overwrite each other's; run_recbole writes that of the best",
+}
 
 TOOLS = ("Ray", "Hyperopt")
 ALGORITHMS = ("bayes", "random", "exhaustive")
@@ -27,6 +33,7 @@ def parser() -> CommandParser:
         "given as --key=value; what the command line fixes is not searched. The same command, or --resume, goes on "
         "with a search that was interrupted.",
         _EXAMPLES,
+        DECIDED,
     )
     add: Any = made.add_argument
     add("--tool", default="Ray", help="Ray (parallel, ASHA stops bad trials) or Hyperopt (default: %(default)s)")

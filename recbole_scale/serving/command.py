@@ -8,7 +8,7 @@ from time import perf_counter
 from recbole_scale.arguments import CommandParser
 from recbole_scale.errors import UserError
 
-_EXAMPLES = """  recbole-scale recommend --runs results/runs.jsonl --dataset ml-1m --out recs.parquet
+_EXAMPLES = """  recbole-scale recommend --rows results/runs.jsonl --dataset ml-1m --out recs.parquet
   recbole-scale recommend --checkpoint 0123456789 --users new.txt --topk 10 --mask_history --out recs.csv
 
 A file of users holds one user a line ("user item item item", oldest first), read in blocks, or is an atomic file
@@ -24,8 +24,8 @@ def parser() -> CommandParser:
         _EXAMPLES,
     )
     made.add_argument("--checkpoint", "-c", metavar="FILE", help="a checkpoint: its file, a glob, or the id of its run")
-    made.add_argument("--runs", metavar="FILE", help="instead: rows of runs; the run of lowest valid NLL is taken")
-    made.add_argument("--dataset", "-d", metavar="D", help="with --runs that hold several data sets: which")
+    made.add_argument("--rows", metavar="FILE", help="instead: rows of runs; the run of lowest valid NLL is taken")
+    made.add_argument("--dataset", "-d", metavar="D", help="with --rows that hold several data sets: which")
     made.add_argument("--checkpoint_dir", default="saved", metavar="DIR", help="of the runs (default: %(default)s)")
     made.add_argument("--users", default="all", help="all, or a file of histories (default: all)")
     made.add_argument("--topk", type=int, default=50, help="items a user (default: %(default)s)")
@@ -42,16 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     """Load, rank, write, and say what was done."""
     started = perf_counter()
     arguments = parser().parse_args(argv)
-    if bool(arguments.checkpoint) == bool(arguments.runs):
-        raise UserError("give either --checkpoint, or --runs")
+    if bool(arguments.checkpoint) == bool(arguments.rows):
+        raise UserError("give either --checkpoint, or --rows")
     if bool(arguments.out) == bool(arguments.export):
         raise UserError("give --out for lists of items, or --export for the model itself")
     from recbole_scale.runs.trained import best_of_rows, one_checkpoint
     from recbole_scale.serving.recommend import recommend
     from recbole_scale.serving.trained import load_trained
 
-    if arguments.runs:
-        path = best_of_rows(arguments.runs, arguments.dataset, arguments.checkpoint_dir)
+    if arguments.rows:
+        path = best_of_rows(arguments.rows, arguments.dataset, arguments.checkpoint_dir)
     else:
         path = one_checkpoint([arguments.checkpoint], arguments.checkpoint_dir)
     trained = load_trained(path, arguments.data_path, with_data=arguments.users == "all" and not arguments.export)

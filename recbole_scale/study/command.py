@@ -130,6 +130,8 @@ def _common(dataset: str, settings: dict[str, Any], folder: Folder, loaded: Load
     """Settings of every run: the user's win; batch and lists fit the data; checkpoints lie in the study's folder."""
     first = {"topk": [1], "checkpoint_dir": str(folder.path / "saved"), **settings}
     ready = _prepared(dataset, first, loaded)
+    if "nll" not in map(str.lower, ready.config["metrics"]):
+        raise UserError(f"metrics are {', '.join(ready.config['metrics'])}, but a study fits a law of NLL: add it")
     lists = [k for k in _TOPK if k < ready.dataset.item_num] or [1]
     chosen = {"topk": lists, "train_batch_size": batch_size(ready.train_data.n_targets)}
     chosen |= {"dropout_bottom": 0.2, "dropout_top": 0.1, "attn_dropout_prob": 0.0}  # the same for every size

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import ONE_PROCESS, CommandParser
+
+_SWEEP = "recbole-scale sweep"
+DECIDED = {
+    **ONE_PROCESS,
+    "model": "a ladder is of ScaledSASRec; recbole-scale compare trains other models",
+    "seed": f"as many as the time allows; {_SWEEP} takes --seeds",
+    "data_fraction": f"it trains on the whole log; {_SWEEP} takes --fractions",
+    "epochs": f"as many as the time allows; {_SWEEP} takes --epochs",
+    "learning_rate": f"it tries several on the smallest size; {_SWEEP} takes --learning_rate",
+    "train_budget_seconds": "--hours or --minutes is the time of everything",
+    **dict.fromkeys(("size", "n_layers", "hidden_size"), "--sizes says which, as tiny or 2x64"),
+    "results_file": "rows lie in --out",
+    "per_user_file": f"{_SWEEP} takes --per_user, a folder of these files",
+}
 
 _EXAMPLES = """  recbole-scale study --csv log.csv --user user --item item --time when --hours 1
   recbole-scale study --dataset ml-100k --minutes 5
@@ -20,6 +34,8 @@ def parser() -> CommandParser:
         "recbole-scale study",
         "Would a bigger model pay on this log? Prepare, plan a ladder of sizes that fits the time, run, fit, one page.",
         _EXAMPLES,
+        DECIDED,
+        {"model": "ScaledSASRec"},
     )
     add: Any = made.add_argument
     source = made.add_argument_group("the log: one of these")

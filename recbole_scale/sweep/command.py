@@ -31,6 +31,8 @@ from recbole_scale.sweep.sweep import (
 from recbole_scale.sweep.tuning import Tuning, told, tuning_file
 from recbole_scale.text import duration, parse_count, show_count, text_table
 
+# config files may hold these; the options win
+_IN_FILES = ("dataset", "epochs", "size", "n_layers", "hidden_size")
 _GRID_OPTIONS = ("dataset", "sizes", "shapes", "layers", "d_model", "equal_n", "seeds", "fractions", "epochs")
 
 
@@ -185,6 +187,7 @@ def read_grid(options: argparse.Namespace, more: dict[str, Any]) -> Grid:
     """
     given = {name: getattr(options, name) for name in _GRID_OPTIONS if getattr(options, name) is not None}
     settings = {**_from_file(options.sweep, given), **more}
+    parser().check_files(options.config_files or (), but=_IN_FILES)
     rungs = _rungs(given)
     if "dataset" not in given:
         raise UserError("a sweep needs --dataset")
@@ -206,6 +209,7 @@ def _from_file(path: str | None, given: dict[str, Any]) -> dict[str, Any]:
     settings = content.pop("settings", {}) or {}
     if not isinstance(settings, dict):
         raise UserError(f"{path}: settings is {settings!r}, but must be a list of 'key: value' lines")
+    parser().check_settings(settings, path or "")
     for name, value in content.items():
         if name not in _GRID_OPTIONS:
             known = (*_GRID_OPTIONS, "settings")

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_scale.arguments import CommandParser
+from recbole_scale.arguments import ONE_PROCESS, CommandParser
+
+DECIDED = {
+    **ONE_PROCESS,
+    "model": "a ladder is of ScaledSASRec; recbole-scale compare trains other models",
+    "dataset": "--dataset names it",
+    "seed": "--seeds says which",
+    "data_fraction": "--fractions says which",
+    "epochs": "--epochs says how many",
+    "size": "--sizes says which",
+    **dict.fromkeys(("n_layers", "hidden_size"), "--shapes says which, as 2x64 for 2 layers of width 64"),
+    "results_file": "--rows says where",
+    "per_user_file": "--per_user names the folder of these files",
+}
 
 _EXAMPLES = """  recbole-scale sweep --dataset ml-100k --shapes 1x8 2x16 2x32 tiny --seeds 1 2 3 --epochs 10
   recbole-scale sweep --dataset ml-1m --shapes 2x16 tiny 4x64 --fractions 0.1 0.25 0.5 1 --seeds 1
@@ -21,6 +34,8 @@ def parser() -> CommandParser:
         "recbole-scale sweep",
         "Train a grid of ScaledSASRec shapes x seeds x data fractions x epochs; one row per run.",
         _EXAMPLES,
+        DECIDED,
+        {"model": "ScaledSASRec"},
     )
     add: Any = made.add_argument
     add("--dataset", metavar="D", help="data set")

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recbole_scale import signals
 from recbole_scale.errors import UserError
 
 LONGEST_WAIT = timedelta(minutes=30)  # for another process, which may be writing a checkpoint; nccl's own is 10
@@ -113,8 +114,11 @@ def first_failure_speaks(seconds: float = 5.0) -> Iterator[None]:
     try:
         yield
     except RuntimeError as failure:
-        if lost_peer(failure):
-            time.sleep(seconds)
+        if not lost_peer(failure):
+            raise
+        if (signum := signals.asked()) is not None:  # it has ended before this one
+            raise signals.Interrupted(signum) from None
+        time.sleep(seconds)
         raise
 
 

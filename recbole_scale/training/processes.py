@@ -31,7 +31,7 @@ def start(work: Callable[..., None], arguments: tuple[Any, ...], processes: int)
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one sentence says it all
     context: Any = None
     try:
-        with signals.held():
+        with signals.watched(), signals.held():
             with away() as home:
                 context = mp.spawn(_member, (home, work, *arguments), nprocs=processes, join=False)
             with signals.handed_on(context.pids()):
