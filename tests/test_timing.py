@@ -20,6 +20,12 @@ def test_a_dry_run_says_minutes_and_what_they_are_made_of(walk):
         assert part in line
 
 
+def test_long_steps_are_timed_once(walk, monkeypatch):
+    monkeypatch.setattr(timing, "ENOUGH_SECONDS", 0.0)
+    text = recbole_scale.run("ScaledSASRec", "walk", config_dict=dict(QUICK), dry_run=True)["plan"]
+    assert text.splitlines()[-1].endswith("; timed on 1 step)")
+
+
 def test_a_step_that_would_take_too_long_is_not_tried(walk, monkeypatch):
     monkeypatch.setattr(timing, "MOST_FLOPS", 1.0)
     text = recbole_scale.run("ScaledSASRec", "walk", config_dict=dict(QUICK), dry_run=True)["plan"]

@@ -27,6 +27,7 @@ from recbole_scale.text import duration
 from recbole_scale.training.optimizers import build_optimizer, clipped_norm
 
 STEPS = 3  # timed, after one that warms up
+ENOUGH_SECONDS = 1.0  # after which no further step is timed: long ones vary little
 MOST_FLOPS = 3e11  # of a step that is tried, on a CPU some 3 s
 MOST_SECONDS = 5.0  # of the steps of a model whose FLOPs are not counted
 
@@ -38,6 +39,7 @@ class Speed:
     per_target: float
     per_user: float
     start: float
+    steps: int = STEPS  # that were timed
 
     def seconds(self, targets: int, epochs: int, users: int) -> float:
         """Of a run of ``epochs``, each evaluated once on ``users``, who are tested at the end."""
@@ -66,20 +68,21 @@ def measure_speed(prepared: Prepared, network: ScaledSASRec) -> Speed | None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         taken.append(_now(network) - begun)
-    return Speed(
-        median(taken[1:] or taken) * len(loader) / max(loader.n_targets, 1), _per_user(prepared, network), start
-    )
+        if sum(taken[1:]) > ENOUGH_SECONDS:
+            break
+    per_target = median(taken[1:] or taken) * len(loader) / max(loader.n_targets, 1)
+    return Speed(per_target, _per_user(prepared, network), start, max(1, len(taken) - 1))
 
 
 def told(prepared: Prepared, network: object) -> str:
     """The line of a plan: minutes of the whole run and what they are made of, for any model of RecBole's too."""
-    config = prepared.config
+    config, steps = prepared.config, STEPS
     if isinstance(network, ScaledSASRec):
         speed = measure_speed(prepared, network)
         if speed is None:
             return "not timed: one step alone takes more than a few seconds on this machine"
         epochs = config["epochs"]
-        start, ranking = speed.start, speed.per_user * len(prepared.valid_data.dataset)
+        start, steps, ranking = speed.start, speed.steps, speed.per_user * len(prepared.valid_data.dataset)
         epoch = prepared.train_data.n_targets * speed.per_target
     elif not isinstance(network, torch.nn.Module):
         return "not timed: trees grow in whole rounds"
@@ -94,7 +97,7 @@ def told(prepared: Prepared, network: object) -> str:
     valid, tested = (max(len(data.dataset), 1) for data in (prepared.valid_data, prepared.test_data))
     whole = duration(start + epochs * epoch + (rankings + tested / valid) * ranking)
     most = "at most " if 0 < config["stopping_step"] < rankings else ""  # where valid gains nothing it ends earlier
-    return f"{most}about {whole} on this machine ({parts}; timed on {STEPS} steps)"
+    return f"{most}about {whole} on this machine ({parts}; timed on {steps} step{'s' * (steps > 1)})"
 
 
 def _age() -> float:
