@@ -202,7 +202,7 @@ def test_a_model_that_masks_is_found_again(walk, capsys):
         (["--models", "SASRec", "--patience", "3", "--epochs", "2"], "--patience ends runs that have no budget"),
         (["--models", "SASRec", "--patience", "0"], "--patience is 0, but must be at least 1"),
         (["--models", "SASRec", "--epochs", "2", "--seed=3"], "decides seed itself: --seeds says how many"),
-        (["--models", "SASRec", "--GRU4Rec.epochs=3"], "the model of a setting 'GRU4Rec' is none of SASRec"),
+        (["--models", "SASRec", "--GRU4Rec.n_layers=3"], "the model of a setting 'GRU4Rec' is none of SASRec"),
         (["--models", "SASRec", "--hiden_size=3"], "unknown key 'hiden_size'"),
     ],
 )
