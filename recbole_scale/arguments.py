@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.settings import find_settings_file, load_settings_file, parse_arguments, parse_value
-from recbole_scale.settings.keys import defaults
 from recbole_scale.settings.recbole_keys import RecBoleSettings
+from recbole_scale.settings.typed import defaults
 from recbole_scale.terminal import COMMANDS
 
 _PLACES = ("FILE", "DIR", "PATH")  # metavars of values that may hold commas and spaces
