@@ -129,11 +129,13 @@ def whole_files(*paths: Path, what: str = "") -> Iterator[tuple[WholeFile, ...]]
     """Open temporary files beside ``paths``; all are renamed into place when the block ends well, none otherwise.
 
     Raises UserError when the disk is full or the folder cannot be written, naming the file as ``what`` it is; the
-    temporaries are removed then.
+    temporaries are removed then, and the folders that were made for them.
     """
     files: list[WholeFile] = []
+    made: list[Path] = []
     try:
         for path in paths:
+            made += [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
             files.append(WholeFile(path))
         yield tuple(files)
@@ -147,6 +149,9 @@ def whole_files(*paths: Path, what: str = "") -> Iterator[tuple[WholeFile, ...]]
     finally:
         for file in files:
             file.drop()
+        for folder in made:  # those that nothing was written to
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def unwritten(path: str | os.PathLike[str], fault: OSError, what: str = "") -> UserError:

@@ -64,6 +64,21 @@ def test_every_whole_file_is_one_sentence_and_nothing_is_left(tmp_path, monkeypa
     assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
 
 
+def test_a_folder_made_for_a_file_that_could_not_be_written_goes_with_it(tmp_path, monkeypatch):
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    (tmp_path / "there").mkdir()
+    monkeypatch.setattr(files.os, "fsync", fails)
+    for folder in ("new/deep", "there", "there/new"):
+        with pytest.raises(UserError, match="full"):
+            write_text(tmp_path / folder / "a.txt", "text", "the text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    monkeypatch.undo()
+    write_text(tmp_path / "new/deep/a.txt", "text", "the text")
+    assert (tmp_path / "new/deep/a.txt").read_text() == "text"
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_folder_that_is_a_file_is_one_sentence(tmp_path, name):
     (tmp_path / "taken").write_text("mine")

@@ -25,8 +25,9 @@ from recbole_scale.runs.records import COLUMNS, read_rows
 from recbole_scale.runs.run import make_config
 from recbole_scale.sweep import engine as engine_module
 from recbole_scale.sweep.command import main
-from recbole_scale.sweep.engine import RowsFile
+from recbole_scale.sweep.engine import RowsFile, run_point
 from recbole_scale.sweep.on_ray import on_ray
+from recbole_scale.sweep.sweep import Point
 
 SCRIPT = Path(__file__).resolve().parents[1] / "run_scripts" / "size_sweep.py"
 COMMON = ["--dataset", "walk", "--epochs", "2", "--rows", "rows.jsonl", "--train_batch_size=256", "--topk=[5,10]"]
@@ -87,6 +88,17 @@ def test_a_fraction_keeps_the_same_users_and_all_tests(walk: Path) -> None:
     for row in inputs:
         text = ",".join(map(str, row[row > 0]))
         assert any(text in ",".join(map(str, history)) for history in allowed)
+
+
+@pytest.mark.parametrize(("failure", "traced"), [(UserError("the disk is full"), False), (ValueError("ours"), True)])
+def test_a_mistake_in_a_run_is_told_by_its_row_without_a_traceback(monkeypatch, caplog, failure, traced):
+    def fails(*arguments: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr("recbole_scale.sweep.engine.make_config", fails)
+    row = run_point(Point("1x8", "walk", {}, (), "0123456789", 768, 100, 2, 1e9), lambda point: None)
+    assert row["status"] == "failed" and str(failure) in row["error"]
+    assert ("Traceback" in caplog.text) == traced
 
 
 def test_users_beside_a_row_average_to_it(walk: Path) -> None:

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Protocol
 
-from recbole_scale.errors import UserError
+from recbole_scale.errors import UserError, as_mistake
 from recbole_scale.files import Held
 from recbole_scale.fit.rows import Row
 from recbole_scale.runs import records
@@ -133,7 +133,8 @@ def run_point(
     except Exception as failure:  # a failed run must not end the sweep
         if recording:
             raise
-        logging.getLogger().error(traceback.format_exc())
+        if as_mistake(failure) is None:
+            logging.getLogger().error(traceback.format_exc())
         return failed_row(point, failure) | {
             "started": started.isoformat(timespec="seconds"),
             "seconds_total": round(time.perf_counter() - clock, 2),
