@@ -1,18 +1,16 @@
 """RecBole's own trainers on several processes: the same batches as one process sees, dealt out; gradients averaged.
 
 Every process draws every batch, from the same random numbers, and trains on its rows of it. The mean of the processes'
-losses, each weighted by the share of the terms that it averages, is the batch's; so are the gradients.
+losses, each weighted by the share of the terms that it averages, is the batch's; so are the gradients. Where no weights
+make that true, every process takes the whole batch: the same numbers, and no faster.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from recbole.data.interaction import Interaction
@@ -22,15 +20,16 @@ from torch import Tensor
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import Batch, Loader, Model, RecBoleTrainer, RunConfig
 from recbole_scale.training import group
+from recbole_scale.training.checkpoint import random_state, set_random_state
 
 # losses that compare the rows of a batch with each other: on a part of the batch they are another loss
 IN_BATCH = ("FEARec", "MCCLK", "NCL", "SGL")
-# losses that add to a mean over rows what is counted otherwise: a mean over steps of histories, a sum over triples
-MIXED = ("DIEN", "KTUP")
-# losses that are sums over rows, where others are means
-SUMS = ("CDAE", "ConvNCF", "ENMF")
-# weights of a penalty that those losses add once for all rows
-PENALTIES = {"CDAE": ("reg_weight_1", "reg_weight_2"), "ConvNCF": ("regs",)}
+# losses that no weight of a part makes the whole's: terms of two counts (DIEN, KTUP, MKR), noise chosen by the losses
+# before (DiffRec, LDiffRec), users from one list that is walked through (LINE); also S3Rec's pre-training, which draws
+# segments from the other rows
+WHOLE = ("DIEN", "DiffRec", "KTUP", "LDiffRec", "LINE", "MKR")
+# losses that are sums over rows, where others are means, and the weights of a penalty that they add once for all rows
+SUMS = {"CDAE": ("reg_weight_1", "reg_weight_2"), "ConvNCF": ("regs",), "ENMF": ("reg_weight",)}
 
 
 def check_several(model: str, kind: Any) -> None:
@@ -48,23 +47,26 @@ def check_several(model: str, kind: Any) -> None:
         reason = (
             "its loss compares the rows of a batch with each other, and would be another one on a part of the batch"
         )
-    elif model in MIXED:
-        reason = "its loss adds terms of two counts, and no weight of a part of the batch is right for both"
     if reason:
         raise UserError(f"{model} trains in one process: {reason}")
+
+
+def takes_whole_batches(config: RunConfig) -> bool:
+    """Whether every process trains on all rows of every batch, and draws for them what one process would."""
+    return config["model"] in WHOLE or (config["model"] == "S3Rec" and config["train_stage"] == "pretrain")
 
 
 def share(batch: Batch, times: int, rank: int, world: int) -> Any:
     """Rows of one process: every ``world``-th row with its ``times - 1`` repetitions, which stand in blocks after all.
 
-    Columns of another length (a knowledge graph's beside the interactions') are dealt by their own rows.
+    Columns of another length (a knowledge graph's beside the interactions') are dealt by their own rows. Of fewer rows
+    than processes the last ones have none.
     """
 
     def rows(length: int) -> Tensor:
         repeated = times if length == len(batch) and length % times == 0 else 1
         base = length // repeated
-        mine = torch.arange(rank, base, world) if rank < base else torch.zeros(1, dtype=torch.long)
-        return (torch.arange(repeated)[:, None] * base + mine).flatten()
+        return (torch.arange(repeated)[:, None] * base + torch.arange(base)[rank::world]).flatten()
 
     return Interaction({name: values[rows(len(values))] for name, values in batch.interaction.items()})
 
@@ -74,9 +76,7 @@ def weights_of(mine: Batch, batch: Batch, config: RunConfig, world: int) -> tupl
 
     One weight, or one for each part of a loss that has several.
     """
-    model = config["model"]
-    of_triples = model == "MKR" and config["HEAD_ENTITY_ID_FIELD"] in batch.columns
-    if model in SUMS or of_triples or (model == "S3Rec" and config["train_stage"] == "pretrain"):
+    if config["model"] in SUMS:
         return (float(world),)
     counts = zip(_terms(mine, config), _terms(batch, config), strict=True)
     return tuple(part * world / max(whole, 1) for part, whole in counts)
@@ -84,19 +84,20 @@ def weights_of(mine: Batch, batch: Batch, config: RunConfig, world: int) -> tupl
 
 def share_penalties(network: Model, model: str, world: int) -> None:
     """Divide what a sum over rows adds once among the processes, whose sums are added up."""
-    for name in PENALTIES.get(model, ()):
+    for name in SUMS.get(model, ()):
         whole = getattr(network, name)
         setattr(network, name, [part / world for part in whole] if isinstance(whole, list) else whole / world)
 
 
 def _terms(batch: Batch, config: RunConfig) -> tuple[int, ...]:
     """How many terms the batch's mean loss has, or each of its parts: rows, triples, BERT4Rec's masked places."""
-    model = config["model"]
+    model, user = config["model"], config["USER_ID_FIELD"]
     if model == "BERT4Rec":
         return (int((batch[config["MASK_INDEX"]] > 0).sum()),)
+    rows = len(batch[user]) if user in batch.columns else len(batch)
     if model not in ("CFKG", "CKE"):
-        return (len(batch),)
-    rows, triples = len(batch[config["USER_ID_FIELD"]]), len(batch[config["HEAD_ENTITY_ID_FIELD"]])
+        return (rows,)
+    triples = len(batch[config["HEAD_ENTITY_ID_FIELD"]])
     return (rows + triples,) if model == "CFKG" else (rows, triples, rows)
 
 
@@ -119,10 +120,12 @@ class Shared:
         self.trainer = trainer
         self.weights: tuple[float, ...] = (1.0,)
         model = trainer.model
-        torch.manual_seed(trainer.config["seed"] + group.rank())  # each its own dropout
-        drawn = group.gather((random.getstate(), np.random.get_state()))[0]  # all the same batches
-        random.setstate(drawn[0])
-        np.random.set_state(drawn[1])
+        self.whole = takes_whole_batches(trainer.config)
+        if self.whole and group.rank() == 0:
+            trainer.logger.info(
+                f"{trainer.config['model']} trains on whole batches in every process, since its loss is no mean over "
+                "rows: the same numbers as in one process, and only rankings are faster"
+            )
         share_penalties(model, trainer.config["model"], group.world_size())
         for value in [*model.parameters(), *model.buffers()]:
             dist.broadcast(value.data, 0)
@@ -133,26 +136,34 @@ class Shared:
         self._evaluate, trainer.evaluate = trainer.evaluate, self.evaluate
         self._train_epoch, trainer._train_epoch = trainer._train_epoch, self.train_epoch
 
-    def train_epoch(self, train_data: Loader, *arguments: Any, **named: Any) -> Any:
+    def train_epoch(self, train_data: Loader, epoch_idx: int, *arguments: Any, **named: Any) -> Any:
         """As the trainer's, on this process's rows; the loss is the whole epoch's."""
-        return self.mean(self._train_epoch(_Dealt(train_data, self), *arguments, **named))
+        self._draw_alike(epoch_idx)
+        batches = train_data if self.whole else _Dealt(train_data, self)
+        return self.mean(self._train_epoch(batches, epoch_idx, *arguments, **named))
+
+    def _draw_alike(self, epoch: int) -> None:
+        """Draw what process 0 does, all the same batches; dropout of rows that are dealt is each process's own."""
+        state = group.gather(random_state())[0]
+        set_random_state({**state, "cuda": state["cuda"][:1] * len(state["cuda"])})
+        if not self.whole:
+            torch.manual_seed(self.trainer.config["seed"] + epoch * group.world_size() + group.rank())
 
     def of(self, batch: Batch, loader: Loader) -> Any:
-        """This process's part of a batch of ``loader``."""
-        world, rank = group.world_size(), group.rank()
-        times = getattr(getattr(loader, "general_dataloader", loader), "times", 1)  # of a knowledge graph's loader
-        mine = share(batch, times, rank, world)
-        empty = rank >= len(batch) // times  # it repeats a row that another process has
-        self.weights = (0.0,) if empty else weights_of(mine, batch, self.trainer.config, world)
-        return mine
+        """This process's part of a batch of ``loader``.
 
-    @contextmanager
-    def same_draws(self) -> Iterator[None]:
-        """Leave the random numbers that batches are drawn from as they were: what a loss draws goes by its rows."""
-        before = random.getstate(), np.random.get_state()
-        yield
-        random.setstate(before[0])
-        np.random.set_state(before[1])
+        A batch that leaves a process less than two rows goes whole to all, since a mean of nothing and a batch
+        normalisation of one row are no numbers.
+        """
+        world, config = group.world_size(), self.trainer.config
+        times = getattr(getattr(loader, "general_dataloader", loader), "times", 1)  # of a knowledge graph's loader
+        shares = [share(batch, times, rank, world) for rank in range(world)]
+        if config["model"] not in SUMS and min(min(_terms(part, config)) for part in shares) < 2:
+            self.weights = (1.0,)
+            return batch
+        mine = shares[group.rank()]
+        self.weights = weights_of(mine, batch, config, world)
+        return mine
 
     def mean(self, loss: Any) -> Any:
         """Mean over the processes of an epoch's loss, one number or several."""
@@ -214,8 +225,7 @@ class _Dealt:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
-            with self._shared.same_draws():
-                yield self._shared.of(batch, self._loader)
+            yield self._shared.of(batch, self._loader)
 
     def __len__(self) -> int:
         return len(self._loader)
