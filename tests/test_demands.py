@@ -24,6 +24,9 @@ VALUES = {"metrics": ["AUC", "LogLoss"], "valid_metric": "AUC", "eval_args": {"m
 NONE, DYNAMIC = {"train_neg_sample_args": None}, {"train_neg_sample_args": {
     "distribution": "uniform", "sample_num": 1, "dynamic": True, "candidate_num": 2}}  # fmt: skip
 NO_DRAWS = "learns from items that a user has not taken beside those taken, but train_neg_sample_args draws none"
+TIMELESS = {"load_col": {"inter": ["user_id", "item_id"]}, "eval_args": {"order": "TO"}}
+PRICED = {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "price"]},
+          "selected_features": ["price"]}  # fmt: skip
 SAID = [
     ("DeepFM", {"threshold": None}, "DeepFM learns labels, but the interactions of 'made' have no column 'label'"),
     ("XGBoost", {"threshold": None}, "XGBoost learns labels"),
@@ -39,7 +42,34 @@ SAID = [
     ("NCL", {"num_clusters": 1000}, "num_clusters is 1000, but must be at most 31 for 'made'"),
     ("SASRecCPR", {"reranker_CAN_NUM": "50,20"}, "reranker_CAN_NUM is 50,20, but must be at most 31 for 'made'"),
     ("DGCF", {"train_batch_size": 4096}, "a train_batch_size below 4096 draws fewer"),
+    ("BPR", TIMELESS, "eval_args go by time, but 'made' is read without 'timestamp'; name it in load_col"),
+    ("LightGBM", {"epochs": 0}, "epochs is 0, but LightGBM keeps the best of one round or more"),
+    ("XGBoost", {"eval_step": 0}, "eval_step is 0, but XGBoost keeps the best of one round or more"),
+    ("XGBoost", {"threshold": None, "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},
+     "XGBoost learns labels, but the interactions of 'made' have no column 'label'"),
+    ("XGBoost", {"eval_args": {"split": {"RS": [0.8, 0, 0.2]}, "order": "RO"}}, "is held out for valid by"),
+    ("SASRecF", PRICED, "selected_features: 'price' holds numbers; numerical_features must name it, too"),
+    ("DSSM", {"load_col": {**RATED["load_col"], "item": ["item_id", "price"]}}, "numerical_features must name 'price'"),
+    ("S3Rec", PRICED | {"item_attribute": "price", "numerical_features": ["price"]}, "which holds numbers; S3Rec"),
+    ("SHAN", {"short_item_length": 99}, "RecBole refuses this: short_item_length can't longer than"),
+    ("AutoInt", {"attention_size": 7}, "RecBole's AutoInt fails as it is set (AssertionError: embed_dim must be div"),
 ]  # fmt: skip
+ONCE_IT_TRAINS = {
+    "GRU4Rec": ({"learner": "sparse_adam"}, "learner sparse_adam needs sparse gradients, and GRU4Rec has none"),
+    "CKE": (
+        {"reg_weights": [1]},
+        r"RecBole's CKE fails as it is set \(IndexError: list index out of range; cke.py, line",
+    ),
+    "BERT4Rec": ({"MAX_ITEM_LIST_LENGTH": 1, "mask_ratio": 1.0}, r"loss of BERT4Rec is no number \(nan\): mask_ratio"),
+}
+
+
+@pytest.mark.parametrize("model", ONCE_IT_TRAINS)
+def test_what_only_training_shows_is_said_in_a_sentence(folder, model):
+    write_made(folder)
+    settings, says = ONCE_IT_TRAINS[model]
+    with pytest.raises(UserError, match=says):
+        recbole_scale.run(model, NAME, config_dict=settings_of(model) | settings)
 
 
 @pytest.mark.parametrize(("model", "settings", "says"), SAID)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from recbole.utils import ModelType
-from recbole_data import NAME, OWN, settings_of, write_made
+from recbole_data import NAME, OWN, settings_of, with_first_weights, write_made
 
 from recbole_scale.cli import run_recbole_command
 from recbole_scale.plugin.register import find_model, model_names
@@ -99,6 +99,29 @@ def test_s3recs_pretraining_is_loaded_by_its_second_stage(folder, monkeypatch, c
     stage = {"train_stage": "finetune", "pre_model_path": "saved/S3Rec-made-3.pth"}
     row = run_one(monkeypatch, capsys, "S3Rec", **stage)
     assert row["best_valid_metrics"]["ndcg@5"] >= 0
+
+
+def test_trees_over_one_hot_columns(folder, monkeypatch, capsys):
+    """RecBole's own way there ends in an AttributeError, and the key has two spellings in its files and its code."""
+    write_made(folder)
+    run_one(monkeypatch, capsys, "XGBoost", convert_token_to_onehot=True)
+    few = {"convert_token_to_onehot": True, "token_num_threhold": 4}  # two genders and none, seven years, nine ages
+    prepared, _, trainer = with_first_weights("XGBoost", **few)
+    made, labels = trainer._interaction_to_sparse(prepared.train_data)
+    columns = {key: values for key, values in prepared.train_data._dataset[:].numpy().items() if key != "label"}
+    hot = list(columns).index("gender")
+    block = made.toarray()[:, hot : hot + 3]
+    assert made.shape == (len(labels), len(columns) + 2) and prepared.dataset.hash_count == {"gender": 3}
+    assert (block[np.arange(len(block)), columns["gender"].astype(int)] == 1).all() and (block.sum(1) == 1).all()
+
+
+def test_trees_without_test_rows_are_not_tested(folder, monkeypatch, capsys):
+    write_made(folder)
+    nothing = {"split": {"RS": [0.8, 0.2, 0]}, "order": "RO", "mode": "labeled"}
+    code, _, err = command(monkeypatch, capsys, "LightGBM", **settings_of("LightGBM") | {"eval_args": nothing})
+    assert code == 0, err[-2000:]
+    row = json.loads(Path("results/runs.jsonl").read_text())
+    assert not row["test_metrics"] and row["best_valid_metrics"]["auc"] > 0
 
 
 def test_sines_third_loss_trains_without_negatives(folder, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import QUICK, walk_rows, write_inter
+from recbole_data import NAME, settings_of, write_made
 
 import recbole_scale
 from recbole_scale.runs.prepared import prepare
@@ -141,6 +142,29 @@ def test_metrics_that_need_the_number_of_items_work(walk):
                               "valid_metric": "NDCG@5", "embedding_size": 8})["test_result"]  # fmt: skip
     assert all(np.isfinite(found[f"{name.lower()}@{k}"]) for name in names for k in (5, 10))
     assert 0 < found["itemcoverage@5"] <= found["itemcoverage@10"] <= 1
+
+
+@pytest.mark.parametrize("model", ["KGCN", "S3Rec", "RaCT"])
+def test_such_metrics_work_over_a_knowledge_graph_and_after_pretraining(folder, model):
+    """RecBole's collector looks for counts where those loaders have none, and pre-training never asks it."""
+    write_made(folder)
+    names = {"metrics": ["ItemCoverage", "AveragePopularity", "Recall"], "valid_metric": "Recall@5"}
+    found = recbole_scale.run(model, NAME, config_dict=settings_of(model) | names)["test_result"]
+    assert 0 < found["itemcoverage@3"] <= found["itemcoverage@5"] <= 1 <= found["averagepopularity@5"]
+
+
+def test_general_models_read_times_where_these_order_their_rows(folder):
+    """Seconds since 1970, which float32 would round to 64 of them."""
+    write_made(folder)
+    by_time = {"eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO"}}
+    data = prepare(make_config("BPR", NAME, config_dict=settings_of("BPR") | by_time))
+    latest = {}
+    for user, item, _, time in map(str.split, Path("dataset/made/made.inter").read_text().splitlines()[1:]):
+        latest[user] = max(latest.get(user, (0, "")), (int(time), item))
+    test = data.test_data._dataset
+    ids = {kind: test.field2id_token[f"{kind}_id"] for kind in ("user", "item")}
+    pairs = zip(test.inter_feat["user_id"].tolist(), test.inter_feat["item_id"].tolist(), strict=True)
+    assert {ids["user"][u]: ids["item"][i] for u, i in pairs} == {user: item for user, (_, item) in latest.items()}
 
 
 def test_the_choice_of_gpus_is_left_alone(walk, monkeypatch):

@@ -76,8 +76,9 @@ def test_a_general_model_is_cut_at_the_same_times_its_users_first_rows_included(
     train, _, test = parts_of(prepared_for("BPR", {"TS": [first, last]}, **GENERAL))
     assert len(train) == sum(time < first for *_, time in times)
     assert sorted(test) == sorted((user, item) for user, item, time in times if time >= last)
+    assert parts_of(prepared_for("BPR", {"TS": [first, last]}))[0] == train  # it names the times itself
     with pytest.raises(UserError, match="is read without 'timestamp'"):
-        prepared_for("BPR", {"TS": [first, last]})
+        prepared_for("BPR", {"TS": [first, last]}, load_col={"inter": ["user_id", "item_id"]})
 
 
 @pytest.mark.parametrize(("model", "more"), [("ScaledSASRec", {}), ("GRU4Rec", {}), ("SASRec", TABLE)])

@@ -184,9 +184,10 @@ def _plain_checkpoints() -> None:
         self._save_checkpoint(epoch, verbose=False, saved_model_file=saved_model_file)
         self.saved_model_file = saved_model_file
 
-    def pretrain(self: Any, *arguments: Any, **named: Any) -> Any:
-        """As RecBole's; the last epoch is saved even where ``save_step`` does not end there."""
-        result = pretrain_only(self, *arguments, **named)
+    def pretrain(self: Any, train_data: Any, *arguments: Any, **named: Any) -> Any:
+        """As RecBole's, ready for any metric; the last epoch is saved even where ``save_step`` does not end there."""
+        self.eval_collector.data_collect(train_data)
+        result = pretrain_only(self, train_data, *arguments, **named)
         if self.pretrain_epochs % self.save_step:
             name = f"{self.config['model']}-{self.config['dataset']}-{self.pretrain_epochs}.pth"
             self.save_pretrained_model(self.pretrain_epochs - 1, os.path.join(self.checkpoint_dir, name))

@@ -58,17 +58,18 @@ def recboles_refusal(build: Callable[[], Any]) -> Any:
         raise UserError(f"{failure.filename}: {(failure.strerror or str(failure)).lower()}") from failure
     except pickle.UnpicklingError as failure:
         raise UserError("a file of weights holds pickled Python objects or is damaged, and is not loaded") from failure
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, SyntaxError) as failure:
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, SyntaxError, AssertionError) as failure:
         if os.environ.get("RECBOLE_SCALE_TRACEBACK") or not _raised_by_recbole(failure):
             raise
         raise UserError(f"RecBole refuses this: {' '.join(str(failure).split())[:400]}") from failure
 
 
 def _raised_by_recbole(failure: BaseException) -> bool:
-    """Whether the last line of a traceback is a ``raise`` statement in RecBole's code."""
+    """Whether a traceback ends at a ``raise`` statement in RecBole's code, or an ``assert`` that says something."""
     last = traceback.extract_tb(failure.__traceback__)[-1]
     inside = Path(last.filename).is_relative_to(Path(recbole.__file__).parent)
-    return inside and linecache.getline(last.filename, last.lineno or 0).lstrip().startswith("raise ")
+    told = isinstance(failure, AssertionError) and str(failure) != ""
+    return inside and (told or linecache.getline(last.filename, last.lineno or 0).lstrip().startswith("raise "))
 
 
 class ScaleConfig(Config):
@@ -157,6 +158,7 @@ class ScaleConfig(Config):
         one_kind = EvaluatorType.RANKING if self.model in WINDOW_MODELS else None
         if final["MODEL_TYPE"] == ModelType.DECISIONTREE:
             one_kind = EvaluatorType.VALUE
+            final["token_num_threshold"] = final["token_num_threhold"]  # in RecBole's files; in its code
         fit_metrics(final, given, one_kind)
         if sequential and final.get("loss_type") in SOFTMAX_LOSSES and "train_neg_sample_args" not in given:
             final["train_neg_sample_args"] = None
@@ -255,7 +257,8 @@ def _name_columns(final: dict[str, Any], sequential: bool) -> None:
         final["load_col"] = {"inter": [final["USER_ID_FIELD"], listed, final["ITEM_ID_FIELD"]]}
         final["alias_of_item_id"] = final["alias_of_item_id"] or [listed]
         return
-    keys = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD") if sequential else ("USER_ID_FIELD", "ITEM_ID_FIELD")
+    timed = sequential or final["eval_args"].get("order") == "TO" or "TS" in (final["eval_args"].get("split") or {})
+    keys = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")[: 2 + timed]
     names = (*(final[key] for key in keys), *(final["val_interval"] or {}), *(final["threshold"] or {}))
     final["load_col"] = {"inter": list(dict.fromkeys(name for name in names if name is not None))}
 

@@ -5,17 +5,21 @@ Asked before a run trains or is planned, not where data are read: RecBole's API 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import recbole
 from recbole.data.dataloader import UserDataLoader
 from recbole.data.dataset import Dataset
 from recbole.utils import InputType, ModelType
 
-from recbole_scale.errors import UserError
+from recbole_scale.errors import UserError, as_mistake
 from recbole_scale.interfaces import Loader, RunConfig
 from recbole_scale.model.likelihood import SOFTMAX_LOSSES
 
+RECBOLE = Path(recbole.__file__).parent
 LABELLED_TYPES = (ModelType.CONTEXT, ModelType.DECISIONTREE)
 # of other types, those whose loss reads a label, which drawn items give where the data have none
 BY_LABEL = ("DIEN", "DIN", "DMF", "FISM", "NAIS", "NNCF", "NeuMF")
@@ -33,15 +37,23 @@ def check_demands(config: RunConfig, train_data: Loader) -> None:
         UserError: something is missing.
     """
     dataset = train_data._dataset
-    labelled = config["LABEL_FIELD"] in dataset.field2type
+    if _is_tree(config):
+        for key in ("epochs", "eval_step"):
+            if config[key] < 1:
+                raise UserError(f"{key} is {config[key]}, but {config['model']} keeps the best of one round or more")
+    labelled = config["LABEL_FIELD"] in (dataset.inter_feat.columns if _is_tree(config) else dataset.field2type)
     _check_labels(config, labelled)
     _check_negatives(config, train_data, labelled)
     _check_counts(config, dataset)
 
 
+def _is_tree(config: RunConfig) -> bool:
+    return bool(config["MODEL_TYPE"] == ModelType.DECISIONTREE)  # which sees no drawn rows
+
+
 def _check_labels(config: RunConfig, labelled: bool) -> None:
     """Labels, for models that learn them and for metrics of them."""
-    learnt = config["MODEL_TYPE"] in LABELLED_TYPES and not draws_negatives(config)
+    learnt = config["MODEL_TYPE"] in LABELLED_TYPES and (_is_tree(config) or not draws_negatives(config))
     if (learnt or "labeled" in config["eval_args"]["mode"].values()) and not labelled:
         who = f"{config['model']} learns labels" if learnt else "eval_args.mode labeled measures labels"
         raise UserError(
@@ -86,20 +98,47 @@ def _check_counts(config: RunConfig, dataset: Dataset) -> None:
 
 @contextmanager
 def failures_told(config: RunConfig) -> Iterator[None]:
-    """Turn what only a batch shows into a sentence: DGCF's draws, a label that a model outside RecBole reads.
+    """Turn what only a model or a batch shows into a sentence: DGCF's draws, no number for a loss, a missed label.
 
     Raises:
-        UserError: naming the setting.
+        UserError: naming the setting, or the line of RecBole's model that fails as it is set.
     """
     try:
         yield
-    except (KeyError, ValueError) as failure:
+    except Exception as failure:
         what = str(failure.args[0]) if failure.args else ""
         if isinstance(failure, KeyError) and what == config["LABEL_FIELD"] and not draws_negatives(config):
             raise _no_draws(config) from failure
+        if what.startswith("SparseAdam does not support dense"):
+            raise UserError(f"learner sparse_adam needs sparse gradients, and {config['model']} has none") from failure
+        if what == "Training loss is nan":
+            masks = "mask_ratio masks none of a batch's items but first ones, which do not count, or "
+            raise UserError(
+                f"the training loss of {config['model']} is no number (nan): {masks * (config['model'] == 'BERT4Rec')}"
+                f"learning_rate {config['learning_rate']} is too high for it"
+            ) from failure
         if config["model"] == "DGCF" and what.startswith("Sample larger than population"):
             raise UserError(
                 "DGCF draws as many items as users for each batch, and there are not so many; "
                 f"a train_batch_size below {config['train_batch_size']} draws fewer"
             ) from failure
-        raise
+        place = _line_of_model(failure)
+        if place is None or as_mistake(failure) is not None:
+            raise
+        told = f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}".removesuffix(": ")
+        raise UserError(
+            f"RecBole's {config['model']} fails as it is set ({told}; {place}, RECBOLE_SCALE_TRACEBACK=1 shows all)"
+        ) from failure
+
+
+def _line_of_model(failure: BaseException) -> str | None:
+    """Where RecBole's model failed, itself or in what it called of torch; None where it was another's code."""
+    ours = Path(__file__).parents[1]
+    own = [
+        frame
+        for frame in traceback.extract_tb(failure.__traceback__)
+        if Path(frame.filename).is_relative_to(RECBOLE) or Path(frame.filename).is_relative_to(ours)
+    ]
+    if not own or not Path(own[-1].filename).is_relative_to(RECBOLE / "model"):
+        return None
+    return f"{Path(own[-1].filename).name}, line {own[-1].lineno}"

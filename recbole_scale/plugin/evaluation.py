@@ -100,9 +100,9 @@ class ScaleCollector(Collector):
         self._probabilities: bool | None = None
 
     def data_collect(self, train_data: Loader) -> None:
-        """RecBole's trainers begin with this."""
+        """RecBole's trainers begin with this; a knowledge graph's loader has its interactions in another."""
         check_demands(self.config, train_data)
-        super().data_collect(train_data)
+        super().data_collect(getattr(train_data, "general_dataloader", train_data))
 
     def collect_nll(self, model: object, scores: Tensor, row: Tensor, item: Tensor) -> None:
         """Keep the NLL of a batch if a metric asks for it; ``scores`` are as the model gave them, [B, V + 1]."""

@@ -173,7 +173,11 @@ def find_dataset(config: RunConfig) -> Any:
 
     begin(config)
     check_item_embedding(config)
-    by_type = {ModelType.SEQUENTIAL: classes.SequentialDataset, ModelType.KNOWLEDGE: classes.KnowledgeBasedDataset}
+    by_type = {
+        ModelType.SEQUENTIAL: classes.SequentialDataset,
+        ModelType.KNOWLEDGE: classes.KnowledgeBasedDataset,
+        ModelType.DECISIONTREE: classes.DecisionTreeDataset,  # which convert_token_to_onehot needs
+    }
     own = getattr(classes, f"{config['model']}Dataset", None) or by_type.get(config["MODEL_TYPE"], classes.Dataset)
     if config["model"] in WINDOW_MODELS or rows_on_demand(config):
         own = HistoryDataset if config["model"] in WINDOW_MODELS else BaselineDataset

@@ -23,7 +23,7 @@ REPLACED: dict[str, str] = {
     "Dataset._remap": "tables of ids are as long as their texts, not as wide as the longest for every id",
     "Dataset._load_inter_feat": "a missing or empty file is one sentence",
     "Dataset._download": "a data set that RecBole does not know is a missing file, not a failed download",
-    "Dataset.build": "eval_args.split TS cuts one time line at exact times for every model",
+    "Dataset.build": "exact order of times; eval_args.split TS cuts one time line for every model",
     "Dataset.get_preload_weight": "float64 as read, which KSR's layers do not take",
     "SequentialDataset._change_feat_format": "exact order of times, which RecBole makes float32 first",
     # evaluation
@@ -37,7 +37,7 @@ REPLACED: dict[str, str] = {
     "Trainer.resume_checkpoint": "reads them safely, and goes on where the run was, bit for bit",
     "Trainer.fit": "writes what going on needs after every epoch",
     "PretrainTrainer.save_pretrained_model": "as Trainer._save_checkpoint",
-    "PretrainTrainer.pretrain": "the last epoch is saved where save_step does not divide it",
+    "PretrainTrainer.pretrain": "counts of items, which some metrics need; the last epoch is saved, too",
     "AbstractRecommender.load_other_parameter": "arrays and sparse matrices come back from plain data",
     "DecisionTreeTrainer._save_checkpoint": "the booster's own file as bytes in place of a pickle",
     "DecisionTreeTrainer.fit": "no temporary files are left",

@@ -57,6 +57,8 @@ def _with_our_checkpoint(evaluate: Any) -> Any:
     def load_and_evaluate(
         self: Any, eval_data: Loader, load_best_model: bool = True, model_file: str | None = None, **named: Any
     ) -> Any:
+        if not eval_data:  # nothing is held out
+            return None
         if load_best_model:
             state = load_checkpoint(model_file or self.saved_model_file)["state_dict"]
             self.model = booster_from(self.config["model"], state)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.data.transform import construct_transform
-from recbole.utils import EvaluatorType, init_seed
+from recbole.utils import EvaluatorType, FeatureSource, FeatureType, ModelType, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_scale.data.cache import files_digest, named
@@ -22,7 +22,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.files import check_writable
 from recbole_scale.interfaces import DataSet, Loader, RunConfig
 from recbole_scale.plugin.config import WINDOW_MODELS, begin, recboles_refusal
-from recbole_scale.plugin.demands import check_demands
+from recbole_scale.plugin.demands import check_demands, failures_told
 from recbole_scale.plugin.register import find_model
 from recbole_scale.runs.log import open_log, to_file_only
 from recbole_scale.training import group
@@ -96,11 +96,22 @@ def prepare(config: RunConfig, loaded: LoadedData | None = None) -> Prepared:
 
 
 def _check_features(config: RunConfig, dataset: DataSet) -> None:
-    """RecBole looks features up by name while it builds the model."""
+    """RecBole looks features up by name while it builds the model, and miscounts numbers that it does not embed."""
+    kinds, numbers = dataset.field2type, (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
     for name in config["selected_features"] or ():
-        if name not in dataset.field2type:
-            known = ", ".join(dataset.field2type)
+        if name not in kinds:
+            known = ", ".join(kinds)
             raise UserError(f"selected_features: '{name}' is not loaded; load_col must name it (loaded are {known})")
+        if kinds[name] in numbers and name not in (config["numerical_features"] or ()):
+            raise UserError(f"selected_features: '{name}' holds numbers; numerical_features must name it, too")
+        if kinds[name] == FeatureType.FLOAT_SEQ and config["model"] == "SASRecF":
+            raise UserError(f"selected_features: SASRecF takes no lists of numbers such as '{name}'; GRU4RecF does")
+    if config["model"] == "S3Rec" and kinds.get(config["item_attribute"]) in numbers:
+        raise UserError(f"item_attribute is '{config['item_attribute']}', which holds numbers; S3Rec learns classes")
+    for name, kind in kinds.items() if config["model"] == "DSSM" else ():
+        of_tower = dataset.field2source[name] in (FeatureSource.USER, FeatureSource.ITEM)
+        if of_tower and kind in numbers and name not in (config["numerical_features"] or ()):
+            raise UserError(f"DSSM takes every number it loads: numerical_features must name '{name}', or load_col not")
 
 
 def _check_held_out(config: RunConfig, train_data: Loader, valid_data: Loader, test_data: Loader) -> None:
@@ -113,6 +124,8 @@ def _check_held_out(config: RunConfig, train_data: Loader, valid_data: Loader, t
         given_up = tuple(name for name, share in zip(("train", "valid", "test"), value, strict=False) if not share)
         given_up += ("valid",) * (len(value) == 2)
     split = config["eval_args"]["split"]
+    if config["MODEL_TYPE"] == ModelType.DECISIONTREE:  # the rounds to keep are chosen by valid
+        given_up = tuple(name for name in given_up if name != "valid")
     if getattr(train_data, "sample_size", None) == 0:
         raise UserError(f"no interaction of '{config['dataset']}' is left to train on by eval_args.split {split}")
     for name, data in (("valid", valid_data), ("test", test_data)):
@@ -147,7 +160,8 @@ def build_model(prepared: Prepared) -> Any:
     own_stream = group.rank() if config["model"] in WINDOW_MODELS else 0
     init_seed(config["seed"] + own_stream, config["reproducibility"])
     build = find_model(config["model"])
-    return recboles_refusal(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
+    with failures_told(config):
+        return recboles_refusal(lambda: build(config, prepared.train_data._dataset).to(config["device"]))
 
 
 def draw_as_recbole_does(prepared: Prepared) -> None:
