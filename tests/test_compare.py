@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +19,11 @@ from scipy import stats
 
 import recbole_scale
 from recbole_scale.compare import command
-from recbole_scale.compare.runs import Budget, plan_runs, split_name, threads_of
+from recbole_scale.compare.runs import Budget, Run, carry_out, plan_runs, split_name, threads_of
 from recbole_scale.compare.significance import by_user, hit_at, holm, ndcg_at, paired_bootstrap
 from recbole_scale.compare.table import as_latex, as_markdown, as_text, cells, summarise
 from recbole_scale.data.texts import joined
-from recbole_scale.errors import UserError
+from recbole_scale.errors import UserError, exit_code
 from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
 from recbole_scale.runs.prepared import prepare
@@ -168,6 +173,32 @@ def test_plans_treat_everybody_alike(walk):
     assert own["GRU4Rec"]["hidden_size"] == 8 and "hidden_size" not in own["ScaledSASRec:tiny"]
     assert own["ScaledSASRec:tiny"]["n_heads"] == 1 and "n_heads" not in own["ScaledSASRec:small"]
     assert own["ScaledSASRec:tiny"]["warmup_steps"] == own["ScaledSASRec:small"]["warmup_steps"] == 5
+
+
+@pytest.mark.parametrize(("jobs", "signum", "code"), [(1, signal.SIGINT, 130), (2, signal.SIGTERM, 143)])
+def test_a_signal_ends_the_runs_under_way_begins_no_other_and_makes_no_failed_rows(
+    folder, monkeypatch, capsys, jobs, signum, code
+):
+    script = folder / "python"  # stands for the interpreter: a run that ends well by a signal, as run_recbole does
+    script.write_text("#!/bin/bash\ntrap 'exit 143' TERM\ntouch begun-$$\nwhile :; do sleep 0.05; done\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    planned = [Run("Pop", "Pop", {"seed": seed}, f"012345678{seed}") for seed in range(5)]
+
+    def interrupt():
+        while len(list(folder.glob("begun-*"))) < jobs:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signum)
+
+    threading.Thread(target=interrupt).start()
+    began = time.monotonic()
+    assert exit_code(lambda: carry_out("walk", planned, folder / "out", "rows.jsonl", jobs)) == code
+    assert time.monotonic() - began < 30
+    told = capsys.readouterr().err.strip()
+    assert told.endswith("finished runs are in rows.jsonl, and the same command goes on with the others")
+    begun = list(folder.glob("begun-*"))
+    assert len(begun) == jobs and not Path("rows.jsonl").exists()
+    assert not [path for path in begun if Path("/proc", path.name.removeprefix("begun-")).exists()]
 
 
 @pytest.mark.parametrize("transform", ["mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq"])

@@ -17,6 +17,7 @@ from typing import Any
 from recbole.data import create_dataset
 from recbole.utils import ModelType
 
+from recbole_scale import signals
 from recbole_scale.bars import bar, say
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.interfaces import RunConfig
@@ -185,6 +186,7 @@ def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, jobs:
     done = finished_rows(results_file, runs, out)
     todo = [run for run in runs if run.run_id not in done]
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads_of(jobs))} if jobs > 1 else {})}
+    running: set[subprocess.Popen[bytes]] = set()
 
     def carry(run: Run) -> tuple[Run, str | None]:
         more = {
@@ -193,17 +195,29 @@ def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, jobs:
             "checkpoint_dir": str(out / "saved"),
         }
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        error = _run_alone(run.arguments(dataset, more), out / "logs" / f"{run.run_id}.txt", environment)
-        if error:
+        error = _run_alone(run.arguments(dataset, more), out / "logs" / f"{run.run_id}.txt", environment, running)
+        if error and not signals.asked():
             records.append_row(results_file, _failed_row(dataset, run, error, started))
         return run, error
 
-    with ThreadPoolExecutor(jobs) as pool, bar(total=len(runs), initial=len(done), unit="run") as progress:
-        for finished in as_completed([pool.submit(carry, run) for run in todo]):
-            run, error = finished.result()
-            name = f"{run.name}, seed {run.settings['seed']}"
-            say(f"{name} failed: {error}" if error else f"{name} finished")
-            progress.update()
+    with (
+        signals.watched(),
+        ThreadPoolExecutor(jobs) as pool,
+        bar(total=len(runs), initial=len(done), unit="run") as progress,
+    ):
+        futures = [pool.submit(carry, run) for run in todo]
+        try:
+            for finished in as_completed(futures):
+                run, error = finished.result()
+                name = f"{run.name}, seed {run.settings['seed']}"
+                say(f"{name} failed: {error}" if error else f"{name} finished")
+                progress.update()
+        except signals.Interrupted as stop:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in [*running]:
+                process.terminate()
+            stop.advice = f"finished runs are in {results_file}, and the same command goes on with the others"
+            raise
 
 
 def threads_of(jobs: int) -> int:
@@ -211,15 +225,24 @@ def threads_of(jobs: int) -> int:
     return max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _run_alone(arguments: list[str], log: Path, environment: dict[str, str]) -> str | None:
-    """Run ``run_recbole`` in a fresh process, so that its peak of memory is its own; returns why it failed, if so."""
+def _run_alone(
+    arguments: list[str], log: Path, environment: dict[str, str], running: set[subprocess.Popen[bytes]]
+) -> str | None:
+    """Run ``run_recbole`` in a fresh process, so that its peak of memory is its own; returns why it failed, if so.
+
+    The process is in ``running`` while it is there.
+    """
     # -m would put the working folder first among the places of modules, and run a file there that is called as one
     begin = f"import sys; sys.path[:] = {sys.path!r}; import recbole_scale.cli as cli; cli.run_recbole_command()"
     with open(log, "wb") as file:
-        code = subprocess.run(
-            [sys.executable, "-c", begin, *arguments],
-            stdout=file, stderr=subprocess.STDOUT, check=False, env=environment,
-        ).returncode  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-c", begin, *arguments], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+    running.add(process)
+    if signals.asked():  # while it was being started
+        process.terminate()
+    code = process.wait()
+    running.discard(process)
     if code == 0:
         return None
     if code < 0:
