@@ -170,7 +170,7 @@ def tried(copy: Path, tests: list[str], seconds: float) -> dict[str, Any]:
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         spent = process_time()
-        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + 2 * seconds + 20), int(spent + 2 * seconds + 25)))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds + 10), int(spent + seconds + 12)))
         sys.path.insert(0, str(copy))
         os.environ.update(PYTHONPATH=str(copy), CI="true")
         watch = Watch(spent + seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,12 +22,16 @@ from recbole_scale.data.rows import HistoryRows
 from recbole_scale.data.splits import split_histories
 from recbole_scale.data.windows import Windows, batch_windows, cut_windows, padding_share
 from recbole_scale.errors import UserError
+from recbole_scale.files import Held, locked
 from recbole_scale.laws.budget import compute_optimal
 from recbole_scale.laws.loss import fit_joint_law
+from recbole_scale.laws.metrics import fit_metric_law
+from recbole_scale.laws.noise import _likelihood
 from recbole_scale.model.layers import DecoderBlock
 from recbole_scale.model.sampled_softmax import SampledSoftmax, sampled_cross_entropy
 from recbole_scale.model.sizes import Shape, flops_per_interaction
 from recbole_scale.model.softmax import ChunkedCrossEntropy
+from recbole_scale.training.budget import TimeBudget
 from recbole_scale.training.guard import FEWEST, Guard
 from recbole_scale.training.optimizers import clipped_norm
 
@@ -155,6 +160,48 @@ def test_a_parameter_without_gradient_has_no_part_in_the_norm():
     assert clipped_norm([with_gradient, without], None, of_gradients=False).item() == pytest.approx(math.sqrt(5.0))
 
 
+def test_the_guard_remembers_a_hundred_losses():
+    guard = Guard(None)
+    for step in range(150):
+        assert guard.see(float(step), 1.0) is None
+    assert guard.recent == [float(step) for step in range(50, 150)]
+
+
+def test_a_schedule_follows_the_clock(monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]
+    monkeypatch.setattr("recbole_scale.training.budget.perf_counter", lambda: now[0])
+    limited, free = TimeBudget(100.0), TimeBudget(None)
+    limited.start()
+    now[0] = 20.0
+    assert [limited.total_steps(step, 70) for step in (0, 10, 99)] == [70, 50, 495]
+    assert free.total_steps(10, 70) == 70 and not limited.look() and not free.look()
+    limited.stop()
+    now[0] = 1000.0  # an evaluation
+    limited.start()
+    assert limited.used == 20.0 and not limited.spent
+    now[0] = 1080.0
+    assert limited.look() and limited.total_steps(10, 70) == 11  # a step further, whatever the clock says
+
+
+# Files and settings ---------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_is_waited_for_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import filelock
+
+    waits = []
+
+    def acquire(self, timeout, poll_interval):
+        waits.append(timeout)
+        raise filelock.Timeout(self.lock_file)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    for wait in ({}, {"wait": 2.5}):
+        with pytest.raises(Held, match="somebody has it"), locked(tmp_path / "lock", "somebody has it", **wait):
+            pass
+    assert waits == [0.0, 2.5]
+
+
 # Statistics and laws --------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +217,36 @@ def test_epochs_of_a_budget_are_finite_and_above_zero(epochs: float):
     law = fit_joint_law(n.ravel(), d.ravel(), loss.ravel(), resamples=0)
     with pytest.raises(UserError, match="epochs must be a finite number above 0"):
         compute_optimal(law, 1e15, 6.0, epochs=epochs)
+
+
+def test_the_likelihood_of_the_noise_is_that_of_its_covariance():
+    """By whole matrices: a block a size, whose mean has ``calm**2`` times the variance of its runs' mean, and tau's."""
+    rng = np.random.default_rng(3)
+    sizes = np.array([0, 0, 1, 1, 1, 2, 3, 3])
+    r, X, log_sd = rng.standard_normal(8), rng.standard_normal((8, 3)), 0.5 * rng.standard_normal((5, 8))
+    levels = np.abs(rng.standard_normal((5, 2))) + 0.3
+    expected = []
+    for sd, (calm, ratio) in zip(np.exp(log_sd), levels, strict=True):
+        V = np.diag(sd**2)
+        for at in (np.flatnonzero(sizes == size) for size in range(4)):
+            V[np.ix_(at, at)] += (calm**2 - 1) / (sd[at] ** -2).sum() + ratio**2
+        inverse = np.linalg.inv(V)
+        A = X.T @ inverse @ X
+        left = r - X @ np.linalg.solve(A, X.T @ inverse @ r)
+        expected.append((np.linalg.slogdet(V)[1], np.linalg.slogdet(A)[1], left @ inverse @ left))
+    log_v, log_a, rest = _likelihood(r, X, log_sd, levels, np.eye(4)[sizes])
+    truth = np.array(expected)
+    np.testing.assert_allclose(log_v, truth[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(np.diff(log_a), np.diff(truth[:, 1]), rtol=1e-5)  # the columns' scale is left out
+    np.testing.assert_allclose(rest, truth[:, 2], rtol=1e-6)
+
+
+def test_a_limit_below_the_highest_mean_is_held_there():
+    x = np.repeat([1e4, 1e5, 1e6, 1e7], 2)
+    held = fit_metric_law(x, np.repeat([0.10, 0.18, 0.20, 0.19], 2), resamples=0)
+    assert held.held and held.limit == pytest.approx(0.20) and "held at the highest mean" in held.message
+    free = fit_metric_law(x, 0.2 / (1 + (2e4 / x) ** 0.5), resamples=0)
+    assert not free.held and free.limit == pytest.approx(0.2, rel=1e-3) and "held" not in free.message
 
 
 # Challenges -----------------------------------------------------------------------------------------------------------

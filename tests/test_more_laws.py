@@ -37,6 +37,12 @@ def test_the_law_of_repeated_data_comes_back():
         fit_repeated_law(n, unique, np.full(len(n), 10.0), loss)
 
 
+def test_data_that_wear_off_at_once_are_told():
+    n, unique, epochs = (a.ravel() for a in np.meshgrid([1e4, 1e5, 1e6], [1e5, 1e6], [1, 2, 3, 5]))
+    loss = 4.0 + (1e4 / n) ** 0.3 + (2e4 / effective_data(unique, epochs, 0.8)) ** 0.4
+    assert fit_repeated_law(n, unique, epochs, loss, resamples=80).repeats == pytest.approx(0.8, rel=0.05)
+
+
 def test_a_metric_follows_the_loss():
     rng = np.random.default_rng(1)
     sizes = np.repeat([1, 2, 3, 4, 5], 3)

@@ -18,7 +18,8 @@ from recbole_scale.runs.prepared import LoadedData, build_model, prepare
 from recbole_scale.runs.run import make_config
 from recbole_scale.settings import load_settings_file, parse_arguments, parse_value, properties_folder, write
 from recbole_scale.settings.checks import UNDOCUMENTED, WORKED_OUT, documented
-from recbole_scale.settings.keys import ScaledSASRecSettings, SizeSettings
+from recbole_scale.settings.keys import NORM_CLIPPING, ScaledSASRecSettings, SizeSettings
+from recbole_scale.settings.kinds import PATH
 from recbole_scale.settings.package_keys import FMLPRecSettings
 from recbole_scale.settings.reading import folder_of
 from recbole_scale.settings.recbole_keys import RecBoleDataSettings, RecBoleSettings
@@ -248,7 +249,15 @@ def test_values_are_read_in_the_keys_own_type(walk):
                                                         "learner": "AdamW", "field_separator": "\t"})  # fmt: skip
     found = [config[key] for key in ("topk", "warmup_steps", "dropout_top", "learner", "field_separator")]
     assert found == [[5], 100, 0.0, "adamw", "\t"] and [type(v) for v in found[1:3]] == [int, float]
-    config = make_config("ScaledSASRec", "walk", None, {"topk": [5], "eval_args": {"mode": "full"}})
+    one = {"nproc": 1, "world_size": 1, "port": 0, "ip": "::1", "encoding": "latin-1", "device": "cpu"}
+    config = make_config("ScaledSASRec", "walk", None, {"topk": [5], "eval_args": {"mode": "full"}, **one})
+    assert {key: config[key] for key in list(one)[:4]} == dict(list(one.items())[:4])
+    assert (config["encoding"], str(config["device"])) == ("iso8859-1", "cpu")
+    for norm_type in (0.5, 1, 2):
+        assert NORM_CLIPPING.read({"max_norm": 1, "norm_type": norm_type})["norm_type"] == norm_type
+    assert PATH.check("results_file", "a" * 4000) == "a" * 4000
+    with pytest.raises(UserError):
+        PATH.check("results_file", "a" * 4001)
     assert config["eval_args"]["split"] == {"LS": "valid_and_test"}  # what is not given keeps its default
 
 
