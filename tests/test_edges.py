@@ -26,7 +26,7 @@ from recbole_scale.files import Held, locked
 from recbole_scale.laws.budget import compute_optimal
 from recbole_scale.laws.loss import fit_joint_law
 from recbole_scale.laws.metrics import fit_metric_law
-from recbole_scale.laws.noise import _likelihood
+from recbole_scale.laws.noise import Residuals, _levels, _likelihood, _prior
 from recbole_scale.model.layers import DecoderBlock
 from recbole_scale.model.sampled_softmax import SampledSoftmax, sampled_cross_entropy
 from recbole_scale.model.sizes import Shape, flops_per_interaction
@@ -239,6 +239,16 @@ def test_the_likelihood_of_the_noise_is_that_of_its_covariance():
     np.testing.assert_allclose(log_v, truth[:, 0], rtol=1e-9)
     np.testing.assert_allclose(np.diff(log_a), np.diff(truth[:, 1]), rtol=1e-5)  # the columns' scale is left out
     np.testing.assert_allclose(rest, truth[:, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("sizes", "runs", "calm"), [(3, 2, 0.55), (3, 1, 0.0), (6, 2, 0.4), (6, 1, 0.0)])
+def test_the_prior_of_the_noise_adds_up_to_one(sizes: int, runs: int, calm: float):
+    number = np.repeat(np.arange(sizes), runs)
+    places = (number / (sizes - 1))[:, None]
+    residuals = Residuals(np.zeros(len(number)), np.ones((len(number), 2)), places, number)
+    prior, levels = _prior(residuals), _levels(residuals)
+    assert len(prior) == len(levels) and prior.sum() == pytest.approx(1.0)
+    assert prior[levels[:, 0] < 1].sum() == pytest.approx(calm)  # only runs repeated can lie off more than their means
 
 
 def test_a_limit_below_the_highest_mean_is_held_there():
