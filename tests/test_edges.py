@@ -22,11 +22,13 @@ from recbole_scale.data.rows import HistoryRows
 from recbole_scale.data.splits import split_histories
 from recbole_scale.data.windows import Windows, batch_windows, cut_windows, padding_share
 from recbole_scale.errors import UserError
-from recbole_scale.files import Held, locked
+from recbole_scale.files import Held, locked, unwritten
 from recbole_scale.laws.budget import compute_optimal
+from recbole_scale.laws.forms import TWO_TERMS, _other_forms
 from recbole_scale.laws.loss import fit_joint_law
 from recbole_scale.laws.metrics import fit_metric_law
 from recbole_scale.laws.noise import Residuals, _levels, _likelihood, _prior
+from recbole_scale.laws.observations import Observations
 from recbole_scale.model.layers import DecoderBlock
 from recbole_scale.model.sampled_softmax import SampledSoftmax, sampled_cross_entropy
 from recbole_scale.model.sizes import Shape, flops_per_interaction
@@ -202,6 +204,17 @@ def test_a_lock_is_waited_for_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch
     assert waits == [0.0, 2.5]
 
 
+def test_a_file_that_cannot_be_written_is_told_with_the_reason():
+    said = [str(unwritten("f", fault, what)) for fault, what in (
+        (PermissionError(13, "Permission denied", "f"), ""), (OSError("odd"), ""), (OSError(28, "No space left"), ""),
+        (PermissionError(13, "Permission denied", "f"), "--out"), (OSError("Odd"), "--out"))]  # fmt: skip
+    assert said == [
+        "cannot write 'f': Permission denied", "cannot write 'f': odd",
+        "no space left on the disk while writing 'f': nothing was written",
+        "--out f could not be written (permission denied)", "--out f could not be written (odd)",
+    ]  # fmt: skip
+
+
 # Statistics and laws --------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +262,15 @@ def test_the_prior_of_the_noise_adds_up_to_one(sizes: int, runs: int, calm: floa
     prior, levels = _prior(residuals), _levels(residuals)
     assert len(prior) == len(levels) and prior.sum() == pytest.approx(1.0)
     assert prior[levels[:, 0] < 1].sum() == pytest.approx(calm)  # only runs repeated can lie off more than their means
+
+
+@pytest.mark.parametrize(("sizes", "runs", "there"), [(5, 6, True), (5, 5, False), (4, 8, False)])
+def test_two_power_terms_are_thought_of_where_they_can_be_told(sizes: int, runs: int, there: bool):
+    x = np.geomspace(1e4, 1e7, sizes)[np.arange(runs) % sizes]
+    loss = 5 + (1e3 / x) ** 0.3
+    seen = Observations.check({"x": x}, {"loss": loss}, None)
+    forms = _other_forms(seen, (math.log(1e-3), math.log(loss.min())), math.inf, None)
+    assert [form.name for form in forms] == [TWO_TERMS] * there
 
 
 def test_a_limit_below_the_highest_mean_is_held_there():

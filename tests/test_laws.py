@@ -293,6 +293,8 @@ def test_the_joint_law_comes_back_from_a_grid():
     assert law.identified
     assert law.predict(1e9, 1e8) == pytest.approx(joint(1e9, 1e8, **JOINT), rel=1e-6)
     assert law.predict([1e9, 1e6], 1e8).shape == (2,)
+    lower, upper = law.interval([1e9, 1e6], 1e8)
+    assert (lower <= upper).all() and np.allclose(lower, law.predict([1e9, 1e6], 1e8), rtol=1e-3)
 
 
 @pytest.mark.slow
