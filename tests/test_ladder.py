@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from recbole_scale.data.hashed import share_of_user
 from recbole_scale.errors import UserError
-from recbole_scale.model.sizes import SIZE_NAMES, equal_shapes, heads_of, named, nearest_size, rung_of, shaped
+from recbole_scale.model.sizes import (
+    SIZE_NAMES,
+    equal_shapes,
+    heads_of,
+    named,
+    nearest_size,
+    rung_of,
+    scaled_shape,
+    shaped,
+)
 
 PAPER = {"tiny": 98_304, "small": 786_432, "base": 1_572_864, "medium": 9_437_184, "large": 75_497_472,
          "xlarge": 829_440_000}  # fmt: skip
@@ -31,6 +40,12 @@ def test_heads_follow_the_papers_small_sizes() -> None:
     assert [heads_of(d) for d in (8, 16, 64, 128, 256)] == [2, 2, 2, 4, 8]
     assert heads_of(7) == 1
     assert shaped("2x48x3").settings["n_heads"] == 3
+
+
+def test_a_count_between_the_sizes_keeps_their_proportions() -> None:
+    assert scaled_shape(12 * 3 * 96**2, 2, 64) == (3, 96)  # d_model / layers = 32 in both
+    assert scaled_shape(12 * 4 * 64**2, 4, 64) == (4, 64)
+    assert scaled_shape(100, 2, 64) == (1, 8)  # the smallest there is
 
 
 def test_other_settings_come_from_the_nearest_size() -> None:
