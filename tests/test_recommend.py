@@ -139,6 +139,8 @@ def test_mistakes_are_one_sentence(walk):
         (("all", "recs.txt", 5), "must end in .parquet or .csv"),
         (("all", "recs.csv", 41), "--topk is 41, but the data set has 40 items"),
         (("none.txt", "recs.csv", 5), "there is no file none.txt; --users takes 'all' or a file"),
+        (("all", "recs.csv", 5, False, 0), "--batch_size is 0, but must be at least 1"),
+        (("all", "recs.csv", 5, False, -1), "--batch_size is -1, but must be at least 1"),
     ):
         with pytest.raises(UserError, match=sentence):
             recommend(trained, *arguments)
@@ -150,6 +152,8 @@ def test_mistakes_are_one_sentence(walk):
 
 
 def test_the_command(walk, capsys):
+    with pytest.raises(UserError, match="was trained on 'walk', not on 'other'"):
+        main(["--checkpoint", checkpoint(), "--out", "recs.csv", "--dataset", "other"])
     main(["--checkpoint", checkpoint(), "--out", "recs.csv", "--topk", "3", "--mask_history"])
     assert "recs.csv: 60 users" in capsys.readouterr().out
     with pytest.raises(UserError, match="no sequential model"):

@@ -73,6 +73,7 @@ def test_new_users_frames_catalogue_and_items_known_by_name_only(walk):
         (lambda: recbole_scale.recommend(path, frame.rename(columns={"item_id": "item"})), "no column 'item_id'"),
         (lambda: recbole_scale.recommend(path, {"x": ["i1"]}, items=["z"]), "knows none of the items"),
         (lambda: recbole_scale.recommend(path, {"x": ["i1"]}, k=99), "--topk is 99"),
+        (lambda: recbole_scale.recommend(path, {"x": ["i1"]}, k=5, batch_size=0), "--batch_size is 0"),
     ):
         with pytest.raises(UserError, match=sentence):
             call()

@@ -25,7 +25,7 @@ def parser() -> CommandParser:
     )
     made.add_argument("--checkpoint", "-c", metavar="FILE", help="a checkpoint: its file, a glob, or the id of its run")
     made.add_argument("--rows", metavar="FILE", help="instead: rows of runs; the run of lowest valid NLL is taken")
-    made.add_argument("--dataset", "-d", metavar="D", help="with --rows that hold several data sets: which")
+    made.add_argument("--dataset", "-d", metavar="D", help="the data set; needed when --rows hold several")
     made.add_argument("--checkpoint_dir", default="saved", metavar="DIR", help="of the runs (default: %(default)s)")
     made.add_argument("--users", default="all", help="all, or a file of histories (default: all)")
     made.add_argument("--topk", type=int, default=50, help="items a user (default: %(default)s)")
@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         path = one_checkpoint([arguments.checkpoint], arguments.checkpoint_dir)
     trained = load_trained(path, arguments.data_path, with_data=arguments.users == "all" and not arguments.export)
+    if arguments.dataset and arguments.dataset != trained.config["dataset"]:
+        raise UserError(f"{path} was trained on '{trained.config['dataset']}', not on '{arguments.dataset}'")
     if arguments.export:
         from recbole_scale.serving.export import export_model
 

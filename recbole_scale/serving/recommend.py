@@ -111,9 +111,10 @@ def recommend(
         items: raw ids to choose from, the catalogue of today; histories may hold others. None: all of training.
 
     Raises:
-        UserError: a bad file, or a ``topk`` beyond the number of items.
+        UserError: a bad file, a ``topk`` beyond the number of items, or a ``batch_size`` below 1.
     """
     summary = Summary()
+    _check_batch_size(batch_size)
     allowed = _allowed(trained, items, topk, summary)
     every = users == "all"
     chunks = all_users(trained, batch_size) if every else file_users(trained, Path(users), batch_size, summary)
@@ -162,6 +163,11 @@ def _allowed(trained: Trained, items: Sequence[str] | None, topk: int, summary: 
     return allowed
 
 
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"--batch_size is {batch_size}, but must be at least 1")
+
+
 def recommend_frame(
     checkpoint: str | os.PathLike[str] | Trained,
     histories: Mapping[Any, Sequence[Any]] | pd.DataFrame,
@@ -187,6 +193,7 @@ def recommend_frame(
     Raises:
         UserError: a checkpoint that cannot be used, a column that is missing, or a ``k`` beyond the number of items.
     """
+    _check_batch_size(batch_size)
     trained = checkpoint if isinstance(checkpoint, Trained) else load_trained(str(checkpoint), with_data=False)
     dataset, summary = trained.dataset, Summary()
     if isinstance(histories, pd.DataFrame):
