@@ -300,6 +300,10 @@ MISTAKES = [
     (["--tool=Rey"], "--tool 'Rey' is none of Ray, Hyperopt; did you mean 'Ray'?"),
     (["--tool=Hyperopt", "--algo=tpe"], "--algo 'tpe' is none of"),
     (["--algo=bayes"], "--algo is for --tool=Hyperopt"),
+    (["--early_stop=3"], "--early_stop is not for --tool=Ray"),
+    (["--tool=Hyperopt", "--grace_period=2"], "--grace_period is not for --tool=Hyperopt"),
+    (["--nproc=2"], "run_hyper decides nproc itself: each of its runs is one process"),
+    (["--config_files=own.yaml"], "own.yaml: run_hyper decides checkpoint_dir itself: each trial's lie in --folder"),
     (["--model=SASRek"], "no model 'SASRek'; did you mean 'SASRec"),
     (["--params_file=no.hyper"], "no params file no.hyper"),
     (["--learning_rat=1"], "unknown key 'learning_rat' among the settings; did you mean 'learning_rate'?"),
@@ -314,9 +318,19 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_search_as_it_ends_a_process_and_says_how_to_go_on(walk, capsys, monkeypatch, signum, code):
+    path = write_space(walk, "learning_rate choice [0.1,0.01]\n")
+    monkeypatch.setattr(command, "_search", lambda plan: lambda plan: os.kill(os.getpid(), signum))
+    ended, _, err = hyper(capsys, "--dataset=walk", f"--params_file={path}", "--folder=s", "--topk=[5]")
+    assert ended == code
+    assert err.strip().endswith("; the same command, or run_hyper --resume s, goes on")
+
+
 @pytest.mark.parametrize("arguments, says", MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
 def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(walk, capsys, arguments, says):
     (walk / "one.hyper").write_text("learning_rate choice [0.1,0.01]\n")
+    (walk / "own.yaml").write_text("checkpoint_dir: mine\n")
     code, _, err = hyper(capsys, "--dataset=walk", "--dry_run", "--topk=[5]", *arguments)
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2 and len(errors) == 1 and says in errors[0], err

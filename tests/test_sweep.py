@@ -202,6 +202,8 @@ def test_a_sweep_file_gives_the_same_plan(walk: Path, capsys: pytest.CaptureFixt
         (["--dataset", "walk", "--shapes", "1x8", "--fractions", "2"], "data_fraction is 2"),
         (["--dataset", "walk", "--shapes", "1x8", "--learning_rat=1"], "did you mean 'learning_rate'"),
         (["--dataset", "wlk", "--shapes", "1x8"], "wlk"),
+        (["--dataset", "walk", "--shapes", "1x8", "--gpus_per_run=1"], "--gpus_per_run is for runs on Ray"),
+        (["--dataset", "walk", "--shapes", "1x8", "--tune_epochs=1"], "--tune_epochs is for the runs of --tune"),
         (["--dataset", "walk", "--shapes", "1x8", "--n_layers=2"], "decides n_layers itself: --shapes says which"),
         (["--dataset", "walk", "--shapes", "1x8", "--model=GRU4Rec"], "a ladder is of ScaledSASRec"),
         (["--dataset", "walk", "--shapes", "1x8", "--sweep", "s.yaml"], "s.yaml: recbole-scale sweep decides seed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from recbole_scale.search.outcome import conclude, outcomes
 from recbole_scale.search.plan import SearchPlan
 from recbole_scale.search.space import find_params_file, read_space
 from recbole_scale.settings import check_keys, find_settings_file, load_settings_file
+from recbole_scale.signals import Interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan.save()
         try:
             search(plan)
-        except KeyboardInterrupt as stop:
-            where = os.path.relpath(plan.folder)
-            raise UserError(f"interrupted; the same command, or run_hyper --resume {where}, goes on") from stop
+        except KeyboardInterrupt as stop:  # ours, or one that Ray raises
+            advice = f"the same command, or run_hyper --resume {os.path.relpath(plan.folder)}, goes on"
+            raise Interrupted(getattr(stop, "signum", signal.SIGINT), advice) from None
         conclude(plan, options.output_file)
         if options.display_file:
             write_display(options.display_file, plan, outcomes(plan))
@@ -72,6 +74,9 @@ def _planned(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Search
     """A plan from the options, checked before anything is spent."""
     check_choice("--tool", options.tool, TOOLS)
     check_choice("--algo", options.algo or "bayes", ALGORITHMS)
+    for name in _OF_RAY if options.tool == "Hyperopt" else ("early_stop",):
+        if getattr(options, name) not in (None, False):
+            raise UserError(f"--{name} is not for --tool={options.tool}; run_hyper --help shows what is")
     if options.algo and options.tool == "Ray":
         raise UserError("--algo is for --tool=Hyperopt; with Ray, values are drawn at random and ASHA stops bad trials")
     if "gpu_id" in given:
@@ -102,6 +107,9 @@ def _planned(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Search
     return plan, os.path.relpath(path) if options.params_file else f"packaged {os.path.basename(path)}"
 
 
+_OF_RAY = (
+    "cpus_per_trial", "gpus_per_trial", "ray_address", "grace_period", "reduction_factor", "no_halving", "max_failures"
+)  # fmt: skip
 # options of one start: they may differ when a search goes on
 _CHANGEABLE = (
     "num_samples", "grace_period", "reduction_factor", "early_stop", "cpus_per_trial", "gpus_per_trial",

@@ -46,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.columns:
         print(columns_text())
         return 0
+    for name in ("cpus_per_run", "gpus_per_run", "max_failures") if options.ray_address is None else ():
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} is for runs on Ray; --ray_address says where, local starts one here")
+    if options.tune_epochs is not None and not options.tune:
+        raise UserError("--tune_epochs is for the runs of --tune, which is not given")
     grid, loaded = read_grid(options, settings), LoadedData()
     if not options.tune:
         return _carry_out(plan_sweep(grid, loaded), grid.dataset, options, loaded)
