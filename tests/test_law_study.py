@@ -378,7 +378,10 @@ def test_nothing_learnt_is_told_before_the_law(tmp_path, capsys):
     told = lines_of(with_loss(lambda n: guessing if n < 1e4 else 5 + (900 / n) ** 0.25), tmp_path, capsys)
     assert f"Uniform guessing {guessing:.3f} nats." in told
     assert "The smallest size (4.8K) has not learnt yet" in told and "Train longer before asking about size." in told
+    constant = re.compile(r" (E|x0|alpha|limit) [\d.,KMG]+ \[")
+    assert not constant.search(told) and "not told, since the smallest has not learnt yet" in told
     learnt = lines_of(with_loss(lambda n: 5 + (900 / n) ** 0.25, markov_nll=5.0), tmp_path, capsys)
+    assert constant.search(learnt) and "not told" not in learnt
     assert "has not learnt" not in learnt and "No size is better than the last item alone" in learnt
 
 

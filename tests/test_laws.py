@@ -383,6 +383,18 @@ def test_a_metric_that_does_not_rise_or_has_no_limit_below_1_is_not_identified()
         fit_metric_law(PAPER_SIZES, np.linspace(0.5, 0.6, 6), form="hil")
 
 
+@pytest.mark.parametrize("form", ["hill", "miss"])
+def test_the_limit_of_a_metric_lies_above_every_mean_measured_and_says_where_it_is_held(form):
+    """A law of the other sizes would end at .130; one of two sizes beyond it measured .134 on average."""
+    x = np.repeat(PAPER_SIZES, 2)
+    ends = 0.13 / (1 + (1e4 / x) ** 0.8)
+    assert "held" not in fit_metric_law(x, ends, form=form, resamples=100).message
+    ends[8:] = [0.133, 0.135, 0.1299, 0.1299]
+    law = fit_metric_law(x, ends, form=form, resamples=100)
+    assert law.limit == pytest.approx(0.134, rel=1e-3) and law.predict(1e15) == pytest.approx(0.134, rel=1e-3)
+    assert law.held and law.message.endswith("; the limit is held at the highest mean measured")
+
+
 def test_the_rollout_is_exact_on_exact_rows_and_complete():
     judged = rollout(PAPER_SIZES, power(PAPER_SIZES, **PAPER))
     assert [(j.sizes_fitted, j.x) for j in judged] == [(k, size) for k in (3, 4, 5) for size in PAPER_SIZES[k:]]

@@ -33,6 +33,7 @@ from recbole_scale.report.page import answer_text
 from recbole_scale.report.report import Study, make_study
 from recbole_scale.report.sections import key_figures
 from recbole_scale.report.sizes import SizeMean, ends_of, overfits_after, size_means
+from recbole_scale.report.verdict import decide
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "report.py"
 SMALL, LARGE = 12 * 16**2, 12 * 4 * 128**2
@@ -221,7 +222,7 @@ def test_a_law_that_is_not_identified_is_not_sold_as_one():
     text = answer_text(study)
     assert "How far it pays is not identified" in text and "worth it beyond" not in text
     assert "cannot be told from no gain" in text or " now " in text
-    boxes = key_figures(study)
+    boxes = key_figures(study, decide(study))
     assert "no constants" in boxes and "alpha =" not in boxes and "E =" not in boxes
 
 

@@ -15,6 +15,7 @@ from recbole_scale.model.sizes import scaled_shape
 from recbole_scale.report.commands import next_commands
 from recbole_scale.report.costs import Costs, forward_flops
 from recbole_scale.report.report import Study, make_study
+from recbole_scale.report.sections import evidence_section, key_figures
 from recbole_scale.report.verdict import banded, decide, recent
 from recbole_scale.report.whatif import curves
 
@@ -66,6 +67,11 @@ def test_why_nothing_is_known_is_said():
     rows = [{**row, "popularity_nll": 4.0} for row in world("pays", 0)]
     study = make_study(rows, Question(resamples=100))
     assert "than counting items does" in decide(study).reason and not decide(study).learnt
+    for nothing in (study, study_of("nothing learnt", 0)):  # nor does the page show what a law would be
+        shown = key_figures(nothing, decide(nothing)) + evidence_section(nothing, decide(nothing), [])
+        assert "alpha" not in shown and "floor of the law" not in shown and "limit" not in shown
+    paying = study_of("pays", 0)
+    assert "alpha =" in key_figures(paying, decide(paying))
     single = [row for row in world("pays", 0) if row["seed"] == 1][:3]
     verdict = decide(make_study(single, Question(resamples=100)))
     assert verdict.word == "Not known yet" and "too few runs" in verdict.reason

@@ -117,7 +117,13 @@ def _what_is_learnt(answer: Answer) -> list[str]:
 
 
 def _law_lines(form: str, law: PowerLaw | MetricLaw, answer: Answer, column: str) -> list[str]:
-    """A law with its constants, or, where the rows do not fix them, its range at a larger size against now."""
+    """A law with its constants, or, where the rows do not fix them, its range at a larger size against now.
+
+    Where nothing was learnt there is neither: what such runs would tell of size is not there yet.
+    """
+    rows, question = answer.choice.fitted + answer.choice.held_out, answer.question
+    if unlearnt_smallest(rows, question.x, question.loss):
+        return [f"{form}: not told, since the smallest has not learnt yet"]
     lines = [f"{form}, {law.message}"]
     if law.identified or not answer.question.resamples:
         return [*lines, *constants_table(law)]

@@ -62,7 +62,7 @@ def as_page(
         verdict_section(study, verdict, costs, steps),
         next_section(steps),
         what_if_section(study, verdict, costs),
-        key_figures(study),
+        key_figures(study, verdict),
         sizes_section(study),
         study_section(drawn),
         joint_section(study),

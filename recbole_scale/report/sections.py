@@ -32,9 +32,9 @@ _KINDS_TOLD = {
 }
 
 
-def key_figures(study: Study) -> str:
-    """The figures behind the answer in small boxes."""
-    return cards(_key_figures(study))
+def key_figures(study: Study, verdict: Verdict) -> str:
+    """The figures behind the answer in small boxes; of a law only where something was learnt."""
+    return cards(_key_figures(study) + (_law_figures(study) if verdict.learnt else []))
 
 
 def evidence_section(study: Study, verdict: Verdict, drawn: Sequence[Drawn]) -> str:
@@ -44,16 +44,15 @@ def evidence_section(study: Study, verdict: Verdict, drawn: Sequence[Drawn]) -> 
     notes = bullets(found.notes if found is not None else study.choice.notes, "muted")
     if found is None:
         return section("The law and its evidence", figures(law), notes)
-    constants = [
-        paragraph(f"By the loss alone: {study.headline[1]}"),
-        constants_table("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law),
-    ]
-    for name, metric_law in found.metric_laws.items():
+    constants = [paragraph(f"By the loss alone: {study.headline[1]}")]
+    if verdict.learnt:
+        constants.append(constants_table("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law))
+    for name, metric_law in found.metric_laws.items() if verdict.learnt else ():
         if name == study.metric:
             caption = f"{metric_name(name)}: limit / (1 + (x0 / x)^alpha), {metric_law.message}"
             constants.append(constants_table(caption, metric_law))
     constants.append(_predictions(found, study.metric, "Predictions for one run, and the training cost"))
-    if found.whole is not None:
+    if found.whole is not None and verdict.learnt:
         constants.append(constants_table("Held-out sizes fitted too: " + found.whole.law.message, found.whole.law))
         constants.append(_predictions(found.whole, study.metric, "Predictions, held-out sizes fitted too"))
     caption = "Held out (95 % band of the mean of as many runs; error above 0: predicted too high)"
@@ -143,15 +142,19 @@ def advice_section(study: Study) -> str:
 
 
 def _key_figures(study: Study) -> list[tuple[str, str]]:
-    sizes, found = study.sizes, study.found
+    sizes = study.sizes
     runs = len(study.choice.fitted) + len(study.choice.held_out)
     pairs = [(f"{len(sizes)} sizes, {runs} runs", f"{show_count(sizes[0].n)} to {show_count(sizes[-1].n)} parameters")]
     noise = study.ends.noise
     if noise is not None:
         pairs.append((f"{noise:.4f} nats", "standard deviation between seeds"))
-    pairs += _cost(study)
+    return pairs + _cost(study)
+
+
+def _law_figures(study: Study) -> list[tuple[str, str]]:
+    found, pairs = study.found, []
     if found is None:
-        return pairs
+        return []
     law = (study.deciding or found).law
     if law.identified:
         (alpha_low, alpha_high), (low, high) = law.bands()["alpha"], law.bands()["E"]
