@@ -224,6 +224,9 @@ def test_a_plan_comes_back_from_its_folder(tmp_path):
     again.check_same(plan)  # more trials is the same search
     with pytest.raises(UserError, match=r"settings differs: topk is \[5\] there and None here"):
         make_plan(tmp_path, space=plan.space).check_same(plan)
+    write_json(tmp_path / "search.json", plan.as_json() | {"space": []})
+    with pytest.raises(UserError, match=r"search.json is damaged \(its space is empty\)"):
+        SearchPlan.load(str(tmp_path))
     (tmp_path / "search.json").write_text('{"model": ')
     with pytest.raises(UserError, match=r"search.json is damaged"):
         SearchPlan.load(str(tmp_path))

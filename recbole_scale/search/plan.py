@@ -123,6 +123,8 @@ class SearchPlan:
             return None
         given = {name: value for name, value in content.items() if name == "digest" or value is not None}
         space = [stated(parameter, path) for parameter in content["space"]]
+        if not space:
+            raise UserError(f"{path} is damaged (its space is empty)")
         try:
             return cls(**given | {"space": space, "folder": os.path.abspath(folder), "ray_address": None})
         except TypeError as failure:

@@ -55,7 +55,7 @@ def same_challenges(found: list[Any], content: bytes) -> bool:
 
 def same_log(found: Any, content: bytes) -> bool:
     """An atomic file: users, items and times of all rows, each user's in the order of time."""
-    head, *lines = lines_of(content)
+    head, *lines = lines_of(content.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))  # lines end as in RecBole's pandas
     names = [field.partition(":")[0] for field in head.split("\t")]
     at = [names.index(name) for name in ("user_id", "item_id", "timestamp")]
     rows = [[line.split("\t")[place] for place in at] for line in lines]
@@ -83,7 +83,10 @@ def same_settings(found: dict[str, Any], content: bytes) -> bool:
 
 
 def same_space(found: list[Any], content: bytes) -> bool:
-    """A params file: a parameter for each line that is no comment, with as many values, and the numbers it says."""
+    """A params file: a parameter for each line that is no comment, with as many values, and the numbers it says.
+
+    A mark of byte order is no part of a number, wherever it stands.
+    """
     lines = [line.split(None, 2) for line in lines_of(content) if not line.lstrip().startswith("#")]
     if [(p.name, p.kind) for p in found] != [(name, kind) for name, kind, _ in lines]:
         return False
@@ -91,7 +94,9 @@ def same_space(found: list[Any], content: bytes) -> bool:
         if kind == "choice":
             if len(parameter.values) != len(yaml.safe_load(text)):
                 return False
-        elif [float(value) for value in parameter.values] != [float(number) for number in text.strip().split(",")]:
+        elif [float(value) for value in parameter.values] != [
+            float(part) for part in text.strip().replace("\ufeff", "").split(",")
+        ]:
             return False
     return True
 
