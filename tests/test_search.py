@@ -306,7 +306,7 @@ MISTAKES = [
     (["--early_stop=3"], "--early_stop is not for --tool=Ray"),
     (["--tool=Hyperopt", "--grace_period=2"], "--grace_period is not for --tool=Hyperopt"),
     (["--nproc=2"], "run_hyper decides nproc itself: each of its runs is one process"),
-    (["--config_files=own.yaml"], "own.yaml: run_hyper decides checkpoint_dir itself: each trial's lie in --folder"),
+    (["--config_files=own.yaml"], "own.yaml: run_hyper decides checkpoint_dir itself: each trial's checkpoints"),
     (["--model=SASRek"], "no model 'SASRek'; did you mean 'SASRec"),
     (["--params_file=no.hyper"], "no params file no.hyper"),
     (["--learning_rat=1"], "unknown key 'learning_rat' among the settings; did you mean 'learning_rate'?"),

@@ -8,7 +8,7 @@ from recbole_scale.arguments import ONE_PROCESS, CommandParser
 
 DECIDED = {
     **ONE_PROCESS,
-    **dict.fromkeys(("checkpoint_dir", "results_file"), "each trial's lie in --folder"),
+    "checkpoint_dir": "each trial's checkpoints lie in --folder",
     "per_user_file": "trials would overwrite each other's; run_recbole writes that of the best",
 }
 
