@@ -135,6 +135,7 @@ class RecBoleTrainer(Trainer, Protocol):
     device: torch.device
     item_tensor: Any
     tot_item_num: int
+    epochs: int
     eval_step: int
     cur_step: int
     valid_metric: str

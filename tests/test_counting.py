@@ -8,6 +8,7 @@ import pytest
 import torch
 from recbole_data import NAME, settings_of, with_first_weights, write_made
 
+from recbole_scale import run
 from recbole_scale.compare import command
 
 
@@ -42,6 +43,15 @@ def test_repeat_last_ranks_the_history_from_its_end(folder):
     for ranked, items, length in zip(order.tolist(), *given, strict=True):
         newest_first = list(dict.fromkeys(reversed(items[:length])))
         assert ranked[: len(newest_first)] == newest_first
+
+
+@pytest.mark.parametrize("model", ["Pop", "Markov"])
+def test_a_model_of_one_pass_is_evaluated_whatever_eval_step_says(folder, model):
+    write_made(folder)
+    settings = {k: v for k, v in settings_of(model).items() if k != "model"} | {"epochs": 6, "eval_step": 3}
+    result = run(model, NAME, config_dict=settings)
+    assert result["best_valid_result"]["ndcg@5"] == result["best_valid_score"] > 0
+    assert result["test_result"]["ndcg@5"] > 0
 
 
 @pytest.mark.slow

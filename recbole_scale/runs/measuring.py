@@ -41,6 +41,7 @@ class Meter:
 
     def __init__(self, trainer: RecBoleTrainer, limit: float | None) -> None:
         self.trainer, self.limit = trainer, limit
+        trainer.eval_step = min(trainer.eval_step, trainer.epochs)  # Pop and kin train one epoch, whatever was set
         self._train_epoch, self._valid_epoch = trainer._train_epoch, trainer._valid_epoch
         trainer._train_epoch, trainer._valid_epoch = self.train_epoch, self.valid_epoch
         trainer.seconds_train, trainer.targets_seen, trainer.evaluations, trainer.best_epoch = 0.0, 0, [], None
