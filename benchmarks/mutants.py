@@ -4,8 +4,8 @@
 checkout: comparisons, arithmetic, numbers, and/or, not, True/False, what is returned, arguments dropped or exchanged;
 decorators, annotations and texts are left alone. Tests with few lines come first; each change has ``--seconds`` of
 CPU. Rows go to ``--out``: killed (and by which test), timed out (the change hangs), survived. ``--again`` tries those
-that survived in ``--out`` once more, after tests were added; ``--table`` prints the figures of ``--out`` alone. A row
-with ``judged`` was read by hand: the reason why the change alters no result.
+that survived in ``--out`` once more, after tests were ``added``; ``--table`` prints the figures of ``--out`` alone. A
+row with ``judged`` was read by hand: the reason why the change alters no result.
 """
 
 from __future__ import annotations
@@ -232,15 +232,17 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The figures of a trial, then what survived."""
+    """The figures of a trial, then what no test notices."""
     count = Counter("equal" if row.get("judged") else row["outcome"] for row in rows)
-    tests_see = count["killed"] + count["timed out"]
+    seen, added = count["killed"] + count["timed out"], sum("added" in row for row in rows)
     told = ", ".join(f"{count[name]} {name}" for name in ("killed", "timed out", "survived"))
-    share = 100 * tests_see / max(tests_see + count["survived"], 1)
-    said = [f"{len(rows)} changes: {told}, {count['equal']} that alter no result (read by hand); {share:.0f} % noticed"]
-    left = [row for row in rows if row["outcome"] == "survived"]
-    said += [f"{row['module']}:{row['line']} {row['was']}  ->  {row['now']}  {row.get('judged', '')}" for row in left]
-    return "\n".join(said)
+    alter = max(seen + count["survived"], 1)
+    said = [
+        f"{len(rows)} changes: {told}, {count['equal']} that alter no result (read by hand); "
+        f"{100 * seen / alter:.0f} % noticed, {100 * (seen + added) / alter:.0f} % with the tests added since"
+    ]
+    left = [row for row in rows if row["outcome"] == "survived" and not (row.get("judged") or row.get("added"))]
+    return "\n".join([*said, *(f"{row['module']}:{row['line']} {row['was']}  ->  {row['now']}" for row in left)])
 
 
 def main() -> None:
@@ -269,13 +271,14 @@ def main() -> None:
         shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "saved", "log"))
         if arguments.again:
             for row in rows:
-                if row["outcome"] == "survived" and not row.get("judged"):
+                if row["outcome"] == "survived" and not (row.get("judged") or row.get("added")):
                     source = (copy / "recbole_scale" / f"{row['module']}.py").read_text("utf-8")
                     if digest(source) != row["source"]:
                         print(f"{row['module']} has changed since; its row is left as it was")
                         continue
-                    row |= try_change(copy, row["module"], row["place"], reached, arguments.seconds)
-                    row["again"] = arguments.commit
+                    found = try_change(copy, row["module"], row["place"], reached, arguments.seconds)
+                    if found["outcome"] != "survived":
+                        row |= {"added": found["by"] or found["outcome"], "again": arguments.commit}
         done = {(row["module"], row["place"], row["source"]) for row in rows}
         for module, place in (
             [] if arguments.again else drawn(arguments.count, arguments.seed, arguments.modules, reached)

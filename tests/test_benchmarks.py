@@ -185,8 +185,10 @@ def test_what_mutants_say_is_counted(monkeypatch):
     from mutants import table
 
     row = {"module": "laws/fit", "line": 3, "was": "1", "now": "2"}
-    rows = [{**row, "outcome": name} for name in ("killed", "killed", "timed out", "survived", "survived")]
-    rows[-1]["judged"] = "a size of blocks"
-    assert table(rows).splitlines()[0] == (
-        "5 changes: 2 killed, 1 timed out, 1 survived, 1 that alter no result (read by hand); 75 % noticed"
-    )
+    rows = [{**row, "outcome": name} for name in ("killed", "timed out", "survived", "survived", "survived")]
+    rows[-1]["judged"], rows[-2]["added"] = "a size of blocks", "tests/test_laws.py::test_one"
+    assert table(rows).splitlines() == [
+        "5 changes: 1 killed, 1 timed out, 2 survived, 1 that alter no result (read by hand); 50 % noticed, "
+        "75 % with the tests added since",
+        "laws/fit:3 1  ->  2",
+    ]

@@ -230,6 +230,8 @@ def test_epochs_of_a_budget_are_finite_and_above_zero(epochs: float):
     law = fit_joint_law(n.ravel(), d.ravel(), loss.ravel(), resamples=0)
     with pytest.raises(UserError, match="epochs must be a finite number above 0"):
         compute_optimal(law, 1e15, 6.0, epochs=epochs)
+    with pytest.raises(UserError, match="a budget must be a finite number of FLOPs above 0"):
+        compute_optimal(law, [1e15, epochs], 6.0)  # as odd a budget
 
 
 def test_the_likelihood_of_the_noise_is_that_of_its_covariance():
