@@ -109,13 +109,28 @@ def same_prepared(split: Callable[[str], list[Any]], has_header: bool, once: boo
     counted: Any = set if once else Counter
 
     def same(found: str, content: bytes) -> bool:
-        written = counted(tuple(map(str, split(line))) for line in lines_of(content)[has_header:])
-        head, *lines = found.split("\n")[:-1]
+        lines = lines_of(content)[has_header:]
+        try:
+            written = counted(tuple(map(str, split(line))) for line in lines)
+        except IndexError:  # a line that breaks off inside quotes goes on in the next
+            written = counted(tuple(map(str, split(line))) for line in with_breaks(lines))
+        head, *made = found.split("\n")[:-1]
         names = [field.partition(":")[0] for field in head.split("\t")]
-        rows = [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
+        rows = [dict(zip(names, line.split("\t"), strict=True)) for line in made]
         return counted((row["user_id"], row["item_id"]) for row in rows) == written
 
     return same
+
+
+def with_breaks(lines: list[str]) -> list[str]:
+    """Lines of a csv file, each with the next ones while a quote of it is open."""
+    found: list[str] = []
+    for line in lines:
+        if found and found[-1].count('"') % 2:
+            found[-1] += "\n" + line
+        else:
+            found.append(line)
+    return found
 
 
 def fields(separator: str, *places: int) -> Callable[[str], list[Any]]:
