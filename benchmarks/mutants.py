@@ -216,7 +216,7 @@ def digest(source: str) -> str:
 
 
 def drawn(count: int, seed: int, modules: list[str], reached: Reached) -> Iterator[tuple[str, int]]:
-    """Places drawn without repetition: a module by its number of places, then a place that some test reaches."""
+    """Places drawn without repetition: a module that some test reaches, by its number of places."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         module = str(path.relative_to(PACKAGE).with_suffix(""))

@@ -139,16 +139,26 @@ def _bug(failure: BaseException) -> str:
     told = f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}"
     if type(failure).__name__ == "ProcessRaisedException":  # torch's, whose text is the traceback of one process
         told = f"process {failure.error_index}: {str(failure).strip().splitlines()[-1][:200]}"  # type: ignore[attr-defined]
-    lines = "".join(traceback.format_exception(failure))
-    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
-    try:
-        place = files[-1].baseFilename if files else os.path.abspath(f"log/bug-{time.strftime('%Y%m%d-%H%M%S')}.log")
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        with open(place, "a", encoding="utf-8", errors="replace") as log:
-            log.write(lines)
-    except OSError:
+    place = keep_traceback(failure, os.path.abspath(f"log/bug-{time.strftime('%Y%m%d-%H%M%S')}.log"))
+    if place is None:
+        lines = "".join(traceback.format_exception(failure))
         return f"{lines}error: this is a bug of recbole-scale ({told}); please report it with the traceback above"
     return f"error: this is a bug of recbole-scale ({told}); its traceback is in {place}, please report it with that"
+
+
+def keep_traceback(failure: BaseException, without_log: str | None = None) -> str | None:
+    """Add a traceback to the run's log file, or to ``without_log``; returns where it is, None if nowhere."""
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    place = files[-1].baseFilename if files else without_log
+    if place is None:
+        return None
+    try:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "a", encoding="utf-8", errors="replace") as log:
+            log.write("".join(traceback.format_exception(failure)))
+    except OSError:
+        return None
+    return place
 
 
 # faults of disks, folders and limits that no program can mend

@@ -149,7 +149,7 @@ def whole_files(*paths: Path, what: str = "") -> Iterator[tuple[WholeFile, ...]]
     finally:
         for file in files:
             file.drop()
-        for folder in made:  # those that nothing was written to
+        for folder in sorted(set(made), key=lambda place: -len(place.parts)):  # those that nothing was written to
             with suppress(OSError):
                 folder.rmdir()
 

@@ -29,6 +29,7 @@ class RunConfig(ByKey, Protocol):
     final_config_dict: dict[str, Any]
     external_config_dict: dict[str, Any]
     internal_config_dict: dict[str, Any]
+    model_class: type
 
     def __setitem__(self, key: str, value: Any) -> None: ...
 

@@ -78,7 +78,7 @@ def _hand_on(signum: int) -> None:
 def watched() -> Iterator[None]:
     """Raise :class:`Interrupted` for the signals inside; only the main thread can, others leave things as they are.
 
-    What this process was told to ignore (nohup, a shell's background job at a terminal) it ignores.
+    An ignored SIGTERM stays ignored, an ignored SIGINT only where there is a terminal whose Ctrl-C it could be.
     """
     if _State.watching or threading.current_thread() is not threading.main_thread():
         yield
@@ -170,9 +170,9 @@ def ends_by_signal(child: bool) -> Iterator[None]:
 def leave(code: int) -> NoReturn:
     """End this process; after a signal at once, since taking Python and torch apart takes a second of CPU.
 
-    What a run keeps is written by then. Hooks of libraries for the end of Python are not called, but for Ray's.
+    What a run keeps is written by then. Hooks for the end of Python are called where Ray or wandb has one.
     """
-    if code - 128 in SIGNALS and "ray" not in sys.modules:
+    if code - 128 in SIGNALS and not {"ray", "wandb"} & sys.modules.keys():
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

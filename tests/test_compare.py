@@ -186,11 +186,12 @@ def test_a_signal_ends_the_runs_under_way_begins_no_other_and_makes_no_failed_ro
     planned = [Run("Pop", "Pop", {"seed": seed}, f"012345678{seed}") for seed in range(5)]
 
     def interrupt():
-        while len(list(folder.glob("begun-*"))) < jobs:
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("begun-*"))) < jobs and time.monotonic() < deadline:
             time.sleep(0.02)
         os.kill(os.getpid(), signum)
 
-    threading.Thread(target=interrupt).start()
+    threading.Thread(target=interrupt, daemon=True).start()
     began = time.monotonic()
     assert exit_code(lambda: carry_out("walk", planned, folder / "out", "rows.jsonl", jobs)) == code
     assert time.monotonic() - began < 30

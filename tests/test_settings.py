@@ -236,6 +236,8 @@ def test_what_the_plan_takes_trains(walk, key, value):
         ({"eval_type": "VALUE"}, "eval_type follows from metrics and cannot be set"),
         ({"encoding": "latin-2000"}, "encoding is 'latin-2000', but must be the name of an encoding"),
         ({"device": "cuda0"}, "device is 'cuda0', but must be cpu or cuda"),
+        ({"device": "cuda:3"}, "device is 'cuda:3', but must be cpu or cuda"),
+        ({"encoding": "hex"}, "encoding is 'hex', but must be the name of an encoding"),
     ],
 )  # fmt: skip
 def test_what_is_refused_says_what_it_must_be(walk, settings, says):

@@ -205,9 +205,8 @@ def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, jobs:
         ThreadPoolExecutor(jobs) as pool,
         bar(total=len(runs), initial=len(done), unit="run") as progress,
     ):
-        futures = [pool.submit(carry, run) for run in todo]
         try:
-            for finished in as_completed(futures):
+            for finished in as_completed([pool.submit(carry, run) for run in todo]):
                 run, error = finished.result()
                 name = f"{run.name}, seed {run.settings['seed']}"
                 say(f"{name} failed: {error}" if error else f"{name} finished")

@@ -15,7 +15,7 @@ from recbole.data.dataloader import UserDataLoader
 from recbole.data.dataset import Dataset
 from recbole.utils import InputType, ModelType
 
-from recbole_scale.errors import UserError, as_mistake
+from recbole_scale.errors import UserError, as_mistake, keep_traceback
 from recbole_scale.interfaces import Loader, RunConfig
 from recbole_scale.model.likelihood import SOFTMAX_LOSSES
 
@@ -96,6 +96,10 @@ def _check_counts(config: RunConfig, dataset: Dataset) -> None:
             raise UserError(f"{key} is {config[key]}, but must be at most {least} for '{config['dataset']}'")
 
 
+class NoNumber(UserError, ValueError):
+    """A loss of nan: a mistake with a sentence, and the ValueError that callers of RecBole's trainers know."""
+
+
 @contextmanager
 def failures_told(config: RunConfig) -> Iterator[None]:
     """Turn what only a model or a batch shows into a sentence: DGCF's draws, no number for a loss, a missed label.
@@ -112,10 +116,10 @@ def failures_told(config: RunConfig) -> Iterator[None]:
         if what.startswith("SparseAdam does not support dense"):
             raise UserError(f"learner sparse_adam needs sparse gradients, and {config['model']} has none") from failure
         if what == "Training loss is nan":
-            masks = "mask_ratio masks none of a batch's items but first ones, which do not count, or "
-            raise UserError(
-                f"the training loss of {config['model']} is no number (nan): {masks * (config['model'] == 'BERT4Rec')}"
-                f"learning_rate {config['learning_rate']} is too high for it"
+            masks = "; so is it where mask_ratio masks no item of a batch" * (config["model"] == "BERT4Rec")
+            raise NoNumber(
+                f"the training loss of {config['model']} is no number (nan); often that is a learning_rate too high "
+                f"(it is {config['learning_rate']}){masks}"
             ) from failure
         if config["model"] == "DGCF" and what.startswith("Sample larger than population"):
             raise UserError(
@@ -123,12 +127,13 @@ def failures_told(config: RunConfig) -> Iterator[None]:
                 f"a train_batch_size below {config['train_batch_size']} draws fewer"
             ) from failure
         place = _line_of_model(failure)
-        if place is None or as_mistake(failure) is not None:
+        stock = config.model_class.__module__.startswith("recbole.model")
+        if place is None or not stock or as_mistake(failure) is not None:
             raise
         told = f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}".removesuffix(": ")
-        raise UserError(
-            f"RecBole's {config['model']} fails as it is set ({told}; {place}, RECBOLE_SCALE_TRACEBACK=1 shows all)"
-        ) from failure
+        kept = keep_traceback(failure)
+        shown = f"the traceback is in {kept}" if kept else "RECBOLE_SCALE_TRACEBACK=1 shows all"
+        raise UserError(f"RecBole's {config['model']} fails as it is set ({told}; {place}; {shown})") from failure
 
 
 def _line_of_model(failure: BaseException) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from logging import getLogger
 from time import perf_counter
@@ -120,9 +120,10 @@ def _alone(trainer: Trainer, saved: bool) -> Iterator[None]:
         try:
             yield
         except Interrupted as stop:
-            trainer.tensorboard.flush()
             if saved and not own and os.path.isfile(best):
                 stop.advice = f"the best model so far is in {best}; --resume {best} goes on from it"
+            with suppress(OSError):  # a full disk must not hide the signal
+                trainer.tensorboard.flush()
             raise
 
 

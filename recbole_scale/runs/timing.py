@@ -91,7 +91,8 @@ def told(prepared: Prepared, network: object) -> str:
     else:
         start = _age()
         epochs, epoch, ranking = _measure_trainer(prepared, network)
-    rankings = epochs // config["eval_step"] if config["eval_step"] > 0 else 0
+    every = min(config["eval_step"], max(epochs, 1))
+    rankings = epochs // every if every > 0 else 0
     parts = f"start {duration(start)}, {epochs} epoch{'s' * (epochs > 1)} of {duration(epoch)}"
     parts += f", ranking {duration(ranking)} each" if ranking else ""
     valid, tested = (max(len(data.dataset), 1) for data in (prepared.valid_data, prepared.test_data))

@@ -75,7 +75,7 @@ def _planned(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Search
     check_choice("--tool", options.tool, TOOLS)
     check_choice("--algo", options.algo or "bayes", ALGORITHMS)
     for name in _OF_RAY if options.tool == "Hyperopt" else ("early_stop",):
-        if getattr(options, name) not in (None, False):
+        if (value := getattr(options, name)) is not None and value is not False:
             raise UserError(f"--{name} is not for --tool={options.tool}; run_hyper --help shows what is")
     if options.algo and options.tool == "Ray":
         raise UserError("--algo is for --tool=Hyperopt; with Ray, values are drawn at random and ASHA stops bad trials")

@@ -151,13 +151,15 @@ def matching(pattern: str, must_be: str) -> Kind:
 
 def _encoding(value: Any) -> str:
     try:
-        return codecs.lookup(value).name
+        found = codecs.lookup(value)
+        "".encode(found.name)  # not hex and other codecs that are of no text
+        return found.name
     except (LookupError, TypeError, ValueError):
         raise Refused from None
 
 
 METRIC = matching(r"[A-Za-z]\w{0,50}(@\d{1,9})?", "the name of a metric")
-DEVICE = matching(r"cpu|cuda(:\d{1,4})?", "cpu or cuda (gpu_id says which)")
+DEVICE = matching("cpu|cuda", "cpu or cuda (gpu_id says which)")
 HOST = matching(r"[\w.:%\[\]-]{1,253}", "the name or address of a machine")
 ENCODING = Kind("the name of an encoding, such as utf-8", "str", _encoding)
 COLUMN = Kind("the name of a column", "str", _column)
