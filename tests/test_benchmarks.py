@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import math
 import os
@@ -156,10 +157,16 @@ def f(a: int, b: bool = True) -> float | None:
 """
 
 
-def test_a_mutant_is_one_change_and_every_kind_is_drawn(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from mutants import mutated, places
+def mutants():
+    """The benchmark, and not tests/fuzz/mutants.py, which another test of this process may have imported."""
+    spec = importlib.util.spec_from_file_location("benchmark_of_mutants", BENCHMARKS / "mutants.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
+
+def test_a_mutant_is_one_change_and_every_kind_is_drawn():
+    mutated, places = mutants().mutated, mutants().places
     tree = ast.parse(CHANGED)
     made = [mutated(CHANGED, place) for place in range(len(list(places(tree))))]
     kinds = [found["kind"] for _, found, _ in made]
@@ -180,14 +187,11 @@ def test_a_mutant_is_one_change_and_every_kind_is_drawn(monkeypatch):
     assert {found["was"]: found["now"] for _, found, _ in made}["g(a, b, scale=2)"] in ("g(b, a, scale=2)", "g(a, b)")
 
 
-def test_what_mutants_say_is_counted(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from mutants import table
-
+def test_what_mutants_say_is_counted():
     row = {"module": "laws/fit", "line": 3, "was": "1", "now": "2"}
     rows = [{**row, "outcome": name} for name in ("killed", "timed out", "survived", "survived", "survived")]
     rows[-1]["judged"], rows[-2]["added"] = "a size of blocks", "tests/test_laws.py::test_one"
-    assert table(rows).splitlines() == [
+    assert mutants().table(rows).splitlines() == [
         "5 changes: 1 killed, 1 timed out, 2 survived, 1 that alter no result (read by hand); 50 % noticed, "
         "75 % with the tests added since",
         "laws/fit:3 1  ->  2",

@@ -163,11 +163,13 @@ def test_log_tensorboard_and_checkpoint_tell_the_phase_and_the_reason(walk):
 KILLED = """
 import os, signal, sys
 from recbole_scale import cli
-from recbole_scale.training.trainer import ScaledSASRecTrainer as Trainer
+from recbole_scale.training.run_checkpoints import RunCheckpoints
+from recbole_scale.training.trainer import ScaledSASRecTrainer
 name, at, after = sys.argv.pop(1).split(",")
-original, calls = getattr(Trainer, name), []
+hooks = RunCheckpoints if name == "keep_first_phase" else ScaledSASRecTrainer
+original, calls = getattr(hooks, name), []
 def hooked(self, *a, **k):
-    if self.second_phase or name == "_keep_first_phase":
+    if hooks is RunCheckpoints or self.second_phase:
         calls.append(1)
     if len(calls) == int(at) and after == "before":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -175,12 +177,12 @@ def hooked(self, *a, **k):
     if len(calls) == int(at):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
-setattr(Trainer, name, hooked)
+setattr(hooks, name, hooked)
 sys.exit(cli.run_recbole_command())
 """
 PLACES = [
-    "_keep_first_phase,1,before",  # the switch is due, nothing of it is written
-    "_keep_first_phase,1,after",  # the first phase's copies are written, the switch is not
+    "keep_first_phase,1,before",  # the switch is due, nothing of it is written
+    "keep_first_phase,1,after",  # the first phase's copies are written, the switch is not
     "_save_last,1,before",  # the model is switched in memory only
     "_save_last,1,after",  # the switch is written, no step of SGD taken
     "_train_step,3,after",  # SGD's first epoch, before a checkpoint of it

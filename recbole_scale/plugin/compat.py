@@ -86,7 +86,11 @@ class _LazyTune(types.ModuleType):
     @staticmethod
     def report(**metrics: Any) -> None:
         """Ray >= 2.50 takes one dict where RecBole passes keywords; outside a trial of Ray's nobody listens."""
-        if sys.modules.get("ray.tune") and load_ray_tune().get_context().get_trial_id() is not None:
+        if (
+            sys.modules.get("ray")
+            and sys.modules.get("ray.tune")
+            and load_ray_tune().get_context().get_trial_id() is not None
+        ):
             load_ray_tune().report(metrics)
 
     def __getattr__(self, name: str) -> Any:

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import pickle
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -72,12 +73,19 @@ def save_sharded(state: dict[str, Any], folder: str | os.PathLike[str], process_
         dcp.save(sharded, storage_writer=writer, planner=planner, process_group=process_group)
     except (dcp.api.CheckpointException, OSError) as failure:
         writer.remove_own()
+        _quiet_streams()
         cause = _cause(failure)
         if group.lost_peer(cause):
             raise cause from failure
         raise unwritten(
             folder, cause if isinstance(cause, OSError) else OSError(reason(cause)), "the checkpoint"
         ) from failure
+
+
+def _quiet_streams() -> None:
+    """torch's stream flushes its closed file once more as it is forgotten, which Python 3.13 shows as a traceback."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if "NoCloseWriter" in repr(found.object) else before(found)
 
 
 def load_sharded(folder: str | os.PathLike[str], mesh: DeviceMesh | None = None) -> dict[str, Any]:
