@@ -340,9 +340,38 @@ def test_tables_show_means_deviations_and_corrected_differences(tmp_path):
     assert "better\\_one" in latex and "a\\_b" in latex and "\\textbf{0.7000 $\\pm$ 0.0000}" in latex
     assert all(line.count(" & ") == len(header) - 1 for line in latex.splitlines() if line.endswith("\\\\"))
     users["same"] = [users["base"][0], tmp_path / "other.npz"]
-    write_users(tmp_path / "other.npz", np.arange(1, 201), np.ones(200, int))
-    with pytest.raises(UserError, match=r"the users in .*other.npz are not those of the other runs"):
+    write_users(tmp_path / "other.npz", np.arange(200, 400), np.ones(200, int))
+    with pytest.raises(UserError, match=r"no user in .* is one of all other runs"):
         summarise(groups, users, "base", {})
+
+
+def test_differences_are_over_the_users_whom_all_ranked(tmp_path):
+    """Two models of which each ranked users that the other did not, and one user whom they ranked unequally often."""
+    rows, _ = made_rows(tmp_path, 0, (0,))
+    write_users(tmp_path / "a.npz", np.arange(150), np.where(np.arange(150) < 60, 1, 0))
+    write_users(tmp_path / "b.npz", np.r_[np.arange(50, 190), 149], np.r_[np.where(np.arange(50, 190) < 55, 1, 0), 1])
+    lines = summarise(
+        {"a": rows, "b": rows}, {"a": [tmp_path / "a.npz"], "b": [tmp_path / "b.npz"]}, "a", {}, samples=200
+    )
+    shared = np.arange(50, 149)  # 149 has two rows in b
+    assert lines[1].differences["HR@10"][0].mean == pytest.approx(np.mean((shared < 55) * 1.0 - (shared < 60)))
+
+
+def test_users_with_two_rows_are_ranked_by_general_models_alone(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    log = [(u, i, t) for u in range(40) for t, i in enumerate(rng.permutation(30)[: 2 if u < 7 else 12])]
+    path = tmp_path / "dataset" / "short" / "short.inter"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(f"u{u}\ti{i}\t{t}\n" for u, i, t in log)
+    )
+    monkeypatch.chdir(tmp_path)
+    call = ["--dataset", "short", "--models", "ScaledSASRec:tiny", "Pop", "--epochs", "1", "--topk=[5,10]", "--out",
+            "out", "--samples", "50", "--data_path", str(path.parent.parent),
+            "--ScaledSASRec.hidden_size=16"]  # fmt: skip
+    assert command.main(call) == 0
+    text = capsys.readouterr().out
+    assert "over the users whom all ranked (of ScaledSASRec:tiny 33, Pop 40)" in " ".join(text.split())
 
 
 def test_lists_of_a_masked_history_are_the_filtered_ones(tmp_path):

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         planning.carry_out(arguments.dataset, planned, out, arguments.results_file, arguments.jobs)
     done = planning.finished_rows(arguments.results_file, planned, out)
     lines = gather(planned, done, out, arguments.results_file, reference, arguments.samples)
-    title = describe(arguments.dataset, budget, reference, arguments.seeds, list(done.values()), planned[0])
+    title = describe(arguments.dataset, budget, reference, arguments.seeds, list(done.values()), planned[0], lines)
     cells = table.cells(lines, reference)
     write_tables(out, title, *cells)
     print(f"{title}\n\n{table.as_text(*cells, columns(sys.stdout) - 1)}\n")
@@ -90,19 +90,30 @@ def gather(
     return table.summarise(groups, users, reference, errors, samples)
 
 
-def describe(dataset: str, budget: Budget, reference: str, seeds: int, rows: list[dict[str, Any]], run: Run) -> str:
+def describe(
+    dataset: str,
+    budget: Budget,
+    reference: str,
+    seeds: int,
+    rows: list[dict[str, Any]],
+    run: Run,
+    lines: list[table.Line],
+) -> str:
     """What the table shows, in words; the CPU threads are those that the finished runs had."""
     metric, arguments = run.settings["valid_metric"], {**planning.PROTOCOL["eval_args"], **run.settings["eval_args"]}
     cut = split_in_words(None if run.settings.get("benchmark_filename") else arguments["split"], arguments["group_by"])
     mode = arguments["mode"]["test"] if isinstance(arguments["mode"], dict) else arguments["mode"]
     ranking = "full ranking over all items" if mode == "full" else f"ranking among sampled items ({mode})"
     threads = sorted({int(row["threads"]) for row in rows})
+    counts = {line.name: line.users for line in lines if line.users}
+    unlike = ", ".join(f"{name} {count:,}" for name, count in counts.items()) if len({*counts.values()}) > 1 else ""
+    users = f"the users whom all ranked (of {unlike})" if unlike else "the same users"
     shared = f" on {' or '.join(map(str, threads))} CPU thread{'s' * (threads != [1])}" if threads else ""
     history = "masked" if run.settings.get("mask_history") else "not masked"
     return (
         f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. {cut}, {ranking}, history {history}; "
         f"tested is the epoch with the best valid {metric}. Mean ± standard deviation over "
-        f"seeds; differences from {reference} are over the same users (paired bootstrap), p after Holm's correction, "
+        f"seeds; differences from {reference} are over {users} (paired bootstrap), p after Holm's correction, "
         f"* below 0.05. Filtered: without the items that a user had. NLL of scores: of a softmax over scores that no "
         f"likelihood was trained for; -log p: of probabilities. Best of a column: <."
     )

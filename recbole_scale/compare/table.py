@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ class Line:
     cost: dict[str, float]
     differences: dict[str, tuple[Difference, float]]  # by metric: against the reference, and Holm's p
     nll_kind: str | None = None
+    users: int = 0  # ranked by each of its runs
 
 
 def summarise(
@@ -53,9 +55,9 @@ def summarise(
         samples: resamples of the users.
 
     Raises:
-        UserError: two runs ranked different users.
+        UserError: no user was ranked by all runs.
     """
-    ranks, tested_users = _ranks_by_user({name: files for name, files in users.items() if files})
+    ranks, tested_users, counts = _ranks_by_user({name: files for name, files in users.items() if files})
     tested: dict[tuple[str, str], Difference] = {}
     for metric, (measure, k) in METRICS.items():
         values = {name: measure(rank, k).mean(0) for name, rank in ranks.items()}  # [rows], mean over seeds
@@ -67,11 +69,11 @@ def summarise(
     lines = []
     for name, rows in groups.items():
         differences = {m: (tested[name, m], corrected[name, m]) for m in METRICS if (name, m) in tested}
-        lines.append(_line(name, rows, errors.get(name), differences))
+        lines.append(_line(name, rows, errors.get(name), differences, counts.get(name, 0)))
     return lines
 
 
-def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences: dict[str, Any]) -> Line:
+def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences: dict[str, Any], users: int) -> Line:
     if not rows:
         return Line(name, 0, error or "not run", None, {}, {}, {})
     metrics = {}
@@ -83,9 +85,8 @@ def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences:
         metrics[f"{label} filtered"] = _spread(np.array([_number(value) for value in found]))
     cost = {key: float(np.mean([_number(row[key]) for row in rows])) for key in _COST[:-1]}
     cost["peak_memory_mb"] = max(_number(row["peak_memory_mb"]) for row in rows)
-    return Line(
-        name, len(rows), None, int(rows[0]["n_parameters"]), metrics, cost, differences, rows[0].get("nll_kind")
-    )
+    parameters, kind = int(rows[0]["n_parameters"]), rows[0].get("nll_kind")
+    return Line(name, len(rows), None, parameters, metrics, cost, differences, kind, users)
 
 
 def _spread(values: np.ndarray) -> tuple[float, float]:
@@ -100,23 +101,31 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _ranks_by_user(users: dict[str, list[Path]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Ranks [seeds, rows] of each model's runs, all in one order, and the user of each row, objects [rows]."""
-    ranks, first = {}, np.zeros(0, dtype=object)
-    for name, files in users.items():
-        found = []
-        for path in files:
-            data = read_per_user(path)
-            if data is None:
-                raise UserError(f"{path} is damaged; the same command without it trains its run again")
-            order = np.argsort(data["user"], kind="stable")
-            names = data["user"][order]
-            found.append(data["rank"][order])
-            first = first if len(first) else names
-            if not np.array_equal(first, names):
-                raise UserError(f"the users in {path} are not those of the other runs; was the data changed between?")
-        ranks[name] = np.stack(found)
-    return ranks, first
+def _ranks_by_user(users: dict[str, list[Path]]) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, int]]:
+    """Ranks [seeds, rows] of each model's runs, all in one order, the user of each row, objects [rows], and how many
+    users each model ranked.
+
+    Rows are those of users whom all runs ranked, as often each: RecBole's general models rank users of two rows,
+    whom sequential ones cannot.
+    """
+    runs = {path: _ranks_of(path) for files in users.values() for path in files}
+    rows = {path: set(Counter(names).items()) for path, (names, _) in runs.items()}
+    shared = {user for user, _ in set.intersection(*rows.values())} if rows else set()
+    if rows and not shared:
+        raise UserError(f"no user in {next(iter(runs))} is one of all other runs; was the data changed between?")
+    kept = {path: np.array([user in shared for user in names]) for path, (names, _) in runs.items()}
+    ranks = {name: np.stack([runs[path][1][kept[path]] for path in files]) for name, files in users.items()}
+    names = next((names[kept[path]] for path, (names, _) in runs.items()), np.zeros(0, dtype=object))
+    return ranks, names, {name: max(len(rows[path]) for path in files) for name, files in users.items()}
+
+
+def _ranks_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Users and ranks of a run's rows, by user."""
+    data = read_per_user(path)
+    if data is None:
+        raise UserError(f"{path} is damaged; the same command without it trains its run again")
+    order = np.argsort(data["user"], kind="stable")
+    return data["user"][order], data["rank"][order]
 
 
 # Rendering ----------------------------------------------------------------------------------------------------------
