@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from conftest import QUICK
 from scipy import stats
 
 import recbole_scale
+from recbole_scale import signals
 from recbole_scale.compare import command
 from recbole_scale.compare.runs import Budget, Run, carry_out, plan_runs, split_name, threads_of
 from recbole_scale.compare.significance import by_user, hit_at, holm, ndcg_at, paired_bootstrap
@@ -27,7 +29,7 @@ from recbole_scale.errors import UserError, exit_code
 from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
 from recbole_scale.runs.prepared import prepare
-from recbole_scale.runs.run import make_config
+from recbole_scale.runs.run import make_config, train_and_test
 from recbole_scale.settings import parse_arguments, run_id
 from recbole_scale.training.budget import TimeBudget
 
@@ -200,6 +202,24 @@ def test_a_signal_ends_the_runs_under_way_begins_no_other_and_makes_no_failed_ro
     begun = list(folder.glob("begun-*"))
     assert len(begun) == jobs and not Path("rows.jsonl").exists()
     assert not [path for path in begun if Path("/proc", path.name.removeprefix("begun-")).exists()]
+
+
+def test_a_run_that_was_stopped_goes_on(walk, capsys):
+    budget, more = Budget(epochs=3), {k: v for k, v in SMALL.items() if k not in ("epochs", "show_progress")}
+    (run,) = plan_runs("walk", ["ScaledSASRec"], [1], budget, more)
+
+    def stop(epoch, score):
+        if epoch == 1:
+            raise signals.Interrupted(signal.SIGTERM)
+
+    config = make_config("ScaledSASRec", "walk", config_dict={**run.settings, "checkpoint_dir": "out/saved"})
+    with pytest.raises(signals.Interrupted):
+        train_and_test(config, callback_fn=stop)
+    carry_out("walk", [run], walk / "out", "rows.jsonl")
+    log = (walk / "out" / "logs" / f"{run.run_id}.txt").read_text()
+    assert re.findall(r"INFO  epoch +(\d+) ", log) == ["2"]  # epochs 0 and 1 were trained before
+    (row,) = map(json.loads, Path("rows.jsonl").read_text().splitlines())
+    assert (row["run_id"], row["status"], row["epochs"]) == (run.run_id, "ok", 3)
 
 
 @pytest.mark.parametrize("transform", ["mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq"])

@@ -179,7 +179,8 @@ def per_user_file(out: Path, run_id: str) -> Path:
 def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, jobs: int = 1) -> None:
     """Run what is not finished, ``jobs`` at once; each adds its row, and a failed one a row with its error.
 
-    The output of each run goes to ``out/logs``. Several at once share the CPU's threads evenly.
+    A run that was stopped goes on where its model can. The output of each run goes to ``out/logs``. Several at once
+    share the CPU's threads evenly.
     """
     for folder in ("per_user", "logs"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,10 @@ def carry_out(dataset: str, runs: list[Run], out: Path, results_file: str, jobs:
             "checkpoint_dir": str(out / "saved"),
         }
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        error = _run_alone(run.arguments(dataset, more), out / "logs" / f"{run.run_id}.txt", environment, running)
+        resume = ["--resume=auto"] if run.model in WINDOW_MODELS else []  # RecBole's keep nothing to go on from
+        error = _run_alone(
+            [*run.arguments(dataset, more), *resume], out / "logs" / f"{run.run_id}.txt", environment, running
+        )
         if error and not signals.asked():
             records.append_row(results_file, _failed_row(dataset, run, error, started))
         return run, error
