@@ -103,11 +103,14 @@ def positive_number(text: str) -> float:
     return value
 
 
-class _Version(argparse.Action):
-    """``--version``, which is looked up when it is asked for."""
+def print_version() -> None:
+    """What ``--version`` prints, looked up when it is asked for."""
+    print(f"recbole-scale {version('recbole-scale')}")
 
+
+class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> NoReturn:
-        print(f"recbole-scale {version('recbole-scale')}")
+        print_version()
         parser.exit()
 
 

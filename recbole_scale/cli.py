@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from recbole_scale.arguments import CommandParser, filled
+from recbole_scale.arguments import CommandParser, filled, print_version
 from recbole_scale.errors import UserError, exit_code, nearest
 from recbole_scale.settings import find_settings_file, load_settings_file
 from recbole_scale.signals import ends_by_signal, leave
@@ -52,14 +52,11 @@ def run_verb(arguments: Sequence[str]) -> int:
         print(verbs_text())
         return 0
     if verb in ("--version", "-V"):
-        from recbole_scale import __version__
-
-        print(f"recbole-scale {__version__}")
+        print_version()
         return 0
     if verb not in _there():
         raise UserError(f"there is no verb '{verb}'{nearest(verb, _there())} (recbole-scale --help lists them)")
-    if {"--help", "-h"} & set(rest) and _is_there(f"{_room(verb)}.options"):
-        import_module(f"{_room(verb)}.options").parser().print_help()
+    if _only_asks(verb, rest):
         return 0
     return _main_of(verb)(rest) or 0
 
@@ -92,6 +89,25 @@ def _room(verb: str) -> str:
 
 def _module(verb: str) -> str:
     return _room(verb) if "." in VERBS[verb][0] else f"{_room(verb)}.command"
+
+
+def parser_of(command: str) -> CommandParser:
+    """The options of a verb, ``run_recbole`` or ``run_hyper``, without importing what carries it out."""
+    if command == "run_recbole":
+        return _parser()
+    room = "recbole_scale.search" if command == "run_hyper" else _room(command)
+    options = f"{room}_options" if room.count(".") > 1 else f"{room}.options"
+    made: CommandParser = import_module(options if _is_there(options) else _module(command)).parser()
+    return made
+
+
+def _only_asks(command: str, words: Sequence[str]) -> bool:
+    """Whether only help or the version is asked for, which is told."""
+    if {"--help", "-h"} & set(words):
+        parser_of(command).print_help()
+    elif "--version" in words:
+        print_version()
+    return bool({"--help", "-h", "--version"} & set(words))
 
 
 def _main_of(verb: str) -> Callable[[Sequence[str]], int | None]:
@@ -179,11 +195,7 @@ def run_hyper_command() -> None:
 
 
 def _run_hyper() -> None:
-    if {"--help", "-h"} & set(sys.argv):
-        from recbole_scale.search.options import parser
+    if not _only_asks("run_hyper", sys.argv[1:]):
+        from recbole_scale.search.command import main
 
-        parser().print_help()
-        return
-    from recbole_scale.search.command import main
-
-    main()
+        main()

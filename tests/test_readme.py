@@ -33,8 +33,6 @@ def test_every_command_is_one_that_is_run_or_checked():
 
 def test_every_option_of_every_command_exists(monkeypatch, capsys):
     """In a second or two, what the slow test finds out by running: no verb or option of a document is gone."""
-    from importlib import import_module
-
     from recbole_scale import cli
 
     for name in WITH_CODE:
@@ -43,11 +41,8 @@ def test_every_option_of_every_command_exists(monkeypatch, capsys):
             if words[0] != "recbole-scale" or words[1].startswith("-"):
                 continue
             assert words[1] in cli.VERBS, f"{name}: {line}"
-            room = cli._room(words[1])
-            module = import_module(f"{room}.options" if cli._is_there(f"{room}.options") else cli._module(words[1]))
-            if hasattr(module, "parser"):
-                _, left = module.parser().parse_known_args(words[2:])
-                assert words[1] in ("sweep", "compare", "study") or left == [], f"{name}: {line}: {left}"
+            _, left = cli.parser_of(words[1]).parse_known_args(words[2:])
+            assert words[1] in ("sweep", "compare", "study") or left == [], f"{name}: {line}: {left}"
 
 
 def test_the_readme_is_short_and_shows_a_figure_for_light_and_for_dark():

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from recbole_scale.data.coded import Coded
 from recbole_scale.errors import UserError
+from recbole_scale.prepare.options import INSTEAD_OF_QUOTE
 from recbole_scale.prepare.times import TimeColumn, parse_numbers
 
 WHERE = "where "  # before the name of a column that only chooses rows
-INSTEAD_OF_QUOTE = "\N{DOUBLE PRIME}"
 Locate = Callable[[int], str]  # row of the batch -> "line 7" (or "row 7" where a format has no lines)
 
 # what pandas, and so RecBole, reads back as "missing", and the name RecBole keeps for padding

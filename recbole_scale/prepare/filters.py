@@ -13,9 +13,8 @@ from recbole_scale.data.coded import Coded
 from recbole_scale.data.time_units import PER_SECOND
 from recbole_scale.errors import UserError
 from recbole_scale.prepare.columns import Interactions
+from recbole_scale.prepare.options import DUPLICATES
 from recbole_scale.prepare.times import parse_numbers
-
-DUPLICATES = ("keep", "event", "pair")
 
 
 @dataclass(frozen=True)

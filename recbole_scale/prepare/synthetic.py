@@ -10,7 +10,7 @@ Random draws meet only +, *, /, sqrt and comparisons, which IEEE rounds alike ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recbole_scale.arguments import CommandParser, seed_number
 from recbole_scale.errors import UserError
 from recbole_scale.files import whole_files
 from recbole_scale.prepare.card import card_bytes
+from recbole_scale.prepare.synthetic_options import SyntheticSettings, parser
 from recbole_scale.prepare.writing import AtomicWriter, target_in
 
 CHUNK_INTERACTIONS = 2_000_000
@@ -31,26 +31,6 @@ START = 1_577_836_800  # 2020-01-01 UTC, in seconds
 SPREAD = 3 * 365 * 86_400  # users begin within three years
 MEAN_GAP, LONGEST_GAP = 3_600, 30 * 86_400  # seconds between a user's interactions (heavy-tailed, cut)
 LONGEST_SHARE = 20.0  # the longest history, in units of the shortest above the minimum
-
-
-@dataclass(frozen=True)
-class SyntheticSettings:
-    """What is generated. Probabilities: ``second_order`` + ``first_order`` <= 1; ``stay`` in a domain, in [0, 1).
-
-    ``topics=0`` chooses about sqrt(items / domains), so that contexts (topics squared) grow with the data.
-    """
-
-    users: int
-    items: int
-    interactions: int
-    seed: int = 2024
-    domains: int = 5
-    topics: int = 0
-    second_order: float = 0.65
-    first_order: float = 0.10
-    stay: float = 0.6
-    zipf: int = 1
-    min_length: int = 5
 
 
 class SyntheticProcess:
@@ -231,27 +211,6 @@ def write_synthetic(settings: SyntheticSettings, out: str | Path) -> dict[str, A
         }
         card_file.write(card_bytes(card))
     return card
-
-
-_EXAMPLES = """  recbole-scale synthetic --users 1500 --items 500 --interactions 25000 --out dataset/made
-  recbole-scale synthetic --users 138000 --items 26000 --interactions 20000000 --out dataset/load20m
-"""
-
-
-def parser() -> CommandParser:
-    """The options of ``recbole-scale synthetic``."""
-    found = CommandParser(
-        "recbole-scale synthetic",
-        "Generate a log with order-2 structure and the exact NLL of each kind of predictor.",
-        _EXAMPLES,
-    )
-    for name in ("users", "items", "interactions"):
-        found.add_argument(f"--{name}", type=int, required=True)
-    found.add_argument("--seed", type=seed_number, default=SyntheticSettings.seed)
-    found.add_argument("--domains", type=int, default=SyntheticSettings.domains)
-    found.add_argument("--topics", type=int, default=0, help="0 chooses about sqrt(items / domains)")
-    found.add_argument("--out", required=True, metavar="dataset/NAME")
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
