@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+import yaml
 
 import recbole_scale
 from recbole_scale.model.sizes import SIZE_NAMES
@@ -92,3 +93,68 @@ def test_dependencies_hold_what_recbole_needs_and_no_extra_can_take_ray_back(tmp
 
 def test_no_file_of_the_project_names_a_machine():
     assert not (ROOT / "uv.lock").exists() or "uv.lock" in (ROOT / ".gitignore").read_text().split()
+
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+
+
+def test_every_place_that_says_which_pythons_says_the_same():
+    pyproject, makefile = (ROOT / "pyproject.toml").read_text(), (ROOT / "Makefile").read_text()
+    assert 'requires-python = ">=3.10"' in pyproject
+    assert re.findall(r"Python :: (3\.\d+)", pyproject) == PYTHONS
+    for said in re.findall(r"^PYTHONS := (.+)$|for version in (.+); do", makefile, flags=re.MULTILINE):
+        assert "".join(said).split() == PYTHONS
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["checks"]
+    assert workflow["strategy"]["matrix"]["python"] == PYTHONS
+    assert workflow["steps"][-1] == {"run": ".ci/run"}
+    assert "Python 3.10 to 3.13" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_recboles_requirements_are_all_among_ours_but_its_caps():
+    """What RecBole itself says it needs, since pip is told not to look (--no-deps)."""
+
+    def names(lines):
+        return {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in lines if "extra ==" not in line}
+
+    assert names(requires("recbole") or []) <= names(requires("recbole-scale") or [])
+
+
+def test_the_linters_before_a_commit_are_those_of_ci():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lint = re.search(r"^lint:.*\n((?:\t.+\n)+)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert lint is not None
+    for command in lint[1].replace("\t$(BIN)/", "").replace(" .", "").splitlines():
+        assert [hook for hook in hooks if hook["entry"].replace(" --force-exclude", "") == f".venv/bin/{command}"], (
+            command
+        )
+
+
+def test_the_citation_is_of_this_version_and_of_the_readmes_paper():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert cited["version"] == version("recbole-scale") and cited["license"] == "MIT"
+    (paper,) = cited["references"]
+    assert paper["title"] in readme and paper["doi"] in readme and paper["url"] in readme
+    for author in paper["authors"]:
+        assert f"{author['family-names']}, {author['given-names']}" in readme
+
+
+def test_the_changelog_is_dated_newest_first_and_knows_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    heads = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert heads[0] == "[Unreleased]"
+    found = [re.fullmatch(r"\[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)", head) for head in heads[1:]]
+    assert found and all(found), heads
+    assert found[0][1] == version("recbole-scale")
+    dates = [one[2] for one in found]
+    assert dates == sorted(dates, reverse=True)
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", text, flags=re.MULTILINE)) <= kinds
+
+
+def test_issue_templates_have_a_name_and_say_what_they_are_for():
+    templates = list((ROOT / ".github/ISSUE_TEMPLATE").glob("*.md"))
+    assert len(templates) == 2
+    for path in templates:
+        head = yaml.safe_load(path.read_text("utf-8").split("---\n")[1])
+        assert head["name"] and head["about"], path
