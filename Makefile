@@ -68,8 +68,8 @@ pages: setup-test
 	  --out docs/pages/ml-1m.html
 	$(BIN)/recbole-scale report --rows results/synthetic/runs.jsonl --holdout 197K --predict 10x \
 	  --others results/synthetic/others.jsonl --out docs/pages/synthetic.html
-	$(BIN)/python tests/helpers/pictures.py docs/pages/ml-1m.html docs/images/page-ml-1m
-	$(BIN)/python tests/helpers/pictures.py docs/pages/synthetic.html docs/images/page-synthetic
+	$(BIN)/python tests/helpers/pictures.py docs/pages/ml-1m.html docs/images/page-ml-1m light dark
+	$(BIN)/python tests/helpers/pictures.py docs/pages/synthetic.html docs/images/page-synthetic light phone
 
 lint: setup-test
 	$(BIN)/ruff check .

@@ -49,13 +49,16 @@ def main() -> None:
     timed("_train_epoch")
     timed("evaluate")
     seeds = [str(seed) for seed in range(1, arguments.runs + 1)]
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
+    home = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        os.chdir(folder)
         start = time.perf_counter()
         failed = sweep_command.main(
             ["--dataset", arguments.dataset, "--shapes", "1x8", "--seeds", *seeds, "--epochs", "1", "--rows",
              "rows.jsonl", f"--data_path={data_path}", "--train_batch_size=16384"]
         )  # fmt: skip
         wall = time.perf_counter() - start
+        os.chdir(home)
     row = {
         "benchmark": "sweep",
         "dataset": arguments.dataset,

@@ -86,6 +86,25 @@ def test_rows_named_in_the_documents_are_there():
             assert generated or (ROOT / path).exists(), f"{name}: {path}"
 
 
+def test_what_is_kept_of_results_is_shown_or_listed():
+    """A picture is shown by a document; rows and tables, or their folder, are named by one."""
+    kept = subprocess.run(["git", "ls-files", "results", "docs/images"], cwd=ROOT, capture_output=True, text=True)
+    texts = {name: (ROOT / name).read_text("utf-8") for name in DOCUMENTS}
+    shown = {
+        ((ROOT / name).parent / target).resolve()
+        for name, text in texts.items()
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    }
+    named = shown | {ROOT / path for text in texts.values() for path in re.findall(r"`(results/[\w./-]+)`", text)}
+    files = [ROOT / line for line in kept.stdout.splitlines() if (ROOT / line).exists()]
+    assert kept.returncode or files
+    for path in files:
+        if path.suffix in (".png", ".pdf", ".svg", ".html"):
+            assert path in shown, f"no document shows {path.relative_to(ROOT)}"
+        else:
+            assert {path, *path.parents} & (named - {ROOT / "results"}), f"no document names {path.relative_to(ROOT)}"
+
+
 @pytest.mark.slow
 def test_the_example_goes_the_whole_way(folder):
     done = subprocess.run([sys.executable, str(ROOT / "docs" / "example.py")], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Pictures of a page in a browser: python tests/helpers/pictures.py PAGE NAME writes NAME-{light,dark,phone}.png.
+"""Pictures of a page in a browser: pictures.py PAGE NAME light dark phone writes NAME-light.png and the others.
 
 For README and docs; few colours, so that a picture stays below 300 KB.
 """
@@ -14,12 +14,13 @@ from PIL import Image
 VIEWS = {"light": (1100, 1500, "light"), "dark": (1100, 1500, "dark"), "phone": (390, 1500, "dark")}
 
 
-def main(page: Path, name: Path) -> None:
-    """Write the three pictures."""
+def main(page: Path, name: Path, views: list[str]) -> None:
+    """Write one picture a view."""
     name.parent.mkdir(parents=True, exist_ok=True)
     browser = Browser()
     try:
-        for view, (width, height, theme) in VIEWS.items():
+        for view in views:
+            width, height, theme = VIEWS[view]
             browser.open(page, width=width, height=height, theme=theme)
             path = name.with_name(f"{name.name}-{view}.png")
             browser.picture(path)
@@ -30,4 +31,4 @@ def main(page: Path, name: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
