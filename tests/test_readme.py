@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ from document_commands import DOCUMENTS, ROOT, commands, run_document
 
 sys.path.insert(0, str(ROOT / "docs"))
 import generate
+
+from recbole_scale.errors import MEND_RECBOLE
 
 README = (ROOT / "README.md").read_text("utf-8")
 WITH_CODE = [name for name in DOCUMENTS if re.search(r"```(bash|python)\n", (ROOT / name).read_text("utf-8"))]
@@ -113,14 +117,47 @@ def test_the_example_goes_the_whole_way(folder):
     assert "epoch" not in done.stderr  # a run in a notebook does not flood it
 
 
-def test_ci_and_the_readme_install_alike():
+# the lines of the README's plain blocks before "Sixty seconds"
+INSTALLS = [
+    line
+    for kind, block in re.findall(r"^```(\w*)\n(.*?)^```$", README.split("## Sixty")[0], flags=re.DOTALL | re.MULTILINE)
+    for line in block.splitlines()
+    if not kind
+]
+
+
+def test_every_way_to_install_is_the_same():
+    """make, pip, uv and the sentence about a missing RecBole: the package first, then one RecBole without its pins."""
     makefile, pyproject = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
-    assert (
-        "pip install -e . && pip install --no-deps recbole==1.2.1" in README and "RECBOLE := recbole==1.2.1" in makefile
-    )
-    assert (
-        "uv sync" in README
-        and 'default-groups = ["recbole"]' in pyproject
-        and 'recbole = ["recbole==1.2.1"]' in pyproject
-    )
+    assert len(INSTALLS) == 4
+    assert "$(PIP) install -e .\n\t$(PIP) install --no-deps $(RECBOLE)" in makefile
+    for line in (INSTALLS[0], INSTALLS[3].replace("uv ", "").replace("--torch-backend cpu ", "")):
+        assert line.endswith("pip install -e . && pip install --no-deps recbole==1.2.1")
+    assert INSTALLS[1] == "uv sync" and INSTALLS[3].startswith("uv venv && uv pip install --torch-backend cpu ")
+    assert INSTALLS[2] == "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make quickstart"
+    assert 'default-groups = ["recbole"]' in pyproject and 'override-dependencies = ["ray[tune]>=2.50"' in pyproject
+    everywhere = (README, makefile, pyproject, MEND_RECBOLE)
+    assert {found for text in everywhere for found in re.findall(r"recbole==([\d.]*\d)", text)} == {"1.2.1"}
+    assert all("recbole==" in text for text in everywhere)
     assert Path(ROOT / ".ci" / "run").read_text().index("document_commands.py README.md") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", INSTALLS[:2], ids=["pip", "uv"])
+def test_a_plain_block_installs_into_an_empty_environment(line, tmp_path):
+    """As written, in a fresh clone; downloads what a user's machine would, torch for CUDA with uv."""
+    clone, path = tmp_path / "clone", f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    (tmp_path / "uv").symlink_to(Path(sys.executable).with_name("uv"))
+    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    shell = {"cwd": clone, "env": {**kept, "PATH": path}, "capture_output": True, "text": True}
+    try:
+        done = subprocess.run(["bash", "-c", line], **shell)
+        assert done.returncode == 0 and not re.search(r"^ERROR", done.stderr, flags=re.MULTILINE), done.stderr[-2000:]
+        plan = [".venv/bin/run_recbole", "--model=ScaledSASRec", "--dataset=ml-100k", "--dry_run"]
+        done = subprocess.run(plan, **shell)
+        assert done.returncode == 0 and "  time " in done.stdout + done.stderr, done.stderr[-2000:]
+        changed = subprocess.run(["git", "status", "--short"], **shell)
+        assert changed.stdout == ""  # no lock file and no link to be committed
+    finally:
+        shutil.rmtree(clone)
