@@ -145,6 +145,7 @@ def test_the_table_names_what_it_shows(rows_file, tmp_path, capsys):
     assert "error above 0: predicted too high" in text and "held-out sizes fitted too, identified" in text
     assert "unique_interactions is held at 570,000, one of 4 values" in text
     assert "held out" in text and "1.57M" in text and "rollout" in text
+    assert "NDCG@10 = limit / (1 + (x0 / x)^alpha)" in text and "ndcg@" not in text  # metrics have one name everywhere
     tables = [line for line in text.splitlines() if line.startswith("  ")]
     assert len(tables) > 9 and max(map(len, tables)) < 80  # sentences are folded by the terminal
 
@@ -224,7 +225,7 @@ def test_costs_are_exact_at_the_rows_and_absent_without_flops():
 def test_a_metric_that_cannot_be_fitted_is_a_note():
     rows = [{**row, "test_metrics": {"ndcg@10": 0.0}} for row in make_rows(fractions=(1.0,))[:-1]]
     found = answer(rows, Question(resamples=100))
-    assert not found.metric_laws and any("no law for ndcg@10" in note for note in found.notes)
+    assert not found.metric_laws and any("no law for NDCG@10" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -307,8 +307,9 @@ def evidence():
     for metric in ("recall@5", "recall@10", "recall@50", "ndcg@5", "ndcg@10", "ndcg@50"):
         limit = 1 / law(metric, fitted)[0]
         passed = next(n for n in HELD_OUT if mean(n, metric) > limit)
-        told.append(f"no law for {metric}: its limit, {limit:.4f}, lies below {mean(passed, metric):.4f}, measured at "
-                    f"{count(passed)}")  # fmt: skip
+        name, _, k = metric.partition("@")
+        told.append(f"no law for {NAMES[name]}@{k}: its limit, {limit:.4f}, lies below {mean(passed, metric):.4f}, "
+                    f"measured at {count(passed)}")  # fmt: skip
     return told
 
 

@@ -24,7 +24,7 @@ from recbole_scale.interfaces import Law
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.laws.rollout import Judgement
-from recbole_scale.text import show_count, text_table
+from recbole_scale.text import metric_name, show_count, text_table
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def as_text(answer: Answer) -> str:
         lines += _judgement_table(answer.rolled_out)
         lines.append(skill_sentence(answer.rolled_out))
     for name, metric_law in answer.metric_laws.items():
-        lines += ["", *_law_lines(f"{name} = limit / (1 + (x0 / x)^alpha)", metric_law, answer, name)]
+        lines += ["", *_law_lines(f"{metric_name(name)} = limit / (1 + (x0 / x)^alpha)", metric_law, answer, name)]
         if answer.metric_judgements[name]:
             lines += _judgement_table(answer.metric_judgements[name])
     lines += _prediction_lines(answer, "")
@@ -154,7 +154,8 @@ def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
     x, lines = answer.question.x, []
     for prediction in answer.predictions:
         lines += ["", f"at {x} = {show_count(prediction.x)}, one run (value, 95 % band){fitted}:"]
-        named = {answer.question.loss: prediction.loss, **prediction.metrics}
+        metrics = {metric_name(name): value for name, value in prediction.metrics.items()}
+        named = {answer.question.loss: prediction.loss, **metrics}
         lines += aligned([[name, shown(v), f"[{shown(low)}, {shown(high)}]"] for name, (v, low, high) in named.items()])
         cost = "unknown: the rows lack FLOPs" if prediction.flops is None else f"about {prediction.flops:.2g} FLOPs"
         lines.append(f"  cost to train it: {cost}")

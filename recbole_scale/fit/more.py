@@ -17,6 +17,7 @@ from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.metric_of_loss import MetricOfLoss, fit_metric_of_loss
 from recbole_scale.laws.performance import PerformanceLaw, fit_performance_law
 from recbole_scale.laws.repeated import RepeatedLaw, fit_repeated_law
+from recbole_scale.text import metric_name
 
 METRICS = ("ndcg@10", "hit@10", "recall@10")
 _LEAST_GAIN = 0.002  # of the metric, relative, below which a price per per cent means nothing
@@ -66,7 +67,7 @@ def more_of(rows: Sequence[Row], found: Answer, price_per_hour: float | None = N
         try:
             second = fit_performance_law(x, value)
         except UserError as refusal:
-            notes.append(f"no second form for {name}: {refusal}")
+            notes.append(f"no second form for {metric_name(name)}: {refusal}")
             continue
         rest: Array = value - found.metric_laws[name].predict(x)
         performance[name] = second, float(np.sqrt((rest**2).mean())), len(x) - 3
@@ -119,7 +120,7 @@ def _of_loss(pool: Sequence[Row], name: str, question: Question, notes: list[str
     try:
         return fit_metric_of_loss(loss, value, [run_label(row)[0] for row in kept], resamples=question.resamples or 100)
     except UserError as refusal:
-        notes.append(f"no curve of {name} over the loss: {refusal}")
+        notes.append(f"no curve of {metric_name(name)} over the loss: {refusal}")
         return None
 
 

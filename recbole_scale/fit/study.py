@@ -18,7 +18,7 @@ from recbole_scale.laws.metrics import MetricLaw, fit_metric_law
 from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.laws.rollout import Judgement, judge, rollout, widening
 from recbole_scale.model.sizes import SIZE_NAMES, load_size
-from recbole_scale.text import parse_count, show_count
+from recbole_scale.text import metric_name, parse_count, show_count
 
 MISFIT = 0.01  # p value of the lack of fit below which something besides seed noise sets the sizes apart
 OTHER_COUNTS = {"n_blocks": "n_parameters", "n_blocks_exact": "n_parameters", "n_parameters": "n_blocks"}
@@ -218,7 +218,7 @@ def _metric_laws(
             _refuse_below_measured(law, *_metric_columns(choice.held_out, name, question.x))
             laws[name] = law.widened(_metric_widening(x, value, groups, question))
         except UserError as refusal:
-            notes.append(f"no law for {name}: {refusal}")
+            notes.append(f"no law for {metric_name(name)}: {refusal}")
     return laws
 
 
