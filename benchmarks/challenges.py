@@ -31,7 +31,7 @@ def measure(challenge: str, checkpoint: str, data_path: str | None, threads: int
     from recbole_scale.runs.records import commit
 
     torch.set_num_threads(threads)
-    options = Options(challenges=(challenge,), noise=("delete", "replace", "swap", "insert"))
+    options = Options(challenges=(challenge,), noise=("delete", "replace", "swap", "insert"), seeds=3)
     begin, cpu = time.perf_counter(), time.process_time()
     (point,) = open_checkpoints([checkpoint], data_path)
     suite = make_suite(point, options, int(point.config["MAX_ITEM_LIST_LENGTH"]))

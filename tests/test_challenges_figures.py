@@ -31,11 +31,13 @@ def cases(challenge):
     if challenge == "long_tail":
         return [("equal_interactions", None, group, {}) for group in ("all", "G1", "G2", "G3", "G4")]
     if challenge == "cold_start":
-        return [(s, level, "all", {}) for s, levels in (("last", (5, 10, 20)), ("short", (10, 20))) for level in levels]
+        cut = {"last": (5, 10, 20), "all": (5, 10, 20), "short": (10, 20)}
+        return [(setting, level, "all", {}) for setting, levels in cut.items() for level in levels]
     if challenge == "multi_domain":
         groups = ("all", "to home_kitchen", "to beauty", "1 domain", "2 domains", "10 domains")
         return [(setting, None, group, {}) for setting in ("mix", "mix_short", "diff") for group in groups]
     if challenge == "robustness":
+        lost |= {"noise_seeds": 10}
         return [("clean", 0.0, "all", {}), *((k, r, "all", lost) for k in ("delete", "swap") for r in (0.1, 0.5))]
     steps = [(feed, step, "all", lost if step > 1 else {}) for feed in ("greedy", "truth") for step in (1, 2, 3)]
     return [*steps, ("greedy", None, "all", {}), ("one list", None, "all", {})]
@@ -75,7 +77,8 @@ def test_every_figure_names_all_models_from_the_smallest_to_the_largest_and_the_
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(MODELS)
     assert "made" in legend.get_title().get_text()
-    assert all(words[1] for words in texts(figure))  # every panel says what it shows
+    shown = [words for words, panel in zip(texts(figure), figure.axes, strict=True) if panel.get_visible()]
+    assert all(words[1] for words in shown)  # every panel says what it shows
 
 
 def test_sizes_go_from_light_to_dark_and_baselines_are_hatched_and_broken():
@@ -105,6 +108,7 @@ def test_axes_say_what_gains_and_lengths_are_of():
     cold = texts(figures.cold_start_figure(rows_of("cold_start"), "ndcg@10"))
     assert cold[0][0] == "last items kept of 1,200 long histories"
     assert cold[3][3:] == ["6-10\n1,200", "11-20\n1,200"]  # not "up to 20", which would hold the first group too
+    assert cold[4][:2] == ["at most so many last items, all 1,200 cases", "NDCG@10"]
     domains = texts(figures.multi_domain_figure(rows_of("multi_domain"), "ndcg@10"))
     assert [tick.split("\n")[0] for tick in domains[2][3:]] == ["beauty", "home_kitchen"]
     assert [tick.split("\n")[0] for tick in domains[3][3:]] == ["1", "2", "10"]
@@ -123,7 +127,7 @@ def test_the_table_has_a_block_for_each_challenge_and_what_is_asked_of_it():
         "cold_start, NDCG@10 (gain over ScaledSASRec 6.14K)",
         "cold_start, Coverage@10 (gain over ScaledSASRec 6.14K)",
         "multi_domain, NDCG@10 (gain over ScaledSASRec 6.14K)",
-        "robustness, NDCG@10 (change from the clean history)",
+        "robustness, NDCG@10 (change from the clean history); draws: 10",
         "trajectory, NDCG@10 (change from step 1)",
         "trajectory, the window as a set, NDCG@10 (gain over ScaledSASRec 6.14K)",
         "trajectory, the window as a set, Recall@window (gain over ScaledSASRec 6.14K)",
@@ -133,6 +137,23 @@ def test_the_table_has_a_block_for_each_challenge_and_what_is_asked_of_it():
     assert first.split() == ["all", "1,200", "0.1000", "0.1100", "(+50%)", "0.1200", "(+50%)", "0.1300", "(+50%)"]
     assert blocks[4].split("\n")[4].split()[:5] == ["delete", "0.5", "1,200", "0.1000", "(-25%)"]
     assert max(map(len, "\n".join(blocks).split("\n"))) <= 120
+    for r in rows:
+        r["draw_error"] = 0.0012 if r["noise_seeds"] else None
+    assert "(change from the clean history); draws: 10, ± 0.0012 by them\n" in as_text(
+        rows, {model_of(r): r["label"] for r in rows}
+    )
+
+
+@pytest.mark.parametrize("challenge", ["long_tail", "cold_start", "multi_domain"])
+def test_the_table_compares_the_coverage_of_groups_by_equally_many_cases(challenge):
+    rows = rows_of(challenge)
+    apart = [r for r in rows if r["metric"] == "coverage@10" and (r["group"] != "all" or r["setting"] == "short")]
+    rows += [{**r, "metric": "coverage@10_rarefied", "value": 0.77} for r in apart]
+    blocks = as_text(rows, {model_of(r): r["label"] for r in rows}).split("\n\n")
+    (rarefied,) = (block for block in blocks if "Coverage@10_rarefied" in block.split("\n")[0])
+    assert rarefied.count("0.7700") == len(apart)
+    plain = [block for block in blocks if "Coverage@10 (" in block]
+    assert [("short" in block, block.count("\n")) for block in plain] == [(False, 7)] * (challenge == "cold_start")
 
 
 def test_the_model_that_gains_are_relative_to_is_the_one_without():

@@ -26,6 +26,7 @@ from recbole_scale.report.challenges import (
     labelled,
     noise_of_draws,
     read_challenges,
+    trained_how_often,
 )
 from recbole_scale.report.command import main
 from recbole_scale.report.findings import _apart, headline, last_step, worth_up_to
@@ -495,23 +496,55 @@ def test_challenge_gains_are_relative_to_the_smallest():
 
 def test_what_short_histories_cover_and_what_draws_leave_open_are_said():
     rows = [
-        challenge_row("cold_start", "all", n, value, metric="coverage@10", setting="last", level=level, run_id=str(n))
+        challenge_row("cold_start", "all", n, value, metric="coverage@10", setting="last", level=level, run_id=str(n),
+                      **({} if n == 6144 else {"gain": value / 0.413 - 1, "gain_lower": 0.21, "gain_upper": 0.25}))
         for n, five in ((6144, 0.413), (98_304, 0.509), (786_432, 0.508))
         for level, value in ((5.0, five), (50.0, 0.45))
-    ]
+    ]  # fmt: skip
     said = (
-        "Of the last 5 items alone the lists cover 0.413 at 6.14K, 0.509 at 98.3K, 0.508 at 786K of all items (+23%)."
+        "Of the last 5 items alone the lists cover 0.413 at 6.14K, 0.509 at 98.3K, 0.508 at 786K of all items: +23% "
+        "from the smallest size to the largest (+21% to +25%)."
     )
     assert coverage_trend(labelled(rows)) == said and coverage_trend(rows[:2]) == ""
+    again = [{**row, "value": row["value"] + 0.01, "seed": 2, "run_id": row["run_id"] + "b"} for row in rows]
+    assert coverage_trend(labelled([*rows, *again])) == (  # means over seeds, and no interval that is of one of them
+        "Of the last 5 items alone the lists cover 0.418 at 6.14K, 0.514 at 98.3K, 0.513 at 786K of all items: +23% "
+        "from the smallest size to the largest."
+    )
+    once, twice = "Each model was trained once", "Each model was trained 2 times"
+    assert trained_how_often(rows).startswith(once) and trained_how_often([*rows, *again]).startswith(twice)
+    assert trained_how_often([*rows, *again[:2]]).startswith("Each model was trained 1 to 2 times")
     page = challenges_section(rows, "d")
     page = html.unescape(str(page))
-    assert said in page and "Coverage@10" in page
+    assert said in page and "Coverage@10" in page and once in page and "another training seed" in page
     drawn = [
         challenge_row("robustness", "all", 6144, 0.1, setting="delete", level=level, noise_seeds=3, draw_error=error)
         for level, error in ((0.1, 0.0004), (0.5, 0.0012))
     ]
-    assert "drawn 3 times; another draw would move a value by 0.0012 at most" in noise_of_draws(drawn)
+    left = "Noise is drawn 3 times, which leaves"
+    assert noise_of_draws(drawn) == f"{left} a standard error of at most 0.0012 in a value."
+    assert noise_of_draws([{**row, "draw_error": None} for row in drawn]) == f"{left} an unknown error."  # older rows
     assert noise_of_draws(rows) == ""
+
+
+def test_the_gain_of_the_largest_has_an_interval_only_where_that_is_of_the_same_gain():
+    def table_of(gain):
+        rows = [challenge_row("long_tail", "G4", n, value) for n, value in ((10_000, 0.02), (1_000_000, 0.06))]
+        rows[1] |= {"gain": gain, "gain_lower": 1.5, "gain_upper": 2.5}
+        return Page(challenges_section(rows, "made")).text
+
+    assert "+200% (+150% to +250%)" in table_of(2.0)
+    assert "+200%" in table_of(1.8) and "+150%" not in table_of(1.8)  # relative to another run of the smallest
+
+
+def test_groups_of_different_size_show_the_coverage_of_equally_many_cases_alone():
+    short = [
+        challenge_row("cold_start", "all", 6144, value, metric=metric, setting=setting, level=5.0)
+        for setting, metric, value in (("short", "coverage@10", 0.1111), ("short", "coverage@10_rarefied", 0.2222),
+                                       ("last", "coverage@10", 0.3333))
+    ]  # fmt: skip
+    text = Page(challenges_section(short, "made")).text
+    assert "0.2222" in text and "0.3333" in text and "0.1111" not in text
 
 
 def test_counts_survive_rows_that_lack_them(tmp_path):

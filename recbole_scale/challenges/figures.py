@@ -81,7 +81,8 @@ def long_tail_figure(rows: list[Row], metric: str) -> Figure:
 
 def cold_start_figure(rows: list[Row], metric: str) -> Figure:
     """The main metric and Coverage@10 over the length of the cut history, and the gain; users who are short apart."""
-    figure, panels = panels_of(4, 2)
+    every = [row for row in rows if row["setting"] == "all" and row["metric"] == metric]
+    figure, panels = panels_of(5 if every else 4, 2)
     looks = looks_of(rows)
     last = [row for row in rows if row["setting"] == "last"]
     short = [row for row in rows if row["setting"] == "short" and row["metric"] == metric]
@@ -101,6 +102,10 @@ def cold_start_figure(rows: list[Row], metric: str) -> Figure:
     panels[3].set_ylabel(metric_name(metric))
     panels[3].set_xlabel("items of the whole, short history; cases")
     panels[3].set_visible(bool(lengths))
+    if every:
+        lines(panels[4], every, looks)
+        panels[4].set_ylabel(metric_name(metric))
+        panels[4].set_xlabel(f"at most so many last items, all {max(row['n'] for row in every):,} cases")
     return with_legend(figure, rows, looks)
 
 

@@ -12,6 +12,7 @@ RULES = ("equal_interactions", "equal_items")
 LENGTHS = (5, 10, 20, 30, 40, 50)
 KINDS = ("delete", "replace", "replace_popular", "swap", "insert")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
+SEEDS = 10  # draws of each kind and share of noise
 _CHALLENGES = "some of long_tail cold_start multi_domain robustness trajectory (default: all)"
 _MAKE = "only write a data set to DIR whose last interactions are held out, to train on before --challenges trajectory"
 _EXAMPLES = """  recbole-scale challenges --dataset ml-1m --challenges long_tail cold_start robustness \\
@@ -68,5 +69,5 @@ def _add_kinds(group: Any) -> None:
     add("--domain_field", "domain", "multi_domain: column of the domain in the .inter file")
     add("--noise", KINDS, "robustness: kinds of noise")
     add("--ratios", RATIOS, "robustness: shares of the history", type=float)
-    add("--seeds", 10, "robustness: draws of each kind and ratio", type=int)
+    add("--seeds", SEEDS, "robustness: draws of each kind and ratio", type=int)
     add("--feeds", ("greedy", "truth"), "trajectory: greedy, sampled, truth")

@@ -17,6 +17,7 @@ from recbole_scale.challenges.estimates import RESAMPLES
 from recbole_scale.challenges.kinds import cold_start, long_tail, multi_domain, robustness, trajectory
 from recbole_scale.challenges.measuring import measure, measure_trajectory
 from recbole_scale.challenges.models import Checkpoint, build_ranker
+from recbole_scale.challenges.options import SEEDS
 from recbole_scale.challenges.table import Measured
 from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.errors import UserError, check_choice
@@ -34,7 +35,7 @@ class Options:
     domain_field: str = "domain"
     noise: tuple[str, ...] = robustness.KINDS
     ratios: tuple[float, ...] = robustness.RATIOS
-    seeds: int = 3
+    seeds: int = SEEDS
     feeds: tuple[str, ...] = ("greedy", "truth")
     mask_history: bool = False
     resamples: int = RESAMPLES

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_scale.challenges.estimates import Estimate
+from recbole_scale.fit.rows import Row
 from recbole_scale.text import show_count
 
 COLUMNS: dict[str, str] = {
@@ -44,6 +45,7 @@ COLUMNS: dict[str, str] = {
 
 _TEXTS = "challenge setting group metric dataset fingerprint model size run_id commit"
 _NUMBERS = "level value lower upper change change_lower change_upper gain gain_lower gain_upper seed draw_error"
+RAREFIED = "_rarefied"  # ends the name of a Coverage of equally many cases
 OLDER = ("draw_error",)  # columns that rows written before them lack
 KINDS_OF_COLUMNS = {
     **dict.fromkeys(_TEXTS.split(), "a text"),
@@ -125,6 +127,17 @@ def compared_with(rows: Sequence[Mapping[str, Any]], label: Callable[[Any], str]
     gaining = {label(row) for row in rows if row["gain"] is not None}
     left = [name for name in dict.fromkeys(map(label, rows)) if name not in gaining]
     return left[0] if len(left) == 1 else "the smallest"
+
+
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """Rows without the plain Coverage of cases that stand there rarefied: groups of more cases cover more."""
+    names = ("challenge", "setting", "level", "group", "run_id", "n_parameters", "mask_history")
+    rarefied = {
+        (row["metric"].removesuffix(RAREFIED), *(row[name] for name in names))
+        for row in rows
+        if row["metric"].endswith(RAREFIED)
+    }
+    return [row for row in rows if (row["metric"], *(row[name] for name in names)) not in rarefied]
 
 
 def model_of(row: Mapping[str, Any]) -> tuple[str, int]:

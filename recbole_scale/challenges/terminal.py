@@ -6,12 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_scale.challenges.table import compared_with, model_of
+from recbole_scale.challenges.table import RAREFIED, comparable, compared_with, model_of
 from recbole_scale.fit.rows import Row
 from recbole_scale.text import metric_name, text_table
 
 # what stands in parentheses behind a value; of the other challenges it is the gain
 _CHANGES = {"robustness": "change from the clean history", "trajectory": "change from step 1"}
+_COVERED = f"coverage@10{RAREFIED}"
+_ALSO = {
+    "long_tail": (_COVERED,),
+    "cold_start": ("coverage@10", _COVERED),
+    "multi_domain": (_COVERED,),
+    "trajectory": ("recall@window",),
+}
 
 
 def as_text(rows: Sequence[Row], names: Mapping[Any, str], metric: str = "ndcg@10", width: float = math.inf) -> str:
@@ -21,12 +28,12 @@ def as_text(rows: Sequence[Row], names: Mapping[Any, str], metric: str = "ndcg@1
         rows: of the table; models are shown in the order in which they come.
         names: label of each model, by :func:`recbole_scale.challenges.table.model_of`.
         width: letters of a line; a table of more models becomes several.
-        metric: the main metric; cold start shows Coverage@10 beside it, a trajectory the recall of its window.
+        metric: the main metric; Coverage@10 stands beside it, between groups of different size that of equally many
+            cases, and the recall of a trajectory's window.
     """
-    blocks = []
+    blocks, rows = [], comparable(rows)
     for challenge in dict.fromkeys(row["challenge"] for row in rows):
-        also = {"cold_start": "coverage@10", "trajectory": "recall@window"}.get(challenge)
-        for shown in (metric, also):
+        for shown in (metric, *_ALSO.get(challenge, ())):
             cells = [row for row in rows if (row["challenge"], row["metric"]) == (challenge, shown)]
             whole = [challenge == "trajectory" and row["level"] is None for row in cells]  # windows as a set, apart
             for wanted in (False, True):
@@ -53,8 +60,9 @@ def _block(rows: Sequence[Row], names: Mapping[Any, str], width: float) -> str:
     if any(row[column] is not None for row in rows):
         smallest = compared_with(rows, lambda row: names[model_of(row)])
         title += f" ({_CHANGES[challenge] if changes else f'gain over {smallest}'})"
-    if errors := [row["draw_error"] for row in rows if row.get("draw_error") is not None]:
-        title += f"; ± {max(errors):.4f} by the draws"
+    if drawn := [row["noise_seeds"] for row in rows if challenge == "robustness" and row["noise_seeds"] is not None]:
+        errors = [row["draw_error"] for row in rows if row.get("draw_error") is not None]
+        title += f"; draws: {max(drawn)}" + (f", ± {max(errors):.4f} by them" if errors else "")
     table = [["setting", "level", "group", "cases", *models]]
     table += [[*case, *(line.get(model, "") for model in models)] for case, line in lines.items()]
     columns = [i for i in range(len(table[0])) if i >= 3 or differ[i]]

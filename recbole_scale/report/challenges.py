@@ -13,10 +13,11 @@ import numpy as np
 from markupsafe import Markup
 
 from recbole_scale.challenges import figures as layouts
-from recbole_scale.challenges.table import COLUMNS, KINDS_OF_COLUMNS, OLDER, labels
+from recbole_scale.challenges.table import COLUMNS, KINDS_OF_COLUMNS, OLDER, comparable, labels
 from recbole_scale.drawing import Drawn, metric_name, style
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Row
+from recbole_scale.fit.tables import by_size
 from recbole_scale.report.html import paragraph, section, table, wide_figure
 from recbole_scale.runs.row_file import read_lines
 from recbole_scale.text import show_count
@@ -70,15 +71,25 @@ def of_dataset(rows: Sequence[Row], dataset: str) -> list[Row]:
 def challenges_section(rows: Sequence[Row], dataset: str) -> str:
     """One part for every challenge in the rows, the paper's five in its order."""
     by_name: dict[str, list[Row]] = defaultdict(list)
-    for row in labelled(rows):
+    for row in labelled(comparable(rows)):
         by_name[str(row["challenge"])].append(row)
     order = [*(name for name in _TITLES if name in by_name), *(name for name in by_name if name not in _TITLES)]
     parts = [_part(name, by_name[name]) for name in order]
     said = (
         f"Every model is scored on the same cases of {dataset}; whiskers are 95 % intervals over users, and "
-        "gains are relative to the smallest model."
+        f"gains are relative to the smallest model. {trained_how_often(rows)}"
     )
     return section("Where size helps: the challenge tasks", paragraph(said, "muted"), *parts) if parts else ""
+
+
+def trained_how_often(rows: Sequence[Row]) -> str:
+    """How many training runs stand behind each model, for no interval over users holds their noise."""
+    runs: dict[Any, set[str]] = defaultdict(set)
+    for row in rows:
+        runs[row["dataset"], row["model"], row["n_blocks"]].add(str(row["run_id"]))
+    fewest, most = (end(map(len, runs.values()), default=1) for end in (min, max))
+    times = "once" if most == 1 else f"{fewest} times" if fewest == most else f"{fewest} to {most} times"
+    return f"Each model was trained {times}; the intervals do not hold what another training seed would change."
 
 
 def labelled(rows: Sequence[Row]) -> list[Row]:
@@ -103,29 +114,33 @@ def _part(name: str, rows: Sequence[Row]) -> str:
 
 
 def coverage_trend(rows: Sequence[Row], metric: str = "coverage@10") -> str:
-    """What the sizes cover of the items at the shortest history, smallest size first; empty with one size."""
+    """What the sizes cover of the items at the shortest history, means over seeds; empty with one size."""
     cells = [
         row for row in rows if row["metric"] == metric and row["setting"] == "last" and row["n_blocks"] is not None
     ]
     shortest = min((row["level"] for row in cells), default=0)
-    here = [row for row in cells if row["level"] == shortest]
-    if len(here) < 2:
+    sizes = by_size((row for row in cells if row["level"] == shortest), "value")
+    if len(sizes) < 2:
         return ""
-    values = ", ".join(f"{row['value']:.3f} at {show_count(row['n_blocks'])}" for row in here)
-    change = here[-1]["value"] / here[0]["value"] - 1.0 if here[0]["value"] else math.nan
-    return f"Of the last {shortest:g} items alone the lists cover {values} of all items ({change:+.0%})."
+    means = {n: float(np.mean([row["value"] for row in group])) for n, group in sizes.items()}
+    values = ", ".join(f"{value:.3f} at {show_count(n)}" for n, value in means.items())
+    small, large = min(sizes), max(sizes)
+    said = f"Of the last {shortest:g} items alone the lists cover {values} of all items"
+    if not means[small]:
+        return f"{said}."
+    ends = _interval_of(means[large] / means[small] - 1.0, sizes[large][0]) if len(sizes[large]) == 1 else ""
+    return f"{said}: {means[large] / means[small] - 1.0:+.0%} from the smallest size to the largest{ends}."
 
 
 def noise_of_draws(rows: Sequence[Row], metric: str = METRIC) -> str:
     """The largest standard error that drawing the noise again leaves in a value; empty where nothing was drawn."""
-    cells = [row for row in rows if row["metric"] == metric and row.get("draw_error") is not None]
-    if not cells:
+    cells = [row for row in rows if row["challenge"] == "robustness" and row["metric"] == metric]
+    drawn = [int(row["noise_seeds"]) for row in cells if row["noise_seeds"] is not None]
+    if not drawn:
         return ""
-    worst = max(cells, key=lambda row: float(row["draw_error"]))
-    return (
-        f"Noise is drawn {worst['noise_seeds']} times; another draw would move a value by {worst['draw_error']:.4f} at "
-        "most (one standard error)."
-    )
+    errors = [float(row["draw_error"]) for row in cells if row.get("draw_error") is not None]
+    left = f"leaves a standard error of at most {max(errors):.4f} in a value" if errors else "leaves an unknown error"
+    return f"Noise is drawn {min(drawn)} times, which {left}."
 
 
 def challenge_table(title: str, rows: Sequence[Row], metric: str = METRIC) -> str:
@@ -163,6 +178,11 @@ def _gain(line: dict[str, Row], ours: Sequence[str]) -> str | None:
     if small is None or large is None or not small["value"]:
         return None
     gain = large["value"] / small["value"] - 1.0
-    ends = large["gain_lower"], large["gain_upper"]
-    known = all(isinstance(end, int | float) and np.isfinite(end) for end in ends)
-    return f"{gain:+.0%}" + (f" ({ends[0]:+.0%} to {ends[1]:+.0%})" if known else "")
+    return f"{gain:+.0%}{_interval_of(gain, large)}"
+
+
+def _interval_of(gain: float, large: Row) -> str:
+    """The interval that a row has for its gain, where that is ``gain``: of several seeds, one is the reference."""
+    ends = [large[name] for name in ("gain", "gain_lower", "gain_upper")]
+    known = all(isinstance(end, int | float) and np.isfinite(end) for end in ends) and math.isclose(ends[0], gain)
+    return f" ({ends[1]:+.0%} to {ends[2]:+.0%})" if known else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recbole_scale.challenges.cases import Cases, ends_of
-from recbole_scale.challenges.options import KINDS, RATIOS
+from recbole_scale.challenges.options import KINDS, RATIOS, SEEDS
 from recbole_scale.errors import UserError, check_choice
 
 Draw = Callable[[int], np.ndarray]
@@ -23,7 +23,7 @@ def make_cases(
     counts: np.ndarray,
     kinds: tuple[str, ...] = KINDS,
     ratios: tuple[float, ...] = RATIOS,
-    seeds: int = 10,
+    seeds: int = SEEDS,
     history_length: int = 50,
 ) -> NoisyCases:
     """The clean cases at level 0 (setting "clean"), then every kind at every ratio and seed.
