@@ -23,6 +23,9 @@ from recbole_scale.laws.observations import Observations
 _REPEATS = np.geomspace(0.5, 200.0, 36)  # scanned; between two of them a parabola tells
 _EDGE = 0.025  # share of the resamples at an end of that grid from which on r is not known
 _STARTS, _GRID, _GRID_RESAMPLE = 3, 10, 5
+_AROUND = 3  # steps of that grid that a resample is scanned to either side at first
+
+Fits = dict[int, tuple[Array, Array]]  # by place in the grid: theta [B, 5] and the Huber loss [B]
 
 
 @dataclass(frozen=True)
@@ -100,31 +103,44 @@ def fit_repeated_law(
         np.column_stack([seen.logs[:, 0], np.log(effective_data(amounts, np.exp(seen.logs[:, 1]), r))])
         for r in _REPEATS
     ]
-    fits = [_fit(logs, seen.y[None], _GRID) for logs in all_logs]
-    best = int(np.argmin([value[0] for _, value in fits]))
-    logs, theta = all_logs[best], fits[best][0][0]
+    fits = {k: _fit(logs, seen.y[None], _GRID) for k, logs in enumerate(all_logs)}
     constants = _between(fits, all_logs, 0)
     fitted = np.log(_value(constants, np.exp(seen.logs[:, 0]), amounts, np.exp(seen.logs[:, 1])))
     rng = np.random.default_rng(seed)
-    slopes = fitting.gradient(theta, Axes.of(logs).forms(logs))
+    slopes = _slopes(constants, np.exp(seen.logs[:, 0]), amounts, np.exp(seen.logs[:, 1]))
     left = Residuals.of(seen.y - fitted, slopes, seen.places(seen.logs), seen.sizes, seen.groups)
     noise = noise_of(left, max(resamples, 1), rng)
     by_size, by_run = noise.errors(left, rng.standard_normal((len(noise.tau), runs)), rng)
     drawn = (fitted + by_size[:, seen.sizes] + by_run[:, seen.groups])[:resamples]
-    tried = [_fit(one_logs, drawn, _GRID_RESAMPLE) for one_logs in all_logs]
+    tried = _resampled(drawn, all_logs, fits)
     draws = np.array([_between(tried, all_logs, i) for i in range(len(drawn))])
     E, n0, alpha, d0, beta, repeats = map(float, constants)
     return RepeatedLaw(E, n0, alpha, d0, beta, repeats, draws.reshape(-1, 6))
 
 
-def _between(tried: Sequence[tuple[Array, Array]], all_logs: Sequence[Array], row: int) -> Array:
+def _resampled(drawn: Array, all_logs: Sequence[Array], fits: Fits) -> Fits:
+    """Fits of every resample for the r around that of the data, and on to where all have their lowest point inside."""
+    tried: Fits = {}
+    ends = [min(fits, key=lambda k: fits[k][1][0])] * 2
+    while len(drawn):
+        low, high = max(ends[0] - _AROUND, 0), min(ends[1] + _AROUND, len(all_logs) - 1)
+        for k in range(low, high + 1):
+            if k not in tried:
+                tried[k] = _fit(all_logs[k], drawn, _GRID_RESAMPLE, fits[k][0][0])
+        at = low + np.argmin([tried[k][1] for k in range(low, high + 1)], axis=0)
+        ends = [low if at.min() == low else ends[0], high if at.max() == high else ends[1]]
+        if (at.min() > low or low == 0) and (at.max() < high or high == len(all_logs) - 1):
+            break
+    return tried
+
+
+def _between(tried: Fits, all_logs: Sequence[Array], row: int) -> Array:
     """(E, n0, alpha, d0, beta, r) of data set ``row`` at the lowest point of the scan, by a parabola in log r."""
-    values = np.array([value[row] for _, value in tried])
-    k = int(values.argmin())
+    k = min(sorted(tried), key=lambda k: tried[k][1][row])
     here = _constants(tried[k][0][row], all_logs[k], _REPEATS[k])
-    if k in (0, len(values) - 1):
+    if k in (0, len(all_logs) - 1):
         return here
-    left, middle, right = values[k - 1 : k + 2]
+    left, middle, right = (float(tried[one][1][row]) for one in (k - 1, k, k + 1))
     bend = left - 2 * middle + right
     shift = 0.5 * (left - right) / bend if bend > 0 else 0.0
     to = k + (1 if shift > 0 else -1)
@@ -133,9 +149,16 @@ def _between(tried: Sequence[tuple[Array, Array]], all_logs: Sequence[Array], ro
     return np.exp((1 - share) * np.log(np.maximum(here, 1e-300)) + share * np.log(np.maximum(there, 1e-300)))
 
 
-def _fit(logs: Array, y: Array, grid: int) -> tuple[Array, Array]:
-    forms = Axes.of(logs).forms(logs)
-    return fitting.fit_batch(forms, y, limits=(-np.inf, np.inf), starts=_STARTS, grid=grid, tolerance=1e-6)
+def _fit(logs: Array, y: Array, grid: int, near: Array | None = None) -> tuple[Array, Array]:
+    forms, starts = Axes.of(logs).forms(logs), _STARTS if near is None else 1
+    return fitting.fit_batch(forms, y, limits=(-np.inf, np.inf), starts=starts, grid=grid, near=near, tolerance=1e-6)
+
+
+def _slopes(constants: Array, n: Array, unique: Array, epochs: Array) -> Array:
+    """Gradient [m, 6] of the log of the law in the logs of its constants."""
+    steps = 1e-4 * np.eye(len(constants))
+    ends = [[np.log(_value(constants * np.exp(sign * one), n, unique, epochs)) for sign in (1, -1)] for one in steps]
+    return np.stack([(more - less) / 2e-4 for more, less in ends], axis=1)
 
 
 def _constants(theta: Array, logs: Array, repeats: float) -> Array:
