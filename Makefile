@@ -64,7 +64,7 @@ resolve: setup-test
 # The example pages from their committed rows, and pictures of them (these need Chromium).
 pages: setup-test
 	$(BIN)/recbole-scale report --rows results/ml-1m/runs.jsonl --dataset ml-1m --holdout 1.57M --predict 10x,829M \
-	  --others results/ml-1m/baselines/runs.jsonl --challenges results/ml-1m/challenges/challenges.jsonl \
+	  --others results/ml-1m/baselines/runs.jsonl results/quality/ten-minutes.jsonl --challenges results/ml-1m/challenges/challenges.jsonl \
 	  --out docs/pages/ml-1m.html
 	$(BIN)/recbole-scale report --rows results/synthetic/runs.jsonl --holdout 197K --predict 10x \
 	  --others results/synthetic/others.jsonl --out docs/pages/synthetic.html

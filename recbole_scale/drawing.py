@@ -107,20 +107,24 @@ def _apart(places: Sequence[float]) -> list[float]:
 def draw_levels(panel: Any, levels: Mapping[str, float | None]) -> None:
     """Dotted lines at ``levels``; one too far off for the axis is named at its edge with an arrow."""
     low, high = panel.get_ylim()
+    levels = {name: v for name, v in levels.items() if v is not None}
     room = ROOM * (high - low)
-    inside = {name: v for name, v in levels.items() if v is not None and low - room <= v <= high + room}
+    # where some are named at the edge, those just beyond it would lie on their names
+    top = high if any(v > high + room for v in levels.values()) else high + room
+    bottom = low if any(v < low - room for v in levels.values()) else low - room
+    inside = {name: v for name, v in levels.items() if bottom <= v <= top}
     span = high - low
     panel.set_ylim(min([low, *inside.values()]) - 0.03 * span, max([high, *inside.values()]) + 0.06 * span)
     at = {"color": GREY, "fontsize": 8, "ha": "right", "transform": panel.get_yaxis_transform()}
     for name, value in inside.items():
         panel.axhline(value, color=GREY, linewidth=1.0, linestyle=":")
         panel.text(0.99, value, f"{name} {value:.3g}", va="bottom", **at)
-    for edge, arrow, va, beyond in ((1.0, "\u2191", "top", high + room), (0.0, "\u2193", "bottom", low - room)):
-        far = [f"{name} {v:.3g}" for name, v in levels.items()
-               if v is not None and (v > beyond if edge else v < beyond)]  # fmt: skip
+    for edge, arrow, va in ((1.0, "\u2191", "top"), (0.0, "\u2193", "bottom")):
+        far = [f"{name} {v:.3g}" for name, v in levels.items() if (v > top if edge else v < bottom)]
         if far:
             at |= {"color": BLACK, "transform": panel.transAxes}
-            panel.text(0.99, edge, f"{arrow} " + ", ".join(far), va=va, **at)
+            pairs = [", ".join(far[i : i + 2]) for i in range(0, len(far), 2)]
+            panel.text(0.99, edge, f"{arrow} " + ",\n".join(pairs), va=va, **at)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from study_rows_made import SHAPES, WHOLE, full_study, law_of, made_row, made_rows
 
-from recbole_scale.drawing import BLACK, Drawn, as_svg, line_style, save, style
+from recbole_scale.drawing import BLACK, Drawn, as_svg, draw_levels, line_style, new_figure, save, style
 from recbole_scale.fit.figures import law_figures, loss_figure, metrics_figure
 from recbole_scale.fit.rows import Question
 from recbole_scale.fit.study import answer
@@ -157,6 +157,20 @@ def test_a_prediction_outside_its_band_is_drawn():
 
     with style():
         assert metrics_figure(replace(found, metric_laws={"ndcg@10": Shifted()})).axes
+
+
+def test_levels_are_lines_near_the_axis_and_names_at_its_edge():
+    def drawn(levels):
+        with style():
+            panel = new_figure(3.0).subplots()
+            panel.set_ylim(5.0, 6.0)
+            draw_levels(panel, levels)
+        return [text.get_text() for text in panel.texts], [line.get_ydata()[0] for line in panel.lines]
+
+    assert drawn({"near": 6.3, "none": None}) == (["near 6.3"], [6.3])
+    said, lines = drawn({"uniform": 8.0, "counts": 7.0, "last": 6.3, "in": 5.5})  # 6.3 would lie on the names above
+    assert said == ["in 5.5", "\u2191 uniform 8, counts 7,\nlast 6.3"] and lines == [5.5]
+    assert drawn({"far": 3.0, "below": 4.9}) == (["\u2193 far 3, below 4.9"], [])
 
 
 def test_item_knn_is_drawn_where_rows_of_the_data_hold_it():

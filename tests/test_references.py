@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 
 from recbole_scale.data.histories import Histories
 from recbole_scale.data.splits import split_histories
+from recbole_scale.fit.references import counted_metrics, with_references
 from recbole_scale.fit.references import reference_losses as by_name
+from recbole_scale.fit.rows import as_rows
 from recbole_scale.runs import references
+from recbole_scale.runs.records import read_rows
 from recbole_scale.runs.references import reference_losses
 
 V = 7
@@ -63,3 +67,37 @@ def test_rows_name_what_they_carry_in_order():
     assert list(by_name(rows).items()) == [
         ("uniform guessing", pytest.approx(np.log(10))), ("popularity", 2.0), ("the last item alone", 1.5),
     ]  # fmt: skip
+
+
+def test_rows_without_counts_take_those_of_the_very_same_data_and_no_others():
+    own = {"status": "ok", "dataset": "d", "data_fingerprint": "f", "split": {"LS": "valid_and_test"}, "n_items": 10}
+    counted = {**own, "model": "Pop", "popularity_nll": 2.0, "markov_nll": 1.5}
+    bare = {**own, "popularity_nll": None, "data_fraction": 1.0}
+    assert with_references([bare], [bare, counted]) == [{**bare, "popularity_nll": 2.0, "markov_nll": 1.5}]
+    half = {**own, "popularity_nll": 1.9}
+    assert with_references([half], [counted]) == [{**half, "markov_nll": 1.5}]  # what a row says itself stands
+    for other in ({"data_fingerprint": "g"}, {"split": {"RS": [8, 1, 1]}}, {"data_fraction": 0.5}, {"dataset": "e"},
+                  {"status": "failed"}, {"data_fingerprint": None}):  # fmt: skip
+        assert with_references([bare], [{**counted, **other}]) == [bare]
+    unknown = {**bare, "data_fingerprint": None}
+    assert with_references([unknown], [counted, {**counted, "data_fingerprint": None}]) == [unknown]
+
+
+def test_rankings_by_counting_are_those_of_the_same_data():
+    own = {"status": "ok", "dataset": "d", "data_fingerprint": "f", "test_metrics": {"ndcg@10": 0.1}}
+    rows = [{**own, "model": "ItemKNN"}, {**own, "model": "ItemKNN", "test_metrics": {"ndcg@10": 0.2}},
+            {**own, "model": "Markov"}, {**own, "model": "GRU4Rec"}, {**own, "model": "Markov", "dataset": "e"},
+            {**own, "model": "Markov", "data_fingerprint": "g", "test_metrics": {"ndcg@10": 0.9}}]  # fmt: skip
+    assert list(counted_metrics(rows, own, "ndcg@10").items()) == [("Markov", 0.1), ("ItemKNN", pytest.approx(0.15))]
+    assert counted_metrics(rows, own, "mrr") == {}
+
+
+def test_ml_1m_has_its_counts_from_the_rows_of_counted_models():
+    """The values of an independent count over dataset/ml-1m: leave one out, exact time order."""
+    folder = Path(__file__).parents[1] / "results"
+    rows, others = (as_rows(read_rows(folder / name)) for name in ("ml-1m/runs.jsonl", "quality/ten-minutes.jsonl"))
+    filled = [row for row in with_references(rows, others) if row["data_fraction"] == 1.0]
+    assert len(filled) == 13 and {row["popularity_nll"] for row in filled} == {7.606044883741202}
+    assert {row["markov_nll"] for row in filled} == {6.887270045684118}
+    parts = [row for row in with_references(rows, others) if row["data_fraction"] != 1.0]
+    assert len(parts) == 9 and not any(row["popularity_nll"] for row in parts)  # fewer users train: other counts

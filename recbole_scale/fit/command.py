@@ -13,6 +13,7 @@ from recbole_scale.fit.law_output import as_json, as_text, write_json
 from recbole_scale.fit.more import more_of
 from recbole_scale.fit.more_output import more_json, more_text
 from recbole_scale.fit.options import parser
+from recbole_scale.fit.references import with_references
 from recbole_scale.fit.rows import Question, Row, as_rows
 from recbole_scale.fit.study import Answer, answer
 from recbole_scale.runs.records import read_rows
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     question = question_of(options, d_over_n=range_of(options.d_over_n), x=options.x)
-    rows = as_rows(read_rows(options.rows))
+    rows, others = rows_of(options)
     found = answer(rows, question)
     print(as_text(found))
     content = as_json(found)
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content["population"] = population_json(population)
     out = Path(options.out)
     write_json(content, out / "law.json")
-    written = ["law.json", *_figures(found, out, rows)]
+    written = ["law.json", *_figures(found, out, [*rows, *others])]
     print(f"\nwritten to {out}: {', '.join(written)}")
     return 0
 
@@ -54,6 +55,13 @@ def _figures(found: Answer, out: Path, rows: Sequence[Row]) -> list[str]:
     from recbole_scale.fit.figures import save_law_figures
 
     return save_law_figures(found, out, rows)
+
+
+def rows_of(options: Any) -> tuple[list[Row], list[Row]]:
+    """Rows of the law, with the losses of counting where any row tells them, and those of ``--others``."""
+    rows = as_rows(read_rows(options.rows))
+    others = [row for path in options.others for row in as_rows(read_rows(path))]
+    return with_references(rows, [*rows, *others]), others
 
 
 def question_of(options: Any, **more: Any) -> Question:

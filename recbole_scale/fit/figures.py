@@ -24,7 +24,7 @@ from recbole_scale.drawing import (
     save,
     style,
 )
-from recbole_scale.fit.references import NEIGHBOURS, neighbour_metrics, reference_losses
+from recbole_scale.fit.references import counted_metrics, reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.laws.loss import PowerLaw
@@ -66,7 +66,9 @@ def law_figures(answer: Answer, others: Sequence[Row] = ()) -> list[Drawn]:
             caption = "m = limit / (1 + (x0 / x)^alpha), drawn as the loss is."
             drawn.append(Drawn("metrics", title, caption, metrics_figure(answer, others)))
         else:
-            reason = "No ranking metric has a law: the rows carry none, or none that rises with size."
+            refused = any(note.startswith("no law for ") for note in answer.notes)
+            why = " of the fitted sizes; each has its reason in a note" if refused else ": the rows carry none"
+            reason = f"No ranking metric has a law{why}."
             drawn.append(Drawn("metrics", title, "", skipped=reason))
     return drawn
 
@@ -88,8 +90,10 @@ def loss_figure(answer: Answer) -> Figure:
     )
     said = constants if law.identified else "constants not identified"
     top.set_title(f"{answer.choice.dataset}, {answer.choice.model}\n{said}")
-    draw_levels(top, reference_losses(answer.choice.fitted + answer.choice.held_out))
-    top.legend(loc="upper right", bbox_to_anchor=(1.0, 0.96))  # a level too high for the axis is named above it
+    levels = reference_losses(answer.choice.fitted + answer.choice.held_out)
+    draw_levels(top, levels)
+    # levels too high for the axis are named above it, two in a line
+    top.legend(loc="upper right", bbox_to_anchor=(1.0, 0.96 if len(levels) < 3 else 0.91))
     bottom.axhline(0.0, color=BLACK, linewidth=0.8)
     _points(bottom, answer, lambda row: 100.0 * (row[question.loss] / float(law.predict(row[question.x])) - 1.0))
     bottom.set_ylabel("measured\nabove law (%)")
@@ -101,8 +105,7 @@ def loss_figure(answer: Answer) -> Figure:
 
 
 def metrics_figure(answer: Answer, others: Sequence[Row] = ()) -> Figure:
-    """One panel per ranking metric against size, two in a row, with the band of its law and the level of item-kNN."""
-    question, levels = answer.question, neighbour_metrics(others, answer.choice.fitted[0])
+    """One panel per ranking metric against size, two in a row, with the band of its law and the levels of counting."""
     names = list(answer.metric_laws)[:_MOST_METRICS]
     columns = min(len(names), 2)
     rows = -(-len(names) // columns)
@@ -114,12 +117,12 @@ def metrics_figure(answer: Answer, others: Sequence[Row] = ()) -> Figure:
         verdict = "" if answer.metric_laws[name].identified else " (not identified)"
         panel.set_title(metric_name(name) + verdict)
         panel.set_ylim(bottom=0.0)
-        if name in levels:
-            draw_levels(panel, {NEIGHBOURS: levels[name]})
+        if levels := counted_metrics(others, answer.choice.fitted[0], name):
+            draw_levels(panel, levels)
         count_axis(panel)
     for panel in panels[len(names) :]:
         panel.set_visible(False)
-    figure.supxlabel(NAMES[question.x], fontsize=9)
+    figure.supxlabel(NAMES[answer.question.x], fontsize=9)
     entries = panels[0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside upper center", ncols=2)
     return figure

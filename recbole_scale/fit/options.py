@@ -24,6 +24,7 @@ def add_question(add: Any, model: str) -> None:
     add("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep rows with this value; repeatable")
     add("--resamples", type=int, default=1000, metavar="N", help="resamples behind the bands (default: %(default)s)")
     add("--seed", type=seed_number, default=0, metavar="S", help="seed of the resamples (default: %(default)s)")
+    add("--others", nargs="+", default=[], metavar="FILE", help="rows of other models on the data, beside the sizes")
 
 
 def parser() -> CommandParser:

@@ -20,7 +20,7 @@ from recbole_scale.text import parse_count, show_count
 Row = Mapping[str, Any]
 _CLOSE = 0.01  # a count such as 75.5M names the size within 1 % of it
 SAME_SIZE = 0.02  # shapes whose N differs by less are one size in another shape
-_VERSION = ("data_fingerprint", "split")  # rows that differ here were measured on other items or other held-out ones
+VERSION = ("data_fingerprint", "split")  # rows that differ here were measured on other items or other held-out ones
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,12 @@ def same_data(row: Row, other: Row) -> bool:
 
     Of a row that does not say so, nothing is known against it.
     """
-    return all(None in (row.get(name), other.get(name)) or row[name] == other[name] for name in _VERSION)
+    return all(None in (row.get(name), other.get(name)) or row[name] == other[name] for name in VERSION)
 
 
 def _one_version(rows: list[Row], notes: list[str]) -> list[Row]:
     """Rows of the version of the data that most rows have."""
-    texts = [json.dumps([row.get(name) for name in _VERSION], default=str) for row in rows]
+    texts = [json.dumps([row.get(name) for name in VERSION], default=str) for row in rows]
     counts = Counter(texts)
     most = rows[max(range(len(rows)), key=lambda at: (counts[texts[at]], at))]  # of as many each, the newest
     kept = [row for row in rows if same_data(row, most)]

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from recbole_scale.errors import UserError
 from recbole_scale.files import write_text
-from recbole_scale.fit.command import question_of
-from recbole_scale.fit.rows import as_rows
+from recbole_scale.fit.command import question_of, rows_of
 from recbole_scale.report.options import parser
-from recbole_scale.runs.records import read_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not getattr(options, name) > least:
             raise UserError(f"--{name} is a number above {least:g}, not {getattr(options, name):g}")
     scored = [row for path in options.challenges for row in read_challenges(path)]
-    others = as_rows(read_rows(options.others)) if options.others else []
-    study = make_study(as_rows(read_rows(options.rows)), question, options.worth, others)
+    rows, others = rows_of(options)
+    study = make_study(rows, question, options.worth, others)
     challenges = of_dataset(scored, study.choice.dataset)
     drawn = draw(study)
     context = Context(options.rows, _again(arguments), worth_hits=options.worth_hits, factor=options.factor)

@@ -16,7 +16,7 @@ from recbole_scale.fit.conclusions import (
     reference_sentence,
     unlearnt_smallest,
 )
-from recbole_scale.fit.references import NEIGHBOURS, neighbour_metrics
+from recbole_scale.fit.references import counted_metrics
 from recbole_scale.fit.rows import Choice, Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.laws.fit import percentiles
@@ -110,10 +110,11 @@ def headline(
 
 
 def _references(rows: Sequence[Row], others: Sequence[Row], metric: str | None, best: float) -> str:
-    """What needs no model of size: losses, and the ranking of neighbours."""
+    """What needs no model of size: losses, and rankings by counting."""
     said = [f"({one})" for one in [reference_sentence(rows)] if one] + [above_last_item(rows, best)]
-    if metric and (level := neighbour_metrics(others, rows[0]).get(metric)):
-        said.append(f"({NEIGHBOURS} has {metric_name(metric)} {level:.4f}.)")
+    if metric and (levels := counted_metrics(others, rows[0], metric)):
+        told = ", ".join(f"{model} {level:.4f}" for model, level in levels.items())
+        said.append(f"({metric_name(metric)} by counting: {told}.)")
     return "".join(f" {one}" for one in said if one)
 
 

@@ -22,7 +22,6 @@ def parser() -> CommandParser:
     add: Any = made.add_argument
     add_question(add, "model of the rows (default: ScaledSASRec where there are runs of it)")
     add("--challenges", nargs="+", default=[], metavar="FILE", help="rows of the verb challenges, shown as a section")
-    add("--others", metavar="FILE", help="rows of other models, as of the verb compare, for the table beside them")
     add("--worth", type=float, default=0.01, metavar="NATS", help="what a doubling must win (default: %(default)s)")
     add("--worth_hits", type=float, default=0.002, metavar="HR", help="HR@10 it must win (default: %(default)s)")
     add("--factor", type=float, default=10.0, metavar="X", help="judge a size so much larger (default: %(default)s)")

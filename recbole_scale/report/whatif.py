@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from recbole_scale.drawing import (
     new_figure,
     style,
 )
-from recbole_scale.fit.references import COUNTING, GUESSING, LAST_ITEM, NEIGHBOURS, reference_losses
+from recbole_scale.fit.references import COUNTED, COUNTING, GUESSING, LAST_ITEM, reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import number
@@ -63,10 +63,12 @@ def references(study: Study) -> list[Reference]:
         found.append(Reference("Popularity", known[COUNTING], None))
     if LAST_ITEM in known:
         found.append(Reference(LAST_ITEM, known[LAST_ITEM], None))
-    counting = ("Popularity", "Pop", "Repeat last", "RepeatLast", NEIGHBOURS)
+    counting = ("Popularity", "Pop", "Repeat last", "RepeatLast", *COUNTED)
     trained = [row for row in study.others if row.get("model") not in counting]
     for model in counting:
         counted = _reference(study, model, [row for row in study.others if row.get("model") == model])
+        if counted and model == "Markov" and LAST_ITEM in known:
+            counted = replace(counted, loss=None)  # that of the last item, above, is the same with better smoothing
         found += [counted] if counted else []
     best = [_reference(study, str(row["model"]), [row]) for row in trained]
     ranked = [one for one in best if one is not None and (one.loss is not None or one.hits is not None)]
