@@ -26,7 +26,7 @@ BLOCK_BYTES = (
 )  # each block has a dictionary of its own: small blocks repeat it, large ones hold much text at once
 
 
-def read_header(path: str | os.PathLike[str], separator: str = "\t") -> dict[str, str]:
+def read_header(path: str | os.PathLike[str], separator: str = "\t", encoding: str = "utf-8-sig") -> dict[str, str]:
     """Fields of an atomic file in order, each with its type.
 
     Raises:
@@ -35,9 +35,10 @@ def read_header(path: str | os.PathLike[str], separator: str = "\t") -> dict[str
     check_file(path)
     try:
         with open(path, "rb") as file:  # one line of bytes: text is decoded in blocks, which hold faults of later lines
-            line = file.readline().decode("utf-8-sig").rstrip("\r\n")
+            line = file.readline().decode(encoding).rstrip("\r\n")
     except UnicodeDecodeError as failure:
-        raise UserError(f"{path}, line 1: not UTF-8 text") from failure
+        name = encoding.removesuffix("-sig").upper()
+        raise UserError(f"{path}, line 1: not {name} text") from failure
     if not line:
         raise UserError(f"{path}, line 1: the header is missing (expected user_id:token, item_id:token, ...)")
     fields: dict[str, str] = {}

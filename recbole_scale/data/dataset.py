@@ -286,5 +286,5 @@ def note_fields(dataset: DataSet, kinds: dict[str, str], source: Any) -> None:
         dataset.field2source[name] = source
         dataset.field2type[name] = kind
         dataset.field2seqlen[name] = 1
-        if kind == FeatureType.FLOAT:
+        if text.startswith("float"):
             dataset.field2bucketnum[name] = 2

@@ -27,8 +27,8 @@ def apply() -> None:
     """Install every shim once; calling it again changes nothing."""
     _numpy_names()
     _scipy_names()
-    # pandas >= 2.2 warns of RecBole's chained ``fillna``, which pandas 2 still carries out
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    # pandas 3 gives arrays that cannot be written to; RecBole's tensors are copies of them
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable", module=r"recbole\.")
     _import_quick_start_without_ray()
     _leave_terminals_alone()
     _plain_checkpoints()

@@ -5,6 +5,7 @@ Installed by :mod:`recbole_scale.plugin.register`, the one place that touches Re
 
 from __future__ import annotations
 
+import codecs
 import os
 from typing import Any
 
@@ -24,13 +25,14 @@ _ORIGINAL: dict[str, Any] = {}
 
 def install() -> None:
     """Replace RecBole's reading."""
-    _ORIGINAL.update({name: getattr(Dataset, name) for name in ("_load_feat", "_load_inter_feat", "_download")})
+    _ORIGINAL.update({name: getattr(Dataset, name) for name in ("_load_inter_feat", "_download")})
     _ORIGINAL["get_preload_weight"] = Dataset.get_preload_weight
     _ORIGINAL["_change_feat_format"] = SequentialDataset._change_feat_format
     Dataset._load_feat = _load_feat
     Dataset._load_inter_feat = _load_inter_feat
     Dataset._download = _download
     Dataset._remap = _remap
+    Dataset._fill_nan = _fill_nan
     # float64 as read, which KSR's layers do not take
     Dataset.get_preload_weight = lambda self, field: _ORIGINAL["get_preload_weight"](self, field).astype("float32")
     SequentialDataset._change_feat_format = _sort_exactly_first
@@ -75,14 +77,45 @@ def _sequences(dataset: Dataset, path: str, name: str, texts: pd.Series, kind: s
 
 
 def _load_features(self: Any, filepath: str, source: Any) -> Any:
-    """As RecBole's; a value that is no number is named by file and line."""
+    """As RecBole's, which fills gaps in copies that pandas 3 drops; a value that is no number is named by line."""
+    wanted, unwanted = self._get_load_and_unload_col(source)
+    if wanted == set():
+        return None
+    separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
+    encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    fields = read_header(filepath, separator, encoding)
+    columns = [name for name in fields if (wanted is None or name in wanted) and name not in (unwanted or ())]
+    kinds = {name: fields[name] for name in columns}
+    if source != "link":  # entities of a knowledge graph are linked to items, and no field of their own
+        our_dataset.note_fields(self, kinds, source)
+    if not columns:
+        self.logger.warning(f"No columns has been loaded from [{source}]")
+        return None
+    types = {f"{name}:{kind}": "float64" if kind == "float" else object for name, kind in kinds.items()}
     try:
-        return _ORIGINAL["_load_feat"](self, filepath, source)
+        frame = pd.read_csv(
+            filepath, sep=separator, usecols=list(types), dtype=types, encoding=encoding, engine="python"
+        )
     except ValueError as failure:
-        separator = self.config["field_separator"]
-        fields = read_header(filepath, separator)
         told = first_bad_line(filepath, fields, list(fields), separator)
         raise UserError(told or f"{filepath}: {failure}") from failure
+    frame.columns = columns
+    for name in columns:
+        if kinds[name].endswith("_seq"):
+            frame[name] = _sequences(self, filepath, name, frame[name].fillna(""), kinds[name])
+    return frame
+
+
+def _fill_nan(self: Any) -> None:
+    """RecBole's, which fills copies that pandas 3 drops: padding for a missing token, the mean for a missing number."""
+    for feat in (getattr(self, name) for name in self.feat_name_list):
+        for field in feat:
+            kind = self.field2type[field]
+            if kind in (FeatureType.TOKEN, FeatureType.FLOAT):
+                feat[field] = feat[field].fillna(0 if kind == FeatureType.TOKEN else feat[field].mean())
+            else:
+                empty = np.array([], dtype="int64" if kind == FeatureType.TOKEN_SEQ else "float64")
+                feat[field] = [empty if isinstance(value, float) else value for value in feat[field]]
 
 
 def _load_inter_feat(self: Any, token: str, dataset_path: str) -> None:

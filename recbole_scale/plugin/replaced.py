@@ -20,6 +20,7 @@ REPLACED: dict[str, str] = {
     "Config.__new__": "Config(...) makes our subclass, whoever imported the class first and by whatever name",
     # reading
     "Dataset._load_feat": "our fast reader, which names line and column of a fault",
+    "Dataset._fill_nan": "fills gaps in copies, which pandas 3 drops",
     "Dataset._remap": "tables of ids are as long as their texts, not as wide as the longest for every id",
     "Dataset._load_inter_feat": "a missing or empty file is one sentence",
     "Dataset._download": "a data set that RecBole does not know is a missing file, not a failed download",
@@ -58,5 +59,5 @@ BESIDE: dict[str, str] = {
     "np.float_, np.complex_, np.unicode_": "numpy 2 has none; RecBole's Config reads them",
     "torch_scatter": "two functions of it for KGIN, where the package is missing: today's torch has no build of it",
     "logging": "a filter on the root logger mends RaCT's message, which has no place for its argument",
-    "warnings": "pandas warns of RecBole's chained fillna, which pandas 2 still carries out",
+    "warnings": "pandas 3 gives arrays that cannot be written to, which torch warns of and copies",
 }
