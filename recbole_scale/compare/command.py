@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def describe(
     seeds: int,
     rows: list[dict[str, Any]],
     run: Run,
-    lines: list[table.Line],
+    lines: Sequence[table.Line] = (),
 ) -> str:
     """What the table shows, in words; the CPU threads are those that the finished runs had."""
     metric, arguments = run.settings["valid_metric"], {**planning.PROTOCOL["eval_args"], **run.settings["eval_args"]}

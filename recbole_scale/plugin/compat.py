@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 MINIMUM_RAY = (2, 50)
@@ -27,6 +28,7 @@ def apply() -> None:
     """Install every shim once; calling it again changes nothing."""
     _numpy_names()
     _scipy_names()
+    _lengths_of_lists()
     # pandas 3 gives arrays that cannot be written to; RecBole's tensors are copies of them
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable", module=r"recbole\.")
     _import_quick_start_without_ray()
@@ -114,6 +116,19 @@ def load_ray_tune() -> Any:
     except ImportError as failure:  # Ray without what its Tune needs, or half removed
         raise UserError(f"Ray {found} is installed, but ray.tune cannot be imported; {MEND_RAY} mends it") from failure
     return tune
+
+
+def _lengths_of_lists() -> None:
+    """pandas >= 3: ``Series.agg(len)`` is one number; RecBole's five calls of it mean the length of each list."""
+    series: Any = pd.Series
+    agg = series.agg
+
+    def told_apart(self: Any, func: Any = None, *arguments: Any, **named: Any) -> Any:
+        of_recbole = func is len and sys._getframe(1).f_globals.get("__name__", "").startswith("recbole.")
+        return self.map(len) if of_recbole else agg(self, func, *arguments, **named)
+
+    if int(pd.__version__.partition(".")[0]) >= 3 and agg.__name__ != told_apart.__name__:
+        series.agg = told_apart
 
 
 def _import_quick_start_without_ray() -> None:

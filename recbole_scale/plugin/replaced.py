@@ -59,5 +59,6 @@ BESIDE: dict[str, str] = {
     "np.float_, np.complex_, np.unicode_": "numpy 2 has none; RecBole's Config reads them",
     "torch_scatter": "two functions of it for KGIN, where the package is missing: today's torch has no build of it",
     "logging": "a filter on the root logger mends RaCT's message, which has no place for its argument",
+    "Series.agg": "RecBole means the length of each list by agg(len), which pandas 3 takes for that of the column",
     "warnings": "pandas 3 gives arrays that cannot be written to, which torch warns of and copies",
 }
