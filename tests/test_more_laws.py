@@ -8,8 +8,9 @@ import pytest
 from recbole_scale.errors import UserError
 from recbole_scale.laws.isoflop import isoflop_optima
 from recbole_scale.laws.metric_of_loss import fit_metric_of_loss
+from recbole_scale.laws.noise import Residuals, noise_of
 from recbole_scale.laws.performance import fit_performance_law
-from recbole_scale.laws.repeated import effective_data, fit_repeated_law
+from recbole_scale.laws.repeated import _slopes, effective_data, fit_repeated_law
 
 
 def test_effective_data_is_that_of_the_paper():
@@ -101,3 +102,25 @@ def test_the_valley_at_equal_flops_is_found_and_has_a_band():
     assert best.lower < best.n < best.upper and best.inside == 1.0
     with pytest.raises(UserError, match="no budget"):
         isoflop_optima(n, flops, loss, 1.0, noise=0.001)
+
+
+def test_draws_of_noise_hold_the_error_of_few_sizes_on_a_grid():
+    """Four sizes, two amounts, four numbers of epochs, sizes 0.2 % off: the linearised law at eight times the size."""
+    axes = np.meshgrid(np.geomspace(1e4, 1e6, 4), [1e5, 1e6], [1.0, 3.0, 10.0, 30.0])
+    n, unique, epochs = (axis.ravel() for axis in axes)
+    truth = np.array([4.0, 6.8e5, 0.2, 3e5, 0.3, 8.0])
+    slopes, asked = _slopes(truth, n, unique, epochs), _slopes(truth, *np.array([[8e6], [1e6], [30.0]]))
+    pull = np.linalg.pinv(slopes).T @ asked[0]
+    left = np.eye(len(n)) - slopes @ np.linalg.pinv(slopes)
+    logs = np.log(np.column_stack([n, epochs]))
+    sizes = np.unique(n, return_inverse=True)[1]
+    held = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        error = 0.002 * rng.standard_normal(4)[sizes]
+        error += 0.002 * np.exp(-2.9 * (np.log(n / 1e4) / np.log(1e2) - 0.5)) * rng.standard_normal(len(n))
+        of = Residuals(left @ error, slopes, (logs - logs.min(axis=0)) / np.ptp(logs, axis=0), sizes)
+        by_size, by_run = noise_of(of, 400, rng).errors(of, rng.standard_normal((400, len(n))), rng)
+        low, high = np.quantile((by_size[:, sizes] + by_run) @ pull, [0.025, 0.975])
+        held += low <= error @ pull <= high
+    assert 90 <= held <= 99  # 87 with the prior of a ladder of four sizes

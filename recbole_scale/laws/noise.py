@@ -29,8 +29,9 @@ _CALM = np.geomspace(0.05, 0.9, 8)  # factors by which the means of sizes may li
 # Prior: the weight of those factors, and in what is left that of no error of a size and the scale of the half-Cauchy
 # ratio of the others. Residuals of few sizes tell little, so this decides much. All were chosen by coverage
 # (docs/scaling.md). With one size to spare the ratio must be admitted to be large, for its estimate knows no bounds; on
-# a grid every size has several cells, and so less of an error of its own.
-_LADDER, _ONE_SPARE, _GRID = (0.4, 0.3, 2.0), (0.55, 0.05, 10.0), (0.35, 0.55, 2.0)
+# a grid every size has several cells, and so less of an error of its own, but few sizes again tell little of it.
+_LADDER, _ONE_SPARE = (0.4, 0.3, 2.0), (0.55, 0.05, 10.0)
+_GRID, _FEW_ON_GRID = (0.35, 0.55, 2.0), (0.42, 0.05, 4.0)
 _TERM = 3  # constants that the sizes must fix
 _SLOPE_SD = 3.5  # prior of the slope; sigma of results/ml-1m falls by a factor of 17 over the sizes, a slope of -2.9
 _EXACT = 1e-10  # residuals of that size are arithmetic
@@ -108,7 +109,8 @@ def _levels(residuals: Residuals) -> Array:
 def _prior(residuals: Residuals) -> Array:
     """Probability of every level: [L]."""
     few = int(residuals.sizes.max()) + 1 <= _TERM + 1
-    calm, absent, scale = _ONE_SPARE if few else _LADDER if residuals.places.shape[1] == 1 else _GRID
+    ladder = residuals.places.shape[1] == 1
+    calm, absent, scale = (_ONE_SPARE if few else _LADDER) if ladder else _FEW_ON_GRID if few else _GRID
     slab = _RATIOS[1:] / scale
     slab /= 1.0 + slab**2  # half-Cauchy, as density per step of the logarithm
     share = np.concatenate([[absent], (1.0 - absent) * slab / slab.sum()])
