@@ -29,6 +29,8 @@ def apply() -> None:
     _numpy_names()
     _scipy_names()
     _lengths_of_lists()
+    # torch tells RecBole's code of names that are to go
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     # pandas 3 gives arrays that cannot be written to; RecBole's tensors are copies of them
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable", module=r"recbole\.")
     _import_quick_start_without_ray()

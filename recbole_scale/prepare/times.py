@@ -167,9 +167,8 @@ class TimeColumn:
                 return np.where(bad, 0, values), bad
         # a fault, or some zones and some none: one at a time
         stamps = pd.to_datetime(array.to_pandas().where(fits), format="ISO8601", utc=True, errors="coerce")
-        bad = stamps.isna().to_numpy()
         values = stamps.dt.tz_convert(None).to_numpy().astype("datetime64[us]").astype(np.int64)
-        bad |= values < 0
+        bad = stamps.isna().to_numpy() | (values < 0)
         return np.where(bad, 0, values), bad
 
     def _parse_decimals(self, array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
