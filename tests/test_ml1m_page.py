@@ -237,7 +237,7 @@ def without_a_model():
     ndcg = {row["model"]: row["test_metrics"]["ndcg@10"] for row in rows}
     return (
         f"(Uniform guessing {log(ROWS[0]['n_items']):.3f}, popularity {popular:.3f}, the last item alone {markov:.3f} "
-        f"nats.) (NDCG@10 by counting: Markov {ndcg['Markov']:.4f}, ItemKNN {ndcg['ItemKNN']:.4f}.)"
+        f"nats. NDCG@10 by counting: Markov {ndcg['Markov']:.4f}, ItemKNN {ndcg['ItemKNN']:.4f}.)"
     )
 
 

@@ -111,11 +111,12 @@ def headline(
 
 def _references(rows: Sequence[Row], others: Sequence[Row], metric: str | None, best: float) -> str:
     """What needs no model of size: losses, and rankings by counting."""
-    said = [f"({one})" for one in [reference_sentence(rows)] if one] + [above_last_item(rows, best)]
+    known = [reference_sentence(rows)]
     if metric and (levels := counted_metrics(others, rows[0], metric)):
         told = ", ".join(f"{model} {level:.4f}" for model, level in levels.items())
-        said.append(f"({metric_name(metric)} by counting: {told}.)")
-    return "".join(f" {one}" for one in said if one)
+        known.append(f"{metric_name(metric)} by counting: {told}.")
+    inside = " ".join(one for one in known if one)
+    return "".join(f" {one}" for one in (inside and f"({inside})", above_last_item(rows, best)) if one)
 
 
 def _part_of_data(choice: Choice) -> str:
