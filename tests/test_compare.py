@@ -359,10 +359,11 @@ def test_tables_show_means_deviations_and_corrected_differences(tmp_path):
     assert all(line.count("|") == len(header) + 1 for line in markdown.splitlines())
     assert "better\\_one" in latex and "a\\_b" in latex and "\\textbf{0.7000 $\\pm$ 0.0000}" in latex
     assert all(line.count(" & ") == len(header) - 1 for line in latex.splitlines() if line.endswith("\\\\"))
-    users["same"] = [users["base"][0], tmp_path / "other.npz"]
     write_users(tmp_path / "other.npz", np.arange(200, 400), np.ones(200, int))
+    with pytest.raises(UserError, match=r"the users in .*other.npz are not those of .*0-0.npz"):
+        summarise(groups, users | {"base": [users["base"][0], tmp_path / "other.npz"]}, "base", {})
     with pytest.raises(UserError, match=r"no user in .* is one of all other runs"):
-        summarise(groups, users, "base", {})
+        summarise(groups, users | {"same": [tmp_path / "other.npz"]}, "base", {})
 
 
 def test_differences_are_over_the_users_whom_all_ranked(tmp_path):
@@ -374,6 +375,7 @@ def test_differences_are_over_the_users_whom_all_ranked(tmp_path):
         {"a": rows, "b": rows}, {"a": [tmp_path / "a.npz"], "b": [tmp_path / "b.npz"]}, "a", {}, samples=200
     )
     shared = np.arange(50, 149)  # 149 has two rows in b
+    assert [(line.users, line.shared) for line in lines] == [(150, 99), (140, 99)]
     assert lines[1].differences["HR@10"][0].mean == pytest.approx(np.mean((shared < 55) * 1.0 - (shared < 60)))
 
 
@@ -390,8 +392,10 @@ def test_users_with_two_rows_are_ranked_by_general_models_alone(tmp_path, monkey
             "out", "--samples", "50", "--data_path", str(path.parent.parent),
             "--ScaledSASRec.hidden_size=16"]  # fmt: skip
     assert command.main(call) == 0
-    text = capsys.readouterr().out
-    assert "over the users whom all ranked (of ScaledSASRec:tiny 33, Pop 40)" in " ".join(text.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "over the 33 users whom all ranked, means over each model's own (ScaledSASRec:tiny 33, Pop 40)" in " ".join(
+        text.split()
+    )
 
 
 def test_lists_of_a_masked_history_are_the_filtered_ones(tmp_path):

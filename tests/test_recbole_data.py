@@ -11,6 +11,7 @@ from recbole.data import create_dataset
 from recbole.data.transform import construct_transform
 from recbole_data import NAME, settings_of, with_first_weights, write_made
 
+from recbole_scale.errors import UserError
 from recbole_scale.runs.run import make_config
 
 PLAIN = {"load_col": None, "normalize_all": False, "state": "error"}
@@ -192,3 +193,34 @@ def test_transforms_change_the_rows_as_their_names_say(folder, transform, on_dem
             assert sorted(real) == sorted(was[:length])
     changed = (before != after).any(dim=1)
     assert changed.float().mean() > 0.3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+def test_features_are_read_with_their_gaps_in_any_encoding(walk, encoding):
+    lines = ["item_id:token\tname:token\tprice:float\ttags:token_seq\tsizes:float_seq",
+             "i0\tcaf\u00e9\t1.5\ta b\t1 2", "i1\t\t\t\t", "i2\tx\t2.5\tb\t3", "i3\ty"]  # fmt: skip
+    path = walk / "dataset" / "walk" / "walk.item"
+    path.write_bytes("\n".join(lines).encode(encoding))
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "name", "price", "tags", "sizes"]}
+    config = make_config("BPR", "walk", config_dict={**PLAIN, "encoding": encoding, "load_col": columns})
+    data = create_dataset(config)
+    assert {name: data.field2seqlen[name] for name in columns["item"]} == {
+        "item_id": 1, "name": 1, "price": 1, "tags": 2, "sizes": 2,
+    }  # fmt: skip
+    texts = {name: data.field2id_token[name] for name in ("item_id", "name", "tags")}
+    found = {
+        texts["item_id"][int(item)]: (
+            texts["name"][int(name)],
+            price,
+            [texts["tags"][int(tag)] for tag in tags],
+            [*map(float, sizes)],
+        )
+        for item, name, price, tags, sizes in data.item_feat[columns["item"]].itertuples(index=False)
+    }
+    assert {item: found[item] for item in ("i0", "i1", "i2", "i3")} == {
+        "i0": ("caf\u00e9", 1.5, ["a", "b"], [1, 2]), "i1": ("[PAD]", 2, [], []),
+        "i2": ("x", 2.5, ["b"], [3]), "i3": ("y", 2, [], []),
+    }  # fmt: skip
+    path.write_bytes("\n".join([*lines, "i4\tz\tdear\ta\t1"]).encode(encoding))
+    with pytest.raises(UserError, match=r"walk.item, line 6, column 3 \(price\): 'dear' is not a number"):
+        create_dataset(config)

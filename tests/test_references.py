@@ -88,6 +88,13 @@ def test_rankings_by_counting_are_those_of_the_same_data():
     rows = [{**own, "model": "ItemKNN"}, {**own, "model": "ItemKNN", "test_metrics": {"ndcg@10": 0.2}},
             {**own, "model": "Markov"}, {**own, "model": "GRU4Rec"}, {**own, "model": "Markov", "dataset": "e"},
             {**own, "model": "Markov", "data_fingerprint": "g", "test_metrics": {"ndcg@10": 0.9}}]  # fmt: skip
+    for other in (
+        {"eval_args": {"mode": "uni100"}},
+        {"eval_args": {"mode": {"test": "pop100"}}},
+        {"mask_history": True},
+    ):
+        rows.append({**own, "model": "Markov", "settings": other, "test_metrics": {"ndcg@10": 0.8}})
+    rows.append({**own, "model": "Markov", "data_fraction": 0.5, "test_metrics": {"ndcg@10": 0.7}})
     assert list(counted_metrics(rows, own, "ndcg@10").items()) == [("Markov", 0.1), ("ItemKNN", pytest.approx(0.15))]
     assert counted_metrics(rows, own, "mrr") == {}
 

@@ -106,9 +106,11 @@ def describe(
     mode = arguments["mode"]["test"] if isinstance(arguments["mode"], dict) else arguments["mode"]
     ranking = "full ranking over all items" if mode == "full" else f"ranking among sampled items ({mode})"
     threads = sorted({int(row["threads"]) for row in rows})
-    counts = {line.name: line.users for line in lines if line.users}
-    unlike = ", ".join(f"{name} {count:,}" for name, count in counts.items()) if len({*counts.values()}) > 1 else ""
-    users = f"the users whom all ranked (of {unlike})" if unlike else "the same users"
+    own = ", ".join(f"{line.name} {line.users:,}" for line in lines if line.users)
+    alike = all(line.users == line.shared for line in lines if line.users)
+    shared_users = max((line.shared for line in lines), default=0)
+    users = f"the {shared_users:,} users whom all ranked, means over each model's own ({own})"
+    users = "the same users" if alike else users
     shared = f" on {' or '.join(map(str, threads))} CPU thread{'s' * (threads != [1])}" if threads else ""
     history = "masked" if run.settings.get("mask_history") else "not masked"
     return (

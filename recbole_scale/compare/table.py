@@ -36,6 +36,7 @@ class Line:
     differences: dict[str, tuple[Difference, float]]  # by metric: against the reference, and Holm's p
     nll_kind: str | None = None
     users: int = 0  # ranked by each of its runs
+    shared: int = 0  # of these, ranked by all models: those of the differences
 
 
 def summarise(
@@ -55,7 +56,7 @@ def summarise(
         samples: resamples of the users.
 
     Raises:
-        UserError: no user was ranked by all runs.
+        UserError: no user was ranked by all models, or two runs of one model ranked different users.
     """
     ranks, tested_users, counts = _ranks_by_user({name: files for name, files in users.items() if files})
     tested: dict[tuple[str, str], Difference] = {}
@@ -69,11 +70,14 @@ def summarise(
     lines = []
     for name, rows in groups.items():
         differences = {m: (tested[name, m], corrected[name, m]) for m in METRICS if (name, m) in tested}
-        lines.append(_line(name, rows, errors.get(name), differences, counts.get(name, 0)))
+        ranked = counts.get(name, 0), len(np.unique(tested_users))
+        lines.append(_line(name, rows, errors.get(name), differences, ranked))
     return lines
 
 
-def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences: dict[str, Any], users: int) -> Line:
+def _line(
+    name: str, rows: list[dict[str, Any]], error: str | None, differences: dict[str, Any], ranked: tuple[int, int]
+) -> Line:
     if not rows:
         return Line(name, 0, error or "not run", None, {}, {}, {})
     metrics = {}
@@ -86,7 +90,7 @@ def _line(name: str, rows: list[dict[str, Any]], error: str | None, differences:
     cost = {key: float(np.mean([_number(row[key]) for row in rows])) for key in _COST[:-1]}
     cost["peak_memory_mb"] = max(_number(row["peak_memory_mb"]) for row in rows)
     parameters, kind = int(rows[0]["n_parameters"]), rows[0].get("nll_kind")
-    return Line(name, len(rows), None, parameters, metrics, cost, differences, kind, users)
+    return Line(name, len(rows), None, parameters, metrics, cost, differences, kind, *ranked)
 
 
 def _spread(values: np.ndarray) -> tuple[float, float]:
@@ -110,13 +114,17 @@ def _ranks_by_user(users: dict[str, list[Path]]) -> tuple[dict[str, np.ndarray],
     """
     runs = {path: _ranks_of(path) for files in users.values() for path in files}
     rows = {path: set(Counter(names).items()) for path, (names, _) in runs.items()}
+    for files in users.values():
+        for path in files:
+            if rows[path] != rows[files[0]]:
+                raise UserError(f"the users in {path} are not those of {files[0]}; was the data changed between?")
     shared = {user for user, _ in set.intersection(*rows.values())} if rows else set()
     if rows and not shared:
         raise UserError(f"no user in {next(iter(runs))} is one of all other runs; was the data changed between?")
     kept = {path: np.array([user in shared for user in names]) for path, (names, _) in runs.items()}
     ranks = {name: np.stack([runs[path][1][kept[path]] for path in files]) for name, files in users.items()}
     names = next((names[kept[path]] for path, (names, _) in runs.items()), np.zeros(0, dtype=object))
-    return ranks, names, {name: max(len(rows[path]) for path in files) for name, files in users.items()}
+    return ranks, names, {name: len(rows[files[0]]) for name, files in users.items()}
 
 
 def _ranks_of(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -34,12 +34,16 @@ def read_header(path: str | os.PathLike[str], separator: str = "\t", encoding: s
     """
     check_file(path)
     try:
-        with open(path, "rb") as file:  # one line of bytes: text is decoded in blocks, which hold faults of later lines
-            line = file.readline().decode(encoding).rstrip("\r\n")
+        if encoding == "utf-8-sig":  # one line of bytes: text is decoded in blocks, which hold faults of later lines
+            with open(path, "rb") as raw:
+                line = raw.readline().decode(encoding)
+        else:
+            with open(path, encoding=encoding, newline="\n") as file:
+                line = file.readline()
     except UnicodeDecodeError as failure:
         name = encoding.removesuffix("-sig").upper()
         raise UserError(f"{path}, line 1: not {name} text") from failure
-    if not line:
+    if not (line := line.rstrip("\r\n")):
         raise UserError(f"{path}, line 1: the header is missing (expected user_id:token, item_id:token, ...)")
     fields: dict[str, str] = {}
     for number, column in enumerate(line.split(separator), 1):
@@ -229,6 +233,7 @@ def first_bad_line(
     separator: str,
     required: tuple[str, ...] = (),
     bad_rows: str | None = None,
+    encoding: str = "utf-8-sig",
 ) -> str:
     """Find the first malformed line the slow way; runs only after the fast way has failed.
 
@@ -238,13 +243,15 @@ def first_bad_line(
     lenient = bad_rows == "as_recbole"
     hint = "; bad_rows: as_recbole reads such lines as RecBole does" if bad_rows == "refuse" else ""
     # bytes that are no UTF-8 become lone surrogates, which no sound text holds
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
+    with open(path, encoding=encoding, errors=errors, newline="\n") as file:
         next(file)
         for number, line in enumerate(file, 2):
             values = line.rstrip("\r\n").split(separator)
             if values == [""]:
                 continue
             values = values[: len(fields)] if lenient else values
+            values += [""] * (0 if required else len(fields) - len(values))  # features may leave the last out
             if len(values) != len(fields):
                 told = f"{path}, line {number}: {len(values)} columns where the header has {len(fields)}"
                 return told + hint * (len(values) > len(fields))

@@ -46,12 +46,20 @@ def _seen(row: Row) -> str:
     return "" if None in version else repr([*version, float(row.get("data_fraction") or 1.0)])
 
 
+def _ranked(row: Row) -> tuple[object, bool, float]:
+    """Among which items a row ranks, whether without those of the history, and the share of users that train."""
+    settings = row.get("settings") or {}
+    mode = (settings.get("eval_args") or {}).get("mode", "full")
+    among = mode.get("test") if isinstance(mode, dict) else mode
+    return among, settings.get("mask_history") is True, float(row.get("data_fraction") or 1.0)
+
+
 def counted_metrics(rows: Sequence[Row], like: Row, name: str) -> dict[str, float]:
-    """Mean of a test metric by counted model on the data of the row ``like``, as far as these were run."""
+    """Mean of a test metric by counted model on the data and in the rankings of ``like``, as far as these were run."""
     found: dict[str, list[float]] = {}
     for row in rows:
         value = (row.get("test_metrics") or {}).get(name)
-        same = row.get("dataset") == like.get("dataset") and same_data(row, like)
+        same = row.get("dataset") == like.get("dataset") and same_data(row, like) and _ranked(row) == _ranked(like)
         if row.get("status") == "ok" and same and row.get("model") in COUNTED and isinstance(value, int | float):
             found.setdefault(str(row["model"]), []).append(float(value))
     return {model: float(np.mean(found[model])) for model in COUNTED if model in found}

@@ -97,7 +97,7 @@ def _load_features(self: Any, filepath: str, source: Any) -> Any:
             filepath, sep=separator, usecols=list(types), dtype=types, encoding=encoding, engine="python"
         )
     except ValueError as failure:
-        told = first_bad_line(filepath, fields, list(fields), separator)
+        told = first_bad_line(filepath, fields, columns, separator, encoding=encoding)
         raise UserError(told or f"{filepath}: {failure}") from failure
     frame.columns = columns
     for name in columns:
