@@ -91,7 +91,12 @@ def test_dependencies_hold_what_recbole_needs_and_no_extra_can_take_ray_back(tmp
     assert extras and not [line for line in extras if re.match(r"(recbole|ray)\b", line)]
 
 
-def test_no_file_of_the_project_names_a_machine():
+def test_no_file_of_the_project_names_a_machine_or_an_index_of_packages():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout
+    named = re.compile(rb"https?://[\w.-]*(?:pypi|pythonhosted|download\.pytorch)|/root/|/home/\w")
+    for path in (ROOT / name for name in listed.split("\0") if name and name != "tests/test_package.py"):
+        found = named.search(path.read_bytes()) if path.is_file() else None
+        assert not found, f"{path.relative_to(ROOT)}: {found[0]!r}"
     assert not (ROOT / "uv.lock").exists() or "uv.lock" in (ROOT / ".gitignore").read_text().split()
 
 

@@ -106,11 +106,11 @@ def describe(
     mode = arguments["mode"]["test"] if isinstance(arguments["mode"], dict) else arguments["mode"]
     ranking = "full ranking over all items" if mode == "full" else f"ranking among sampled items ({mode})"
     threads = sorted({int(row["threads"]) for row in rows})
-    own = ", ".join(f"{line.name} {line.users:,}" for line in lines if line.users)
-    alike = all(line.users == line.shared for line in lines if line.users)
-    shared_users = max((line.shared for line in lines), default=0)
-    users = f"the {shared_users:,} users whom all ranked, means over each model's own ({own})"
-    users = "the same users" if alike else users
+    users, best = "the same users", " Best of a column: <."
+    if not table.same_users(lines):
+        own = ", ".join(f"{line.name} {line.users:,}" for line in lines if line.users)
+        shared_users = max(line.shared for line in lines)
+        users, best = f"the {shared_users:,} users whom all ranked, means over each model's own ({own})", ""
     shared = f" on {' or '.join(map(str, threads))} CPU thread{'s' * (threads != [1])}" if threads else ""
     history = "masked" if run.settings.get("mask_history") else "not masked"
     return (
@@ -118,7 +118,7 @@ def describe(
         f"tested is the epoch with the best valid {metric}. Mean ± standard deviation over "
         f"seeds; differences from {reference} are over {users} (paired bootstrap), p after Holm's correction, "
         f"* below 0.05. Filtered: without the items that a user had. NLL of scores: of a softmax over scores that no "
-        f"likelihood was trained for; -log p: of probabilities. Best of a column: <."
+        f"likelihood was trained for; -log p: of probabilities.{best}"
     )
 
 

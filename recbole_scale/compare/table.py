@@ -139,13 +139,18 @@ def _ranks_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
 # Rendering ----------------------------------------------------------------------------------------------------------
 
 
+def same_users(lines: Sequence[Line]) -> bool:
+    """Whether all models ranked the same users; where not, no mean is marked as the best."""
+    return all(line.users == line.shared for line in lines)
+
+
 def cells(lines: Sequence[Line], reference: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text. A star: different from the reference at 5 % after Holm's correction."""
     shown = [*COLUMNS, *(f"{label} filtered" for label in FILTERED)]
     header = ["model", "seeds", "parameters", *shown]
     header += [f"{m} - {reference} [95 %], p" for m in METRICS]
     header += ["epochs", "targets seen", "train s", "rank s", "peak MB"]
-    best = {m: _best(lines, m) for m in shown}
+    best = {m: _best(lines, m) if same_users(lines) else None for m in shown}
     body = []
     for line in lines:
         if line.failed is not None:

@@ -26,7 +26,7 @@ from recbole_scale.drawing import (
 )
 from recbole_scale.fit.references import counted_metrics, reference_losses
 from recbole_scale.fit.rows import Row
-from recbole_scale.fit.study import Answer
+from recbole_scale.fit.study import Answer, ranking_metrics
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.text import show_count
@@ -66,8 +66,8 @@ def law_figures(answer: Answer, others: Sequence[Row] = ()) -> list[Drawn]:
             caption = "m = limit / (1 + (x0 / x)^alpha), drawn as the loss is."
             drawn.append(Drawn("metrics", title, caption, metrics_figure(answer, others)))
         else:
-            refused = any(note.startswith("no law for ") for note in answer.notes)
-            why = " of the fitted sizes; each has its reason in a note" if refused else ": the rows carry none"
+            carried = ranking_metrics(answer.choice.fitted)
+            why = " of the fitted sizes; each has its reason in a note" if carried else ": the rows carry none"
             reason = f"No ranking metric has a law{why}."
             drawn.append(Drawn("metrics", title, "", skipped=reason))
     return drawn

@@ -204,14 +204,18 @@ def _judge(
     return judge(law, *held_out, fitted_x=fitted[0], fitted_value=fitted[1])
 
 
+def ranking_metrics(rows: Sequence[Row]) -> list[str]:
+    """The ranking metrics that all rows carry."""
+    first, *others = [row.get("test_metrics") or {} for row in rows]
+    return [name for name in first if name.lower().startswith(_METRICS) and all(name in table for table in others)]
+
+
 def _metric_laws(
     choice: Choice, question: Question, groups: list[Any], options: dict[str, Any], notes: list[str]
 ) -> dict[str, MetricLaw]:
-    """A law for every ranking metric that all fitted rows carry; one that cannot be fitted leaves a note."""
-    tables = [row.get("test_metrics") or {} for row in choice.fitted]
-    names = [name for name in tables[0] if name.lower().startswith(_METRICS) and all(name in table for table in tables)]
+    """A law for every ranking metric of the fitted rows; one that cannot be fitted leaves a note."""
     laws = {}
-    for name in names:
+    for name in ranking_metrics(choice.fitted):
         x, value = _metric_columns(choice.fitted, name, question.x)
         try:
             law = fit_metric_law(x, value, groups, **options)

@@ -31,7 +31,7 @@ def apply() -> None:
     _lengths_of_lists()
     # torch tells RecBole's code of names that are to go
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
-    # RecBole's tensors share the memory of its columns, which pandas 3 gives read-only, and it writes to neither
+    # RecBole's tensors share the memory of its columns, as they always have; pandas 3 calls it read-only
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable", module=r"recbole\.")
     _import_quick_start_without_ray()
     _leave_terminals_alone()

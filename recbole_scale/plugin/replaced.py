@@ -60,5 +60,5 @@ BESIDE: dict[str, str] = {
     "torch_scatter": "two functions of it for KGIN, where the package is missing: today's torch has no build of it",
     "logging": "a filter on the root logger mends RaCT's message, which has no place for its argument",
     "Series.agg": "RecBole means the length of each list by agg(len), which pandas 3 takes for that of the column",
-    "warnings": "torch's of names that are to go, and of pandas 3's read-only columns, which nothing writes to",
+    "warnings": "torch's of names that are to go, and of columns that tensors share, which pandas 3 calls read-only",
 }
