@@ -18,6 +18,7 @@ from recbole_scale.settings.typed import defaults
 from recbole_scale.terminal import COMMANDS
 
 _PLACES = ("FILE", "DIR", "PATH")  # metavars of values that may hold commas and spaces
+_SPACE = "\0"  # argparse takes --topk=[5, 10] for a word of the list before it, because of the space
 _ALSO_ROWS = ("--runs", "--results_file")  # --rows has had these names, and the setting is called so
 # settings of several processes, for commands whose runs are one each
 ONE_PROCESS = dict.fromkeys(
@@ -171,7 +172,8 @@ class CommandParser(argparse.ArgumentParser):
     ) -> Any:
         """As argparse's, on arguments in one spelling."""
         given = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args(self._spelled(given), namespace)
+        options, rest = super().parse_known_args(self._spelled(given), namespace)
+        return options, [argument.replace(_SPACE, " ") for argument in rest]
 
     def parse_with_settings(self, args: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
         """The options, and everything else as settings of a run."""
@@ -210,7 +212,7 @@ class CommandParser(argparse.ArgumentParser):
                 action = self._option_string_actions.get(key)
                 if action is None:
                     several = False
-                    spelled.append(argument)
+                    spelled.append(argument.replace(" ", _SPACE))
                     continue
                 several = action.nargs == "+" and action.metavar not in _PLACES
                 spelled += (

@@ -141,6 +141,18 @@ def test_values_that_are_right_are_taken_as_they_are():
     assert found.file == "./1" and made_parser().parse_args(["--file=a/None"]).file == "a/None"
 
 
+@pytest.mark.parametrize(
+    "after",
+    [["--layers", "1", "2"], ["--dataset", "walk", "--layers=1,2"], ["--layers", "1", "2", "--seed_list=[1, 2]"]],
+)
+def test_a_setting_with_a_space_in_it_is_no_word_of_the_list_before_it(after):
+    parser = CommandParser("x", "y")
+    parser.add_argument("--layers", type=int, nargs="+")
+    parser.add_argument("--dataset")
+    options, settings = parser.parse_with_settings([*after, "--topk=[5, 10]"])
+    assert options.layers == [1, 2] and settings["topk"] == [5, 10]
+
+
 def test_settings_take_both_forms():
     assert parse_arguments(["--epochs", "10", "--learning_rate=1e-3", "--clip", "-1", "--train-batch-size", "8"]) == {
         "epochs": 10,

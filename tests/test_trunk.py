@@ -95,3 +95,21 @@ def test_a_sweep_of_several_epochs_shares_the_trunk_and_resumes(walk, steps, mon
         recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
         alone = rows_of(walk / "alone.jsonl")[-1]
         assert alone["run_id"] == row["run_id"] and numbers(alone) == numbers(row)
+
+
+def test_a_sweep_of_several_epochs_keeps_the_lengths_unless_patience_is_set(walk):
+    """With a rate of nothing no evaluation is a gain, which would begin the decay after one."""
+    settings = {
+        k: v for k, v in WSD.items() if k not in ("stopping_step", "warmup_steps", "epochs", "topk", "show_progress")
+    }
+    quiet = {"learning_rate": 1e-12, "valid_metric": "Recall@10"}
+    arguments = [f"--{key}={value}" for key, value in {**settings, **quiet}.items()]
+    arguments = [a for a in arguments if not a.startswith(("--n_layers", "--hidden_size", "--inner", "--n_heads"))]
+    arguments += ["--dataset", "walk", "--shapes", "2x16x2", "--epochs", "6", "12", "--topk=[5, 10]"]
+    assert command.main([*arguments, "--rows", "kept.jsonl"]) == 0
+    assert [row["epochs"] for row in rows_of(walk / "kept.jsonl")] == [6, 12]
+    (walk / "patience.yaml").write_text("stopping_step: 2\nwarmup_steps: 3\n")
+    assert command.main([*arguments, "--config_files", "patience.yaml", "--rows", "cut.jsonl"]) == 0
+    rows = rows_of(walk / "cut.jsonl")
+    assert all(row["epochs"] < asked for row, asked in zip(rows, (6, 12), strict=True))
+    assert {row["settings"]["warmup_steps"] for row in rows} == {3}

@@ -88,7 +88,8 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         count, dataset = targets[fraction]
         decide_by_data(config, dataset.histories)
         if config["lr_schedule"] == "wsd" and len(grid.epochs) > 1:
-            settings = trunk_settings(config, min(grid.epochs), count) | settings
+            shared = trunk_settings(config, grid.epochs, count)
+            settings = {k: v for k, v in shared.items() if k not in config.external_config_dict} | settings
             config = make_config("ScaledSASRec", grid.dataset, list(grid.config_files), quiet(settings))
         shape = Shape.from_config(config, dataset.item_num - 1)
         flops = flops_per_interaction(shape) * float(count) * config["epochs"]
@@ -114,10 +115,18 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
     return sorted(points.values(), key=lambda point: point.flops)
 
 
-def trunk_settings(config: RunConfig, fewest_epochs: int, targets: int) -> dict[str, Any]:
-    """What lets runs of several lengths share their trunk: they keep it, and warm up as the shortest of them does."""
-    steps = fewest_epochs * -(-targets // config["train_batch_size"])
-    return {"share_trunk": True, "warmup_steps": Schedule("wsd", None).warmup_of(steps)}
+def trunk_settings(config: RunConfig, epochs: Sequence[int], targets: int) -> dict[str, Any]:
+    """What lets runs of several lengths share their trunk, where the user has not set it.
+
+    They keep it, warm up as the shortest of them does, and train for the lengths that were asked for: patience that
+    ran out in the stable part would begin the decay early, and compare other lengths than the plan says.
+    """
+    steps = min(epochs) * -(-targets // config["train_batch_size"])
+    return {
+        "share_trunk": True,
+        "warmup_steps": Schedule("wsd", None).warmup_of(steps),
+        "stopping_step": max(epochs),
+    }
 
 
 def quiet(settings: dict[str, Any]) -> dict[str, Any]:
