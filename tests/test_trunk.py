@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from conftest import QUICK
@@ -113,3 +114,12 @@ def test_a_sweep_of_several_epochs_keeps_the_lengths_unless_patience_is_set(walk
     rows = rows_of(walk / "cut.jsonl")
     assert all(row["epochs"] < asked for row, asked in zip(rows, (6, 12), strict=True))
     assert {row["settings"]["warmup_steps"] for row in rows} == {3}
+
+
+def test_the_plan_counts_a_shared_trunk_once(walk, capsys):
+    grid = ["--dataset", "walk", "--shapes", "2x16x2", "--lr_schedule=wsd", "--decay_share=0.25", "--dry_run"]
+    told = []
+    for epochs in (["8"], ["4", "8"], ["4", "8", "--share_trunk=False"]):
+        assert command.main([*grid, "--epochs", *epochs, "--topk=[5]", "--rows", "r.jsonl"]) == 0
+        told.append(float(re.search(r"to go: (\S+) FLOP", capsys.readouterr().out)[1]))
+    assert told == pytest.approx([8 * told[0] / 8, (4 + 8 - 3) * told[0] / 8, (4 + 8) * told[0] / 8], rel=1e-2)

@@ -80,7 +80,8 @@ def _carry_out(points: Sequence[Point], dataset: str, options: argparse.Namespac
     print(plan_table(dataset, points, done))
     jobs = f"{len(points)} runs, {len(points) - len(todo)} of them finished; {len(todo)} to go"
     timed = [*timed_shapes(todo, rows, loaded, threads), *rows]
-    print(f"{jobs}: {sum(p.flops for p in todo):.3g} FLOP, about {duration(seconds_left(todo, timed, threads))}")
+    left = duration(seconds_left(todo, timed, threads))
+    print(f"{jobs}: {sum(point.flops_to_train for point in todo):.3g} FLOP, about {left}")
     if options.dry_run or not todo:
         return 0
     return 1 if sweep(todo, timed, _engine(options, loaded), options.rows) else 0
@@ -111,7 +112,7 @@ class Progress:
         self._done, self._parallel = 0.0, 1  # FLOPs of finished runs, and how many runs go on at once
         self._running: dict[str, float] = {}  # FLOPs so far of those
         form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} so far]"
-        self._bar = bar(total=sum(p.flops for p in points), desc="sweep", bar_format=form)
+        self._bar = bar(total=sum(p.flops_to_train for p in points), desc="sweep", bar_format=form)
         self._show()
 
     def __enter__(self) -> Progress:
@@ -126,14 +127,15 @@ class Progress:
 
     def __call__(self, point: Point, epoch: int) -> None:
         """``point`` has trained and evaluated its ``epoch``, counted from 0."""
-        self._running[point.run_id] = min(1.0, (epoch + 1) / point.epochs) * point.flops
+        share = min(1.0, (epoch + 1) / point.epochs)
+        self._running[point.run_id] = max(0.0, share - point.from_trunk) * point.flops
         self._show(f", {point.label}: epoch {epoch + 1} of {point.epochs}")
 
     def end(self, point: Point, line: Sequence[str]) -> None:
         """``point`` is finished, as ``line`` tells: the first of them that fits the terminal."""
         self._left.pop(point.run_id)
         self._running.pop(point.run_id, None)
-        self._done += point.flops
+        self._done += point.flops_to_train
         ended = f"[{self._count - len(self._left)}/{self._count}] "
         say(ended + fitting(line, sys.stdout, len(ended)))
         self._show()
@@ -143,7 +145,7 @@ class Progress:
         running = sum(self._running.values())
         at_once = max(1, min(self._parallel, len(self._left)))
         seconds = seconds_left(self._left.values(), self._rows, torch.get_num_threads()) / at_once
-        todo = sum(point.flops for point in self._left.values())
+        todo = sum(point.flops_to_train for point in self._left.values())
         left = duration(seconds * (1 - running / todo)) if todo else "nothing"
         self._bar.n = self._done + running
         self._bar.set_postfix_str(

@@ -64,6 +64,12 @@ class Point:
     flops: float
     digest: str | None = None  # of the interaction files
     tuning: dict[str, Any] | None = None  # how its learning rate was chosen, for the row
+    from_trunk: float = 0.0  # share of its steps that a shorter run of the sweep trains
+
+    @property
+    def flops_to_train(self) -> float:
+        """``flops`` less those of the trunk that a shorter run leaves."""
+        return self.flops * (1 - self.from_trunk)
 
 
 def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
@@ -100,6 +106,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
             raise UserError(f"the runs '{points[name].label}' and '{label}' of this sweep are the same")
         if grid.per_user:
             settings["per_user_file"] = os.path.join(grid.per_user, f"{name}.npz")
+        shorter = max((e for e in grid.epochs if e < config["epochs"]), default=0) if config["share_trunk"] else 0
         points[name] = Point(
             label,
             grid.dataset,
@@ -111,6 +118,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
             config["epochs"],
             flops,
             digest,
+            from_trunk=shorter * (1 - config["decay_share"]) / config["epochs"],
         )
     return sorted(points.values(), key=lambda point: point.flops)
 
@@ -189,5 +197,6 @@ def seconds_left(points: Iterable[Point], rows: Sequence[Row], threads: int) -> 
     for point in points:
         each = point.flops / max(point.targets * point.epochs, 1)
         near = min(reversed(measured), key=lambda m: abs(m[0] / each - 1), default=None)
-        total += point.flops / (near[1] if near else _DEFAULT_RATE) + (near[2] * point.epochs if near else 0.0)
+        total += point.flops_to_train / (near[1] if near else _DEFAULT_RATE)
+        total += near[2] * point.epochs * (1 - point.from_trunk) if near else 0.0
     return total
