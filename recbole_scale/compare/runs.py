@@ -27,7 +27,7 @@ from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
 from recbole_scale.runs.prepared import data_digest
 from recbole_scale.runs.run import make_config
-from recbole_scale.settings import run_id
+from recbole_scale.settings import MANY, run_id
 
 # the same for everybody: split, order, ranking, measures
 PROTOCOL: dict[str, Any] = {
@@ -41,7 +41,6 @@ PROTOCOL: dict[str, Any] = {
     "eval_step": 1,
     "show_progress": False,
 }
-MANY = 1_000_000  # epochs or evaluations that no budget reaches
 
 
 @dataclass(frozen=True)

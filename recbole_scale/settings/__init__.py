@@ -2,7 +2,7 @@
 
 from recbole_scale.settings.checks import check_settings
 from recbole_scale.settings.identity import BY_DATA, before_data, run_id
-from recbole_scale.settings.keys import ScaledSASRecSettings
+from recbole_scale.settings.keys import MANY, ScaledSASRecSettings
 from recbole_scale.settings.known import check_keys, known_keys
 from recbole_scale.settings.package_keys import FMLPRecSettings, PackageSettings
 from recbole_scale.settings.reading import (
@@ -16,6 +16,7 @@ from recbole_scale.settings.reading import (
 
 __all__ = [
     "BY_DATA",
+    "MANY",
     "FMLPRecSettings",
     "PackageSettings",
     "ScaledSASRecSettings",

@@ -29,7 +29,8 @@ SIZES = ("tiny", "small", "base", "medium", "large", "xlarge")
 ACTIVATIONS = ("gelu", "relu", "swish", "tanh", "sigmoid")
 LEARNERS = ("adamw", "adam", "sgd", "adagrad", "rmsprop", "sparse_adam")
 SCHEDULES = ("cosine", "constant", "wsd")
-EPOCHS = whole(0, 1_000_000)
+MANY = 1_000_000  # epochs, or evaluations without a gain, that no budget reaches
+EPOCHS = whole(0, MANY)
 NORM_CLIPPING = optional(
     fields("{max_norm: 1.0}", needs=("max_norm",), max_norm=POSITIVE, norm_type=number(0, low_too=False))
 )

@@ -17,7 +17,7 @@ from recbole_scale.runs import records
 from recbole_scale.runs.prepared import LoadedData, build_model, prepare
 from recbole_scale.runs.run import make_config
 from recbole_scale.runs.timing import measure_speed
-from recbole_scale.settings import run_id
+from recbole_scale.settings import MANY, run_id
 from recbole_scale.training.schedule import Schedule
 
 _DEFAULT_RATE = 20e9  # FLOP/s assumed until a run has been measured; only the first estimate depends on it
@@ -94,7 +94,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         count, dataset = targets[fraction]
         decide_by_data(config, dataset.histories)
         if config["lr_schedule"] == "wsd" and len(grid.epochs) > 1:
-            shared = trunk_settings(config, grid.epochs, count)
+            shared = trunk_settings(config, min(grid.epochs), count)
             settings = {k: v for k, v in shared.items() if k not in config.external_config_dict} | settings
             config = make_config("ScaledSASRec", grid.dataset, list(grid.config_files), quiet(settings))
         shape = Shape.from_config(config, dataset.item_num - 1)
@@ -123,18 +123,14 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
     return sorted(points.values(), key=lambda point: point.flops)
 
 
-def trunk_settings(config: RunConfig, epochs: Sequence[int], targets: int) -> dict[str, Any]:
+def trunk_settings(config: RunConfig, fewest_epochs: int, targets: int) -> dict[str, Any]:
     """What lets runs of several lengths share their trunk, where the user has not set it.
 
     They keep it, warm up as the shortest of them does, and train for the lengths that were asked for: patience that
     ran out in the stable part would begin the decay early, and compare other lengths than the plan says.
     """
-    steps = min(epochs) * -(-targets // config["train_batch_size"])
-    return {
-        "share_trunk": True,
-        "warmup_steps": Schedule("wsd", None).warmup_of(steps),
-        "stopping_step": max(epochs),
-    }
+    steps = fewest_epochs * -(-targets // config["train_batch_size"])
+    return {"share_trunk": True, "warmup_steps": Schedule("wsd", None).warmup_of(steps), "stopping_step": MANY}
 
 
 def quiet(settings: dict[str, Any]) -> dict[str, Any]:
