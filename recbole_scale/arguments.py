@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import sys
 import textwrap
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from recbole_scale.errors import UserError, nearest
+from recbole_scale.errors import UserError, nearest, shown
 from recbole_scale.settings import find_settings_file, load_settings_file, parse_arguments, parse_value
 from recbole_scale.settings.recbole_keys import RecBoleSettings
 from recbole_scale.settings.typed import defaults
@@ -144,6 +146,7 @@ class CommandParser(argparse.ArgumentParser):
         self.register("type", int, whole_number)
         self.register("type", float, number)
         self.register("type", None, word)
+        self.takes_settings = False  # whether what is no option of ours is a setting of a run
         self.decided, self.stated = decided or {}, {"nproc": 1, **(stated or {})}
         self.add_argument(
             "--version", nargs=0, action=_Version, dest=argparse.SUPPRESS, help="show the version and stop"
@@ -177,6 +180,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_with_settings(self, args: Sequence[str] | None = None) -> tuple[Any, dict[str, Any]]:
         """The options, and everything else as settings of a run."""
+        self.takes_settings = True
         options, rest = self.parse_known_args(args)
         settings = parse_arguments(rest)
         self.check_settings(settings)
@@ -201,27 +205,85 @@ class CommandParser(argparse.ArgumentParser):
             self.check_settings({k: v for k, v in found if k not in but and (k, v) not in usual}, path)
 
     def _spelled(self, args: Sequence[str]) -> list[str]:
-        """Known options with underscores; the values of a list one by one."""
+        """Known options with underscores; the values of a list one by one; a setting in one word with its value."""
         spelled: list[str] = []
-        several = False  # whether the option before takes a list
-        for argument in args:
+        given: dict[str, list[str]] = {}  # the words of each option that stands once
+        left = deque(args)
+        while left:
+            argument = left.popleft()
+            if not argument.startswith("-"):
+                spelled.append(argument)
+                continue
             key, equals, value = argument.partition("=")
-            if argument.startswith("-"):
-                key = key.replace("-", "_").replace("__", "--", 1) if key.startswith("--") else key
-                key = "--rows" if key in _ALSO_ROWS and "--rows" in self._option_string_actions else key
-                action = self._option_string_actions.get(key)
-                if action is None:
-                    several = False
-                    spelled.append(argument.replace(" ", _SPACE))
-                    continue
-                several = action.nargs == "+" and action.metavar not in _PLACES
-                spelled += (
-                    [key, *self._split(value, several)] if equals and action.nargs == "+" else [key + equals + value]
-                )
+            key = key.replace("-", "_").replace("__", "--", 1) if key.startswith("--") else key
+            key = "--rows" if key in _ALSO_ROWS and "--rows" in self._option_string_actions else key
+            value = os.path.expanduser(value) if value.startswith("~") else value  # as a shell does after a space
+            action = self._option_string_actions.get(key)
+            if action is None:
+                setting = f"{key}{equals}{value}"
+                if self.takes_settings and key.startswith("--"):
+                    setting = _one_word(key, [value] if equals else [], left)
+                spelled.append(setting.replace(" ", _SPACE))
+            elif isinstance(action, argparse._StoreTrueAction):
+                spelled += [key] * _flag(key, [value] if equals else [], left)
             else:
-                spelled += self._split(argument, several)
+                words = [value] if equals else []
+                if action.nargs == "+":
+                    while left and _is_word(left[0]):
+                        words.append(left.popleft())
+                    words = self._split(words, action.metavar)
+                    spelled += [key, *words]
+                else:
+                    spelled.append(key + equals + value)
+                    words = words or list(left)[:1]
+                if isinstance(action, argparse._AppendAction):  # and "extend", which is one
+                    continue
+                if given.setdefault(action.dest, words) != words:
+                    before, now = (shown(" ".join(found)) for found in (given[action.dest], words))
+                    raise UserError(f"{key} is given twice, as {before} and {now}")
         return spelled
 
     @staticmethod
-    def _split(value: str, several: bool) -> list[str]:
-        return value.strip("[]").replace(",", " ").split() if several else [value]
+    def _split(words: list[str], metavar: Any) -> list[str]:
+        """The values of a list, which may stand in brackets and with commas between; places are as they are."""
+        if metavar in _PLACES:
+            return words
+        if metavar == "COL=VALUE":  # a value may hold blanks
+            return [word.strip(",") for word in words]
+        return [one for word in words for one in word.strip("[]").replace(",", " ").split()]
+
+
+def _is_word(argument: str) -> bool:
+    """Whether an argument is a value and no option; negative numbers are values."""
+    return not argument.startswith("-") or bool(re.match(r"-[\d.]", argument))
+
+
+def _one_word(key: str, words: list[str], left: deque[str]) -> str:
+    """``--key=value`` of a setting whose value may stand in words of its own: ``--topk [5, 10]``, ``--topk 5 10``."""
+    start = words[0] if words else ""
+    opened = not start.strip() or sum(map(start.count, "[{")) > sum(map(start.count, "]}"))
+    while opened and left and _is_word(left[0]):
+        words.append(left.popleft())
+    words = [word for word in words if word not in ("", "=")] or words[:1]
+    if not words:
+        return key
+    if len(words) == 1 or words[0][:1] in ("[", "{"):
+        return f"{key}={' '.join(words)}"
+    return f"{key}=[{', '.join(word.strip(',') for word in words)}]"
+
+
+def _flag(key: str, words: list[str], left: deque[str]) -> bool:
+    """Whether a switch is on: it stands alone, or with True or False as settings have them."""
+    if not words and left and isinstance(parse_value(left[0]), bool):
+        words = [left.popleft()]
+    value = parse_value(words[0]) if words else True
+    if not isinstance(value, bool):
+        raise UserError(f"{key} is {shown(value)}, but must be True or False")
+    return value
+
+
+def file_names(value: Sequence[str] | None) -> list[str]:
+    """Names of files as RecBole takes them, several in one value with blanks between; a file's own blanks stay."""
+    return [
+        name for word in value or () for name in ([word] if os.path.isfile(word) else re.split(r"[\s,]+", word)) if name
+    ]

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from recbole_scale.arguments import CommandParser, filled, print_version
+from recbole_scale.arguments import CommandParser, file_names, filled, print_version
 from recbole_scale.errors import UserError, exit_code, nearest
 from recbole_scale.settings import find_settings_file, load_settings_file
 from recbole_scale.signals import ends_by_signal, leave
@@ -48,12 +48,14 @@ def module_command() -> None:
 def run_verb(arguments: Sequence[str]) -> int:
     """Carry out ``VERB OPTIONS``; without a verb, list them."""
     verb, rest = (arguments[0], list(arguments[1:])) if arguments else ("--help", [])
-    if verb in ("--help", "-h"):
+    if verb in ("--help", "-h", "help"):
         print(verbs_text())
         return 0
     if verb in ("--version", "-V"):
         print_version()
         return 0
+    if verb.startswith("-") and (later := next((word for word in rest if word in _there()), None)):
+        raise UserError(f"the verb comes first: recbole-scale {later} {verb} ...")
     if verb not in _there():
         raise UserError(f"there is no verb '{verb}'{nearest(verb, _there())} (recbole-scale --help lists them)")
     if _only_asks(verb, rest):
@@ -123,7 +125,12 @@ def _parser() -> CommandParser:
     )
     parser.add_argument("--model", "-m", help="name of the model (default: the config files', else ScaledSASRec)")
     parser.add_argument("--dataset", "-d", help="name of the data set (default: the config files', else ml-100k)")
-    parser.add_argument("--config_files", help="config files, separated by spaces; packaged ones are found by name")
+    parser.add_argument(
+        "--config_files",
+        nargs="+",
+        metavar="FILE",
+        help="config files, separated by spaces; packaged ones are found by name",
+    )
     parser.add_argument("--nproc", type=int, default=1, help="processes on this machine")
     parser.add_argument("--world_size", type=int, default=-1, help="processes on all machines")
     parser.add_argument("--ip", default="localhost", help="address of the first machine")
@@ -145,7 +152,7 @@ def _run_recbole() -> None:
     arguments, settings = _parser().parse_with_settings()
     from recbole_scale.training import group
 
-    files = (arguments.config_files or "").split()
+    files = file_names(arguments.config_files)
     named = {key: value for path in files for key, value in load_settings_file(find_settings_file(path)).items()}
     call = {
         "model": arguments.model or named.get("model", "ScaledSASRec"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from recbole_scale import cli
-from recbole_scale.arguments import CommandParser, place
+from recbole_scale.arguments import CommandParser, file_names, place
 from recbole_scale.errors import MEND_RECBOLE, UserError, exit_code
 from recbole_scale.runs.trained import best_of_rows, checkpoints_named, one_checkpoint
 from recbole_scale.settings import parse_arguments
@@ -82,6 +82,7 @@ def test_help_fits_its_terminal_and_its_examples_can_be_copied(monkeypatch, colu
     "words, says",
     [
         (["swep"], "there is no verb 'swep'; did you mean 'sweep'? (recbole-scale --help lists them)"),
+        (["--dataset", "x", "sweep"], "the verb comes first: recbole-scale sweep --dataset ..."),
         (["fit", "--dataest", "x"], "there is no option --dataest; did you mean '--dataset'?"),
         (["report", "page.html"], "the word 'page.html' belongs to no option"),
         (["recommend", "--out", "x.csv"], "give either --checkpoint, or --rows"),
@@ -151,6 +152,56 @@ def test_a_setting_with_a_space_in_it_is_no_word_of_the_list_before_it(after):
     parser.add_argument("--dataset")
     options, settings = parser.parse_with_settings([*after, "--topk=[5, 10]"])
     assert options.layers == [1, 2] and settings["topk"] == [5, 10]
+
+
+@pytest.mark.parametrize("words, settings", [
+    (["--topk=[5,", "10]"], {"topk": [5, 10]}), (["--topk", "[5,", "10]", "--seeds", "1"], {"topk": [5, 10]}),
+    (["--topk", "5", "10"], {"topk": [5, 10]}), (["--metrics", "NDCG,", "Recall"], {"metrics": ["NDCG", "Recall"]}),
+    (["--eval_args={order:", "TO}"], {"eval_args": {"order": "TO"}}), (["--clip", "=", "-1"], {"clip": -1}),
+    (["--epochs=", "3"], {"epochs": 3}), (["--wandb_project", "a b", "--seeds=1"], {"wandb_project": "a b"}),
+    (["--checkpoint_dir=my #1 log"], {"checkpoint_dir": "my #1 log"}),
+    (["--checkpoint_dir", "#1"], {"checkpoint_dir": "#1"}),
+    (["--data_path=Sales: May"], {"data_path": "Sales: May"}), (["--data_path=~/logs"], {"data_path": "/home/x/logs"}),
+])  # fmt: skip
+def test_a_settings_value_may_stand_in_words_of_its_own_and_hold_anything(monkeypatch, words, settings):
+    monkeypatch.setenv("HOME", "/home/x")
+    parser = CommandParser("x", "y")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    assert parser.parse_with_settings(words)[1] == settings
+
+
+@pytest.mark.parametrize("words, on", [
+    (["--dry_run"], True), (["--dry-run=True"], True), (["--dry_run", "true"], True), (["--dry_run=no"], False),
+    (["--dry_run", "False", "--name", "a"], False),
+])  # fmt: skip
+def test_a_switch_may_say_true_or_false_as_settings_do(words, on):
+    parser = made_parser()
+    parser.add_argument("--dry_run", action="store_true")
+    assert parser.parse_args(words).dry_run is on
+    with pytest.raises(UserError, match="--dry_run is 3, but must be True or False"):
+        parser.parse_args(["--dry_run=3"])
+
+
+def test_an_option_given_twice_with_two_values_is_refused_as_a_setting_is():
+    for words in (["--name", "a", "-n", "b"], ["--name=a", "--rate=1", "--name=b"]):
+        with pytest.raises(UserError, match=r"(-n|--name) is given twice, as 'a' and 'b'"):
+            made_parser().parse_args(words)
+
+
+def test_a_value_to_keep_may_hold_blanks_and_a_delimiter_may_be_one():
+    words = ["csv", "--raw", "a.csv", "--out", "o", "--where", "event=add to cart, view", "shop=x", "--delimiter", " "]
+    found = cli.parser_of("prepare").parse_args(words)
+    assert found.where == ["event=add to cart, view", "shop=x"] and found.delimiter == " "
+    from recbole_scale.prepare.command import _wheres
+
+    assert _wheres(found.where) == {"event": ["add to cart", "view"], "shop": ["x"]}
+
+
+def test_config_files_are_named_with_blanks_between_or_in_them(folder):
+    (folder / "my conf.yaml").write_text("epochs: 1\n")
+    for words in (["a.yaml b.yaml"], ["a.yaml", "b.yaml"], ["a.yaml,b.yaml"]):
+        assert file_names(words) == ["a.yaml", "b.yaml"]
+    assert file_names(["my conf.yaml", "a.yaml"]) == ["my conf.yaml", "a.yaml"] and file_names(None) == []
 
 
 def test_settings_take_both_forms():

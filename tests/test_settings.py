@@ -276,6 +276,13 @@ def test_what_a_run_would_write_is_looked_at_first(walk):
         assert says in str(refusal.value)
 
 
+def test_a_list_may_stand_without_its_brackets(walk):
+    config = make_config(
+        "ScaledSASRec", "walk", None, {"topk": "5, 10", "metrics": "NDCG,NLL", "valid_metric": "NDCG@5"}
+    )
+    assert (config["topk"], config["metrics"]) == ([5, 10], ["NDCG", "NLL"])
+
+
 # YAML and names -----------------------------------------------------------------------------------------------------
 
 BOMB = "[&a0 [" + ", ".join("1" * 9) + "], " + ", ".join(

@@ -197,7 +197,7 @@ def _wheres(texts: Sequence[str]) -> dict[str, list[str]]:
     """Values to keep by column, from COL=VALUE; a column given again, or values between commas, keep any of them."""
     kept: dict[str, list[str]] = {}
     column = ""
-    for text in (part for entry in texts for part in entry.split(",")):
+    for text in (part.strip() for entry in texts for part in entry.split(",")):
         name, equals, value = text.partition("=")
         column = name if equals else column
         if not column:

@@ -43,7 +43,7 @@ def parser() -> CommandParser:
     )
     for role, text in COLUMNS.items():
         own.add_argument(f"--{role}", metavar="COL", help=text)
-    own.add_argument("--delimiter", help="one character, or '::'; sniffed when not given")
+    own.add_argument("--delimiter", type=str, help="one character, or '::'; sniffed when not given")
     own.add_argument("--no_header", action="store_true", help="the csv file has no header line")
     own.add_argument("--no_user_column", action="store_true", help="sequences: lines start with an item")
     own.add_argument("--quote", default="double", choices=("double", "none"), help="none: quotes are characters")

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
+from recbole_scale.arguments import file_names
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.plugin.compat import load_ray_tune
 from recbole_scale.runs.prepared import data_digest
@@ -81,7 +82,7 @@ def _planned(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Search
         raise UserError("--algo is for --tool=Hyperopt; with Ray, values are drawn at random and ASHA stops bad trials")
     if "gpu_id" in given:
         raise UserError("run_hyper hands out GPUs by itself; choose them with CUDA_VISIBLE_DEVICES instead of --gpu_id")
-    files = [find_settings_file(name) for name in (options.config_files or "").split()]
+    files = [find_settings_file(name) for name in file_names(options.config_files)]
     parser().check_files(files)
     model, dataset, settings = merged_settings(options.model, options.dataset, files, given)
     config = make_config(model, dataset, None, settings)

@@ -39,7 +39,12 @@ def parser() -> CommandParser:
     add("--tool", default="Ray", help="Ray (parallel, ASHA stops bad trials) or Hyperopt (default: %(default)s)")
     add("--model", "-m", help="name of the model (default: ScaledSASRec)")
     add("--dataset", "-d", help="name of the data set (default: ml-100k)")
-    add("--config_files", help="config files, separated by spaces; packaged ones are found by name")
+    add(
+        "--config_files",
+        nargs="+",
+        metavar="FILE",
+        help="config files, separated by spaces; packaged ones are found by name",
+    )
     add("--params_file", metavar="FILE", help="search space (default: the packaged one of the model)")
     add("--num_samples", type=int, metavar="N", help="trials (default: 10)")
     add("--folder", metavar="DIR", help="folder of the search (default: search/MODEL-DATASET)")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_scale.errors import UserError, nearest, shown
+from recbole_scale.settings.reading import parse_value
 
 MOST = 10**12  # no setting that counts something needs more
 LARGEST = 2.0**63  # no number of a setting is further from 0
@@ -180,9 +181,13 @@ def separator(longest: int) -> Kind:
 
 
 def listing(of: Kind, least: int = 1, most: int = 1000, lone: bool = False) -> Kind:
-    """A list of values of one kind; ``lone``: one value alone is taken for a list of it."""
+    """A list of values of one kind, in brackets or as ``5,10``; ``lone``: one value alone is taken for a list of it."""
 
     def read(value: Any) -> list[Any]:
+        if lone and isinstance(value, list) and len(value) == 1:  # as RecBole wraps a text
+            value = value[0]
+        if isinstance(value, str) and "," in value:
+            value = [parse_value(one.strip()) for one in value.split(",")]
         values = list(value) if isinstance(value, list | tuple) else [value] if lone else None
         if values is None or not least <= len(values) <= most:
             raise Refused

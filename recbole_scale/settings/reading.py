@@ -102,14 +102,21 @@ def load_yaml(text: str) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """Read one value as YAML; what is no YAML stays a string. ``None`` means empty, as in RecBole; blanks stay."""
+    """Read one value as YAML; what is no YAML stays a string. ``None`` means empty, as in RecBole; blanks stay.
+
+    A value is one line of a file, less its key: there are no comments in it (``runs/#1``, ``my #1 log``), and mappings
+    and lists stand in brackets, so that ``Sales: May`` is a text.
+    """
     if text.strip() == "None":
         return None
-    if len(text) > LONGEST_VALUE or (text and not text.strip()):
+    plain = text.strip()[:1] not in set("[{\"'&!*")
+    if len(text) > LONGEST_VALUE or (text and not text.strip()) or (plain and re.search(r"(^|\s)#", text)):
         return text
     try:
         value = load_yaml(text)
     except yaml.YAMLError:
+        return text
+    if plain and isinstance(value, list | dict):
         return text
     if isinstance(value, str | int | float | bool | list | dict) or value is None:
         return value

@@ -97,7 +97,7 @@ EVAL_ARGS = fields(
     group_by=optional(choice("user", "none", any_case=True)),
     mode=either(MODE, mapping(MODE, known=("valid", "test"))),
 )
-GPU = either(whole(-1, 10_000), listing(whole(0, 10_000)), Kind("", "str", lambda value: _gpus(value)))
+GPU = either(whole(-1, 10_000), Kind("", "str", lambda value: _gpus(value)), listing(whole(0, 10_000)))
 
 
 def _gpus(value: Any) -> str:

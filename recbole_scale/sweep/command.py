@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from recbole_scale.arguments import file_names
 from recbole_scale.bars import bar, fitting, say
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.rows import Row
@@ -194,7 +195,8 @@ def read_grid(options: argparse.Namespace, more: dict[str, Any]) -> Grid:
     """
     given = {name: getattr(options, name) for name in _GRID_OPTIONS if getattr(options, name) is not None}
     settings = {**_from_file(options.sweep, given), **more}
-    parser().check_files(options.config_files or (), but=_IN_FILES)
+    files = file_names(options.config_files)
+    parser().check_files(files, but=_IN_FILES)
     rungs = _rungs(given)
     if "dataset" not in given:
         raise UserError("a sweep needs --dataset")
@@ -205,7 +207,7 @@ def read_grid(options: argparse.Namespace, more: dict[str, Any]) -> Grid:
         fractions=tuple(_numbers(given, "fractions", float, [1.0])),
         epochs=tuple(_numbers(given, "epochs", int, [])),
         settings=settings,
-        config_files=tuple(options.config_files or ()),
+        config_files=tuple(files),
         per_user=options.per_user,
     )
 
