@@ -137,6 +137,17 @@ def test_figures_are_written(written):
     assert not list(out.glob("*.partial"))
 
 
+def test_a_size_is_named_by_its_shape_as_well(rows_file, tmp_path, capsys):
+    asked = ["--rows", str(rows_file), "--resamples", "0", "--out", str(tmp_path)]
+    assert main([*asked, "--holdout", "8x128", "--predict", "4x128,8x256"]) == 0
+    law = json.loads((tmp_path / "law.json").read_text())
+    assert {one["x"] for one in law["held_out"]} == {1_572_864}
+    assert [one["x"] for one in law["predictions"]] == [786_432, 6_291_456]
+    with pytest.raises(UserError, match="nor one size or shape of the rows"):
+        main([*asked, "--x", "flops_total", "--predict", "8x256"])
+    capsys.readouterr()
+
+
 def test_the_table_names_what_it_shows(rows_file, tmp_path, capsys):
     main(["--rows", str(rows_file), "--holdout", "large", "--resamples", "100", "--out", str(tmp_path)])
     text, written_to = capsys.readouterr().out.split("\nwritten to")
@@ -299,9 +310,30 @@ def test_one_setting_for_all_seeds_of_a_size_and_as_many_tries_everywhere():
             for seed, valid in enumerate(losses)]  # fmt: skip
     notes: list[str] = []
     assert {row["settings"]["learning_rate"] for row in best_settings(rows, notes)} == {1}
-    assert "4 runs repeat a shape" in notes[0] and "(2 settings a size)" in notes[0]
+    assert "4 runs repeat a shape" in notes[0] and "(2 settings a size to compare)" in notes[0]
+    assert notes[0].endswith("the same for all its seeds; taken: learning_rate 1")
     extra = run(16, 0, 3, 1.0)  # a third try at one size is not compared with two at the other
     assert extra not in best_settings([*rows, extra], [])
+
+
+def test_sizes_are_compared_after_equally_many_epochs():
+    """Long runs of one size and short ones of another would be a law of training, whichever row comes first."""
+
+    def run(d_model, epochs, valid):
+        place = {"model": "M", "n_layers": 2, "d_model": d_model, "n_blocks": 24 * d_model**2, "seed": 1}
+        return {**place, "unique_interactions": 9, "best_valid_nll": valid, "settings": {"epochs": epochs}}
+
+    small = [run(d, epochs, 5.0 - epochs / 100) for d in (16, 32) for epochs in (6, 12, 24)]
+    notes: list[str] = []
+    kept = best_settings([*small, run(64, 24, 4.7)], notes)
+    assert [row["settings"]["epochs"] for row in kept] == [24, 24, 24]
+    assert "the first of every size is taken, for all its seeds; taken: epochs 24" in notes[0]
+    kept = best_settings([*small, run(64, 6, 4.9), run(64, 12, 5.0)], notes)  # each size its best of 6 and 12
+    assert [row["settings"]["epochs"] for row in kept] == [12, 12, 6]
+    assert notes[1].endswith("taken: epochs 12 at 6.14K, 24.6K and 6 at 98.3K")
+    one_more = [*small[:1], {**small[0], "settings": {"epochs": 6, "rate": 2}}]
+    best_settings(one_more, notes)
+    assert notes[2].startswith("1 run repeats a shape with other settings")
 
 
 def test_the_tries_of_equal_settings_do_not_flatter_the_mean():

@@ -322,7 +322,7 @@ def test_repeats_and_other_shapes_do_not_enter_the_law():
     assert not {(1, 90), (8, 32), (32, 16)} & {(row["n_layers"], row["d_model"]) for row in study.ladder}
     notes = " ".join(study.choice.notes)
     assert (
-        "3 runs repeat a shape with other settings, such as epochs or dropout (1 to 4 settings a size)" in notes
+        "3 runs repeat a shape with other settings, such as epochs or dropout (1 setting a size to compare)" in notes
         and "of 4 shapes near 98.3K the law takes 2 x 64" in notes
     )
 

@@ -10,8 +10,8 @@ import numpy as np
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Question, Row, choose, matching, same_data
 from recbole_scale.fit.study import MISFIT, flops_per_interaction_of, run_label
-from recbole_scale.fit.tables import by_size, distinct, number, planned_epochs, whole_data
-from recbole_scale.fit.tries import best_settings
+from recbole_scale.fit.tables import by_size, distinct, number, whole_data
+from recbole_scale.fit.tries import best_settings, planned_epochs
 from recbole_scale.laws.budget import ComputeOptimal, compute_optimal
 from recbole_scale.laws.isoflop import Optimum, curve_noise, isoflop_optima
 from recbole_scale.laws.loss import JointLaw, fit_joint_law

@@ -12,7 +12,8 @@ import numpy as np
 from recbole_scale.errors import UserError
 from recbole_scale.fit.rows import Choice, Question, Row
 from recbole_scale.fit.study import Answer, run_label
-from recbole_scale.fit.tables import by_size, distinct, number, planned_epochs
+from recbole_scale.fit.tables import by_size, distinct, number
+from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.metric_of_loss import MetricOfLoss, fit_metric_of_loss
 from recbole_scale.laws.performance import PerformanceLaw, fit_performance_law

@@ -235,9 +235,14 @@ def _standing(runs: Sequence[Row]) -> tuple[bool, int, float]:
     return any(row.get("size") for row in runs), len(runs), -sum(map(valid_loss, runs)) / len(runs)
 
 
+def is_called(row: Row, name: str) -> bool:
+    """Whether a row's size has this name, or is of this shape (``4x128``)."""
+    return name.lower() in (str(row.get("size") or "").lower() or None, f"{row.get('n_layers')}x{row.get('d_model')}")
+
+
 def _named(rows: list[Row], x: str, name: str) -> list[Row]:
-    """Rows whose size has this name, or whose x is within 1 % of this count."""
-    named = [row for row in rows if str(row.get("size") or "").lower() == name.lower()]
+    """Rows whose size has this name or shape, or whose x is within 1 % of this count."""
+    named = [row for row in rows if is_called(row, name)]
     count = parse_count(name)
     if not named and count is not None:
         named = [row for row in rows if abs(row[x] / count - 1.0) <= _CLOSE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,14 +11,14 @@ import numpy as np
 import scipy.optimize
 
 from recbole_scale.errors import UserError, nearest
-from recbole_scale.fit.rows import Choice, Question, Row, choose
+from recbole_scale.fit.rows import Choice, Question, Row, choose, is_called
 from recbole_scale.laws.budget import Cost
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.loss import PowerLaw, fit_power_law
 from recbole_scale.laws.metrics import MetricLaw, fit_metric_law
 from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.laws.rollout import Judgement, judge, rollout, widening
-from recbole_scale.model.sizes import SIZE_NAMES, load_size
+from recbole_scale.model.sizes import SIZE_NAMES, rung_of
 from recbole_scale.text import metric_name, parse_count, show_count
 
 MISFIT = 0.01  # p value of the lack of fit below which something besides seed noise sets the sizes apart
@@ -264,7 +265,7 @@ def _banded(law: PowerLaw | MetricLaw, size: float) -> tuple[float, float, float
 
 
 def _size(name: str, rows: Sequence[Row], x: str) -> float:
-    """The x that a name in ``--predict`` means: a count, a size in the rows, or a rung of the packaged ladder."""
+    """The x that a name in ``--predict`` means: a count, a size or shape of the rows, or one of any ladder."""
     count = parse_count(name)
     if count is not None:
         return count
@@ -272,14 +273,13 @@ def _size(name: str, rows: Sequence[Row], x: str) -> float:
     known_sizes = [float(row[x]) for row in rows if isinstance(row.get(x), int | float)]
     if times is not None and known_sizes:
         return times * max(known_sizes)
-    named = {float(row[x]) for row in rows if str(row.get("size")) == name and isinstance(row.get(x), int | float)}
+    named = {float(row[x]) for row in rows if is_called(row, name) and isinstance(row.get(x), int | float)}
     if len(named) == 1:
         return named.pop()
-    if name in SIZE_NAMES and x == "n_blocks":
-        rung = load_size(name)
-        return 12.0 * rung["n_layers"] * rung["hidden_size"] ** 2
+    if x == "n_blocks" and (name in SIZE_NAMES or re.fullmatch(r"\d+x\d+", name)):
+        return float(rung_of(name).n_blocks)
     known = sorted({str(row["size"]) for row in rows if row.get("size")} | set(SIZE_NAMES))
     raise UserError(
-        f"--predict {name} is neither a count such as 829M, nor 10x the largest, nor one size of the rows"
+        f"--predict {name} is neither a count such as 829M, nor 10x the largest, nor one size or shape of the rows"
         f"{nearest(name, known)}"
     )

@@ -32,13 +32,6 @@ def curve_of(row: Row, name: str = "valid_nll") -> tuple[Any, Any]:
     return np.array([epoch for epoch, _ in points]), np.array([value for _, value in points])
 
 
-def planned_epochs(row: Row) -> float:
-    """Epochs of the run's schedule: what was set, else what was trained."""
-    settings = row.get("settings") or {}
-    value = settings.get("epochs", row.get("epochs"))
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
 def whole_data(rows: Iterable[Row]) -> list[Row]:
     """Rows on the largest amount of data."""
     rows = list(rows)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
-from recbole_scale.fit.tables import number, planned_epochs
+from recbole_scale.fit.tables import number
+from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.model.sizes import scaled_shape, shaped
 from recbole_scale.report.costs import Costs
 from recbole_scale.report.next_runs import Step, next_runs

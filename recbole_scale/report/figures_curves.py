@@ -21,9 +21,9 @@ from recbole_scale.fit.tables import (
     distinct,
     means,
     number,
-    planned_epochs,
     whole_data,
 )
+from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.text import show_count
 
 _LEAST = 3  # points that make a curve

@@ -15,7 +15,8 @@ import numpy as np
 
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import MISFIT, Answer, estimate_flops
-from recbole_scale.fit.tables import curve_of, distinct, number, planned_epochs, whole_data
+from recbole_scale.fit.tables import curve_of, distinct, number, whole_data
+from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.report.sizes import Ends, SizeMean
 from recbole_scale.text import show_count
