@@ -171,3 +171,42 @@ def test_a_full_disk_keeps_the_older_checkpoint(tmp_path):
     assert "could not be written" in done.stderr and "Traceback" not in done.stderr
     assert torch.equal(load_checkpoint(path)["state_dict"]["w"], torch.zeros(10))
     assert [p.name for p in path.parent.iterdir()] == ["a.pth"]  # no temporary file is left
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("lost", ["last", "best", "best is gone"])
+def test_auto_begins_anew_where_the_runs_own_checkpoint_is_damaged_and_a_path_is_refused(walk, caplog, lost):
+    first = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
+    best = walk / first["checkpoint"]
+    last = best.with_name(best.name.replace(".best.", ".last."))
+    harmed = last if lost == "last" else best
+    flip_a_bit(harmed) if lost != "best is gone" else harmed.unlink()
+    if lost == "last":
+        with pytest.raises(UserError, match="damaged"):
+            recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK, resume=str(last))
+    damaged = harmed.read_bytes() if harmed.exists() else None
+    again = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK, resume="auto")
+    assert again["test_result"] == first["test_result"]
+    aside = harmed.with_name(f"{harmed.name}.damaged")
+    if damaged:
+        assert f"{harmed.name} is damaged (its checksum is wrong) and set aside as {aside.name}" in caplog.text
+        assert aside.read_bytes() == damaged
+    else:
+        assert f"its best model saved/{best.name} is not there" in caplog.text and not aside.exists()
+
+
+def test_auto_goes_on_from_the_older_of_two_checkpoints_where_the_newer_is_damaged(walk, caplog):
+    first = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK)
+    stem = str(walk / first["checkpoint"]).removesuffix(".best.pth")
+    os.mkdir(f"{stem}.last.dcp")
+    with open(f"{stem}.last.dcp/index.json", "w") as index:
+        index.write('{"format": "half of')
+    caplog.set_level("INFO")
+    again = recbole_scale.run("ScaledSASRec", "walk", config_dict=QUICK, resume="auto")
+    assert again["test_result"] == first["test_result"] and os.path.isdir(f"{stem}.last.dcp.damaged")
+    assert "last.pth at epoch 2" in caplog.text

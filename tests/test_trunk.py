@@ -41,6 +41,18 @@ def steps(monkeypatch):
     return count
 
 
+def test_a_damaged_trunk_is_set_aside_and_trained_anew(walk, steps):
+    for epochs in (2, 5):
+        run(epochs, "alone")
+    run(2, "shared", share_trunk=True)
+    (kept,) = (walk / "shared").glob("*trunk*.last.pth")
+    kept.write_bytes(kept.read_bytes()[:-100])
+    run(5, "shared", share_trunk=True)
+    assert kept.with_name(f"{kept.name}.damaged").is_file()
+    expected, found = rows_of(walk / "alone.jsonl"), rows_of(walk / "shared.jsonl")
+    assert [numbers(row) for row in found] == [numbers(row) for row in expected] and found[1]["trunk_step"] == 0
+
+
 # 10 x 0.7 = 7 and 20 x 0.7 = 14 are ends of epochs (near enough), 5 x 0.7 = 3.5 and 2 x 0.7 = 1.4 lie inside one
 @pytest.mark.parametrize("budgets", [(2, 5), (10, 20)])
 def test_a_run_from_the_trunk_is_the_run_made_alone(walk, steps, budgets):

@@ -12,7 +12,9 @@ from recbole_scale.plugin.config import checkpoint_config
 from recbole_scale.plugin.going_on import can_go_on
 from recbole_scale.settings import run_id
 from recbole_scale.settings.identity import ENVIRONMENT
+from recbole_scale.training import group
 from recbole_scale.training.checkpoint import last_checkpoint, load_settings
+from recbole_scale.training.run_checkpoints import goes_on_from
 
 # settings that say when training ends, or how, and leave what was trained as it is
 ENDINGS = (
@@ -24,6 +26,8 @@ ENDINGS = (
 def go_on(trainer: Trainer, config: RunConfig, fingerprint: str | None, resume: str | None) -> str | None:
     """Have ``trainer`` continue from ``resume``: a path, ``auto`` for the run's own last checkpoint, or None.
 
+    ``auto`` begins anew where that checkpoint is damaged, which a line says; a path is taken as it is or refused.
+
     Returns:
         ``run_id`` of the checkpoint's run, where its settings were others than ``config``.
 
@@ -34,9 +38,9 @@ def go_on(trainer: Trainer, config: RunConfig, fingerprint: str | None, resume: 
     if resume == "auto":
         if not hasattr(trainer, "last_file"):
             raise UserError(f"--resume auto is for ScaledSASRec; {config['model']} resumes from a path")
-        path = last_checkpoint(trainer.last_file)
+        path = _own(trainer)
         if path is None:
-            getLogger().info(f"nothing to resume: there is no {trainer.last_file}; starting afresh")
+            getLogger().info(f"nothing to resume: there is no whole {trainer.last_file}; starting afresh")
     if path is None:
         return None
     state = load_settings(path)
@@ -53,6 +57,16 @@ def go_on(trainer: Trainer, config: RunConfig, fingerprint: str | None, resume: 
     other = _other_run(state, config, path)
     trainer.resume_checkpoint(path)
     return other
+
+
+def _own(trainer: Any) -> str | None:
+    """The newest ``last`` checkpoint of the trainer's run that it can go on from; process 0 looks, for all."""
+    path = last_checkpoint(trainer.last_file) if group.rank() == 0 else None
+    while path and not goes_on_from(path, trainer.bests):
+        older = last_checkpoint(trainer.last_file)
+        path = older if older != path else None
+    found: str | None = group.gather(path)[0]
+    return found
 
 
 def _other_run(state: dict[str, Any], config: RunConfig, path: str) -> str | None:

@@ -16,6 +16,7 @@ from recbole_scale.runs.records import without_paths
 from recbole_scale.runs.run import make_config, train_and_test
 from recbole_scale.search.folder import Trial, locked
 from recbole_scale.search.plan import SearchPlan
+from recbole_scale.training.checkpoint import set_aside_if_damaged
 from recbole_scale.training.trainer import ScaledSASRecTrainer
 
 Report = Callable[[dict[str, Any]], None]
@@ -72,8 +73,8 @@ def _checkpoint(trainer: type, trial: Trial) -> str | None:
     """What to resume: ScaledSASRec's ``last`` checkpoint; for RecBole's models, which keep only the best, that one."""
     if issubclass(trainer, ScaledSASRecTrainer):
         return "auto"
-    written = sorted(trial.folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
-    return str(written[-1]) if written else None
+    written = sorted(trial.folder.glob("*.pth"), key=lambda path: -path.stat().st_mtime)
+    return next((path for path in map(str, written) if not set_aside_if_damaged(path)), None)
 
 
 @contextmanager

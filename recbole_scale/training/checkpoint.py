@@ -11,14 +11,16 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from recbole_scale.errors import UserError
-from recbole_scale.files import drop_stale, locked, whole_files
+from recbole_scale.errors import OF_THE_MACHINE, UserError
+from recbole_scale.files import drop_stale, locked, unwritten, whole_files
 from recbole_scale.interfaces import RunConfig
 from recbole_scale.settings import before_data, run_id
 from recbole_scale.training.seal import DAMAGE, check_seal, reason, seal
@@ -103,6 +105,34 @@ def _checked(state: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(state, dict) or "state_dict" not in state:
         raise UserError(f"the file {path} is no checkpoint of a model: it has no 'state_dict'")
     return state
+
+
+def set_aside_if_damaged(path: str) -> bool:
+    """Whether a checkpoint's bytes are not those that were written; it then bears another name, and a line says so.
+
+    Raises:
+        UserError: it cannot be read or renamed, which is no damage.
+    """
+    try:
+        if os.path.isdir(path):
+            from recbole_scale.training.sharded_checkpoint import check_folder
+
+            check_folder(path)
+        else:
+            check_seal(path)
+        return False
+    except DAMAGE as failure:
+        if isinstance(failure, OSError) and failure.errno in OF_THE_MACHINE:
+            raise UserError(f"the checkpoint {path} cannot be read ({reason(failure)})") from failure
+        told = f"the checkpoint {path} is damaged ({reason(failure)})"
+    names = (f"{path}.damaged{'-' * bool(n)}{n or ''}" for n in count())
+    aside = next(name for name in names if not os.path.lexists(name))
+    try:
+        os.rename(path, aside)
+    except OSError as fault:
+        raise unwritten(aside, fault, CHECKPOINT) from fault
+    getLogger().error(f"{told} and set aside as {os.path.basename(aside)}")
+    return True
 
 
 def copy_checkpoint(path: str, copy: str) -> None:

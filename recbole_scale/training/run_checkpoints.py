@@ -25,9 +25,11 @@ from recbole_scale.training.checkpoint import (
     copy_checkpoint,
     link_checkpoint,
     load_checkpoint,
+    load_settings,
     plain_config,
     random_state,
     save_checkpoint,
+    set_aside_if_damaged,
     set_random_state,
 )
 from recbole_scale.training.optimization import Optimization
@@ -44,6 +46,28 @@ def first_phase_file(path: str) -> str:
 def best_file(stem: str, best: Best, chosen: bool) -> str:
     """Where a run keeps a best model: ``STEM.best.pth`` the chosen one, ``STEM.best-nll.pth`` (say) the other."""
     return f"{stem}.best{'' if chosen else '-' + best.kind}.pth"
+
+
+def goes_on_from(path: str, bests: Bests) -> bool:
+    """Whether a run can go on from this ``last`` checkpoint of its own: it is whole, and so are its best models.
+
+    What is damaged is set aside, and a line says what is lacking. Only one process may ask.
+    """
+    if set_aside_if_damaged(path):
+        return False
+    progress = load_settings(path).get("progress")
+    known = progress.get("bests") if isinstance(progress, dict) else None
+    for best in bests.all:
+        there = best_file(path.rpartition(".last.")[0], best, best is bests.chosen)
+        kept = known.get(best.kind) if isinstance(known, dict) else None
+        if not isinstance(kept, dict) or not isinstance(kept.get("epoch"), int) or kept["epoch"] < 0:
+            continue
+        if not os.path.isfile(there):
+            getLogger().error(f"{path} cannot be gone on from: its best model {there} is not there")
+            return False
+        if set_aside_if_damaged(there):
+            return False
+    return True
 
 
 class RunCheckpoints:

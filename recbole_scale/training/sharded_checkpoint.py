@@ -138,6 +138,11 @@ def plain_parts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return state
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise ValueError or OSError when a checkpoint's files are not those that were once written."""
+    _check_files(Path(folder), _read_index(Path(folder))["files"], shared=False)
+
+
 def is_sharded(path: str | os.PathLike[str]) -> bool:
     """Whether ``path`` is a folder that holds a whole sharded checkpoint."""
     return os.path.isfile(os.path.join(path, INDEX))

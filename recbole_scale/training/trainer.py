@@ -92,7 +92,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
         progress = self.progress
         if saved and self.budget.seconds is None and not self.second_phase:
             self.trunk = shared_trunk(self.config, self.optimization.schedule, self.steps_per_epoch, self.last_file)
-        if self.trunk and self.global_step == 0 and (found := self.trunk.furthest()):
+        if self.trunk and self.global_step == 0 and (found := self.trunk.furthest(self.bests)):
             self.resume_checkpoint(found[0])
             progress.trunk_step = found[1]
         if saved and self.resumed_file != self.last_file:

@@ -17,7 +17,7 @@ from recbole_scale.settings import run_id
 from recbole_scale.training import group
 from recbole_scale.training.best import Bests
 from recbole_scale.training.checkpoint import copy_checkpoint, link_checkpoint
-from recbole_scale.training.run_checkpoints import best_file
+from recbole_scale.training.run_checkpoints import best_file, goes_on_from
 from recbole_scale.training.schedule import Schedule, decay_start
 
 
@@ -34,10 +34,13 @@ class Trunk:
     def __init__(self, config: RunConfig, warmup: int, ending: str, branch: int) -> None:
         self.stem, self.ending, self.branch = f"{trunk_stem(config)}-{warmup}", ending, branch
 
-    def furthest(self) -> tuple[str, int] | None:
-        """The ``last`` checkpoint nearest before the branch (or there), and its step; None: there is none yet."""
-        mine = max(self._found(self.branch), key=lambda found: found[1], default=None)
-        return group.gather(mine)[0]  # process 0 decides
+    def furthest(self, bests: Bests) -> tuple[str, int] | None:
+        """The whole ``last`` checkpoint nearest before the branch (or there), and its step; None: there is none yet."""
+        mine = None
+        if group.rank() == 0:  # which decides
+            found = sorted(self._found(self.branch), key=lambda found: -found[1])
+            mine = next((one for one in found if goes_on_from(one[0], bests)), None)
+        return group.gather(mine)[0]
 
     def _found(self, branch: int) -> list[tuple[str, int]]:
         folder, name = os.path.split(self.stem)
