@@ -1,4 +1,4 @@
-"""Writes what the documents take from code and rows: docs/rows.md, the README's table of sizes, and its figures.
+"""Writes what the documents take from code and rows: docs/rows.md, the README's sizes, the tuned ladder, figures.
 
 python docs/generate.py            # text only; tests compare it
 python docs/generate.py --figures  # also docs/images/law-light.png and law-dark.png, from results/ml-1m/runs.jsonl
@@ -74,6 +74,46 @@ def sizes_table() -> str:
     return "\n".join(lines)
 
 
+def tuned_tables() -> tuple[str, str]:
+    """docs/scaling.md: the tuned ladder of ML-1M by size and epochs; and what was predicted of its large sizes."""
+    from collections import defaultdict
+    from statistics import mean
+
+    from recbole_scale.text import show_count
+
+    folder = ROOT / "results" / "ml-1m"
+    rows = [json.loads(line) for line in (folder / "tuned.jsonl").read_text("utf-8").splitlines()]
+    runs: dict[int, dict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    for row in sorted(rows, key=lambda row: (row["n_blocks"], row["epochs"], row["seed"])):
+        runs[row["n_blocks"]][row["epochs"]].append(row)
+    lengths = sorted({row["epochs"] for row in rows})
+    table = [
+        "| shape | N | rate, of how many | " + " | ".join(f"{epochs} epochs" for epochs in lengths) + " | NDCG@10 |",
+        "|---" * (len(lengths) + 4) + "|",
+    ]
+    blind = ["| shape | epochs | predicted for one run | measured | off by |", "|---" * 5 + "|"]
+    for n, of_size in runs.items():
+        one = of_size[lengths[0]][0]
+        cells = []
+        for epochs in lengths:
+            losses = [row["test_nll"] for row in of_size.get(epochs, [])]
+            cells.append(f"{mean(losses):.3f} ({', '.join(f'{loss:.3f}' for loss in losses)})" if losses else "")
+        last = [row["test_metrics_ranking"]["ndcg@10"] for row in of_size[max(of_size)]]
+        shape = f"{one['n_layers']} x {one['d_model']}"
+        tried = f"{one['tuning']['learning_rate']:g}, {len(one['tuning']['valid_nll'])}"
+        table.append(f"| {shape} | {show_count(n)} | {tried} | {' | '.join(cells)} | {mean(last):.3f} |")
+        for epochs in of_size:
+            law = folder / "blind" / str(epochs) / "law.json"
+            told = json.loads(law.read_text("utf-8"))["predictions"] if law.is_file() else []
+            for value, low, high in (found["loss"] for found in told if found["x"] == n):
+                losses = [row["test_nll"] for row in of_size[epochs]]
+                blind.append(
+                    f"| {shape} | {epochs} | {value:.3f} [{low:.3f}, {high:.3f}] | "
+                    f"{', '.join(f'{loss:.3f}' for loss in losses)} | {100 * (value / mean(losses) - 1):+.2f} % |"
+                )
+    return "\n".join(table), "\n".join(blind)
+
+
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"
 
@@ -139,6 +179,9 @@ def main() -> None:
     (ROOT / "docs" / "rows.md").write_text(rows_page())
     readme = ROOT / "README.md"
     readme.write_text(between(readme.read_text("utf-8"), "sizes", sizes_table()))
+    scaling = ROOT / "docs" / "scaling.md"
+    ladder, blind = tuned_tables()
+    scaling.write_text(between(between(scaling.read_text("utf-8"), "tuned", ladder), "blind", blind))
     if "--figures" in sys.argv:
         write_figures()
 

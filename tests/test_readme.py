@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from document_commands import DOCUMENTS, ROOT, commands, run_document
 sys.path.insert(0, str(ROOT / "docs"))
 import generate
 
+import recbole_scale
 from recbole_scale.errors import MEND_RECBOLE
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -58,6 +60,18 @@ def test_the_readme_is_short_and_shows_a_figure_for_light_and_for_dark():
 def test_columns_and_sizes_are_those_of_the_code():
     assert (ROOT / "docs" / "rows.md").read_text("utf-8") == generate.rows_page(), "run python docs/generate.py"
     assert generate.sizes_table() in README, "run python docs/generate.py"
+
+
+def test_the_tuned_ladder_is_told_as_its_rows_are():
+    ladder, blind = generate.tuned_tables()
+    text = (ROOT / "docs" / "scaling.md").read_text("utf-8")
+    assert ladder in text and blind in text, "run python docs/generate.py"
+    # the figures of one cell by other means: the mean of three rows, and the law's formula with the committed constants
+    rows = recbole_scale.read_rows(ROOT / "results" / "ml-1m" / "tuned.jsonl").query("d_model == 16 and epochs == 6")
+    assert f"| {rows['test_nll'].mean():.3f} (" in ladder.splitlines()[2]
+    law = json.loads((ROOT / "results" / "ml-1m" / "blind" / "6" / "law.json").read_text("utf-8"))
+    found = law["constants"]
+    assert f"| {found['E'] + (found['x0'] / 786_432) ** found['alpha']:.3f} [" in blind.splitlines()[2]
 
 
 def test_the_law_that_the_readme_tells_is_that_of_the_rows():
