@@ -136,13 +136,15 @@ def _sniff(line: str, layout: Layout, lines: Sequence[str]) -> str:
                 return delimiter
 
     def found(delimiter: str) -> tuple[int, int]:
-        fields = split_line(line, delimiter, layout.quoted)
-        return (sum(name in fields for name in layout.names.values()) if layout.header else 0, len(fields))
+        fields = [name.strip() for name in split_line(line, delimiter, layout.quoted)]
+        return (sum(name.strip() in fields for name in layout.names.values()) if layout.header else 0, len(fields))
 
     return max(DELIMITERS, key=found)
 
 
 def _place_by_name(role: str, name: str, fields: list[str], source: str, delimiter: str, line: str) -> int:
+    if name not in fields:  # "user, item, time" is how people write a header
+        fields = [field.strip() for field in fields]
     if fields.count(name) == 1:
         return fields.index(name)
     where = f"{source} line 1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import hashlib
+import re
 import struct
 import zipfile
 import zlib
@@ -83,7 +84,10 @@ def sha256_of(path: Path) -> str:
 
 
 def find_file(path: Path, names: Sequence[str]) -> tuple[Path, str | None]:
-    """Return ``(file, member of the zip or None)`` for a file, a folder or a zip that holds one of ``names``."""
+    """Return ``(file, member of the zip or None)`` for a file, a folder or a zip that holds one of ``names``.
+
+    Without ``names``: the file itself, or the only one of a zip.
+    """
     if path.is_dir():
         inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
         for name in names:
@@ -105,7 +109,12 @@ def find_file(path: Path, names: Sequence[str]) -> tuple[Path, str | None]:
         for member in members:
             if member.rsplit("/", 1)[-1] == name:
                 return path, member
-    raise UserError(f"the zip '{path}' does not hold {' or '.join(names) or 'one readable file: unpack it first'}")
+    files = [name for name in members if not re.search(r"/$|^__MACOSX/|(^|/)\.", name)]  # what a Mac packs beside them
+    if not names and len(files) == 1:
+        return path, files[0]
+    raise UserError(
+        f"the zip '{path}' does not hold {' or '.join(names) or f'one file but {len(files)}: unpack it first'}"
+    )
 
 
 @contextmanager
