@@ -26,6 +26,11 @@ def show_count(value: float, billion: str = "B") -> str:
     return f"{value:.3g}"
 
 
+def counted(count: int, what: str, width: int = 0) -> str:
+    """A count and what is counted: ``1 run``, ``2 runs``, ``1,000 runs``; ``width``: letters of the count."""
+    return f"{count:>{width},} {what}{'s' * (count != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as 45 s, 12 min or 3.4 h."""
     if seconds < 90:

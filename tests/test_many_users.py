@@ -106,6 +106,17 @@ def test_what_reads_recboles_own_table_refuses_a_sample(walk):
         recbole_scale.run("BPR", "walk", config_dict={**QUICK, "test_users": 5}, dry_run=True)
 
 
+def test_a_comparison_refuses_a_sample_before_its_first_run(walk):
+    from recbole_scale.compare.runs import Budget, plan_runs
+
+    def plan(model):
+        return plan_runs("walk", ["ScaledSASRec", model], [1], Budget(epochs=1), {"valid_users": 9})
+
+    assert len(plan("GRU4Rec")) == 2
+    with pytest.raises(UserError, match="valid_users is for runs that read rows on demand, and Pop does not"):
+        plan("Pop")
+
+
 def test_runs_that_rank_everybody_keep_their_name(walk):
     config = make_config("ScaledSASRec", "walk", config_dict=QUICK)
     name = run_id(config)

@@ -112,6 +112,8 @@ def test_more_epochs_from_a_finished_run(walk):
     path = first["checkpoint"].replace(".best.", ".last.")
     longer = recbole_scale.run("ScaledSASRec", "walk", config_dict={**QUICK, "epochs": 3}, resume=path)
     assert longer["run_id"] != first["run_id"]
+    before = load_checkpoint(path)["progress"]["seconds"]
+    assert 0 < before < last_row(walk)["seconds_total"]
     assert [e["epoch"] for e in last_row(walk)["evaluations"]] == [0, 1, 2]
 
 

@@ -15,8 +15,8 @@ from recbole.data.transform import construct_transform
 from recbole.utils import EvaluatorType, FeatureSource, FeatureType, ModelType, init_seed
 from recbole.utils.argument_list import dataset_arguments
 
+from recbole_scale.data.baselines import rows_on_demand
 from recbole_scale.data.cache import files_digest, named
-from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.data.histories import Histories, data_fingerprint
 from recbole_scale.errors import UserError
 from recbole_scale.files import check_writable
@@ -64,6 +64,7 @@ class LoadedData:
 def prepare(config: RunConfig, loaded: LoadedData | None = None) -> Prepared:
     """Read, filter, remap and split the data set of ``config``; ``loaded`` may have read it before."""
     begin(config)
+    check_ranked_users(config)
     init_seed(config["seed"], config["reproducibility"])
     open_log(config)
     to_file_only(getLogger(), str(config))
@@ -78,9 +79,6 @@ def prepare(config: RunConfig, loaded: LoadedData | None = None) -> Prepared:
             f"topk asks for {max(config['topk'])} items, but '{config['dataset']}' has {dataset.item_num - 1}"
         )
     _check_features(config, dataset)
-    for key in ("valid_users", "test_users"):
-        if config[key] is not None and not isinstance(dataset, HistoryDataset):
-            raise UserError(f"{key} is for runs that read rows on demand, and {config['model']} does not as it is set")
     histories = getattr(dataset, "histories", None) or histories_of(dataset)
     try:
         train_data, valid_data, test_data = recboles_refusal(lambda: data_preparation(config, dataset))
@@ -93,6 +91,13 @@ def prepare(config: RunConfig, loaded: LoadedData | None = None) -> Prepared:
     _check_held_out(config, train_data, valid_data, test_data)
     fingerprint = data_fingerprint(dataset) if dataset.histories is not None else None
     return Prepared(config, dataset, train_data, valid_data, test_data, fingerprint, digest)
+
+
+def check_ranked_users(config: RunConfig) -> None:
+    """Refuse to rank some of the users with a model that RecBole's own loaders feed, which know no such thing."""
+    for key in ("valid_users", "test_users"):
+        if config[key] is not None and config["model"] not in WINDOW_MODELS and not rows_on_demand(config):
+            raise UserError(f"{key} is for runs that read rows on demand, and {config['model']} does not as it is set")
 
 
 def _check_features(config: RunConfig, dataset: DataSet) -> None:

@@ -116,7 +116,9 @@ class RunRow(TypedDict, total=False):
     ]
     seconds_train: Annotated[Number, "time in training steps, s"]
     seconds_evaluate: Annotated[Number, "time of ranking the test rows once, s"]
-    seconds_total: Annotated[Number, "time of the whole run, s"]
+    seconds_total: Annotated[
+        Number, "time of the whole run, s; where it was stopped, that of all its processes up to what was saved"
+    ]
     peak_memory_mb: Annotated[Number, "largest resident memory of the process so far, MB (device memory on a GPU)"]
     device: Annotated[Text, "what it ran on"]
     threads: Annotated[Count, "CPU threads of torch, in each process"]

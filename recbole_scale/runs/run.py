@@ -174,7 +174,7 @@ def _carried_out(
     row = run_row(prepared, network, trainer, result, both) | {
         "started": started.isoformat(timespec="seconds"),
         "seconds_evaluate": round(seconds, 3),
-        "seconds_total": round(perf_counter() - clock, 2),
+        "seconds_total": round(getattr(trainer, "seconds_before", 0.0) + perf_counter() - clock, 2),
     }
     to_file_only(logger, "The running environment of this training is as follows:\n" + get_environment(config).draw())
     drawn = plan.ranked_users(prepared)

@@ -21,6 +21,7 @@ class Progress:
         epoch_loss: summed loss of this epoch's targets so far, nats.
         epoch_targets: targets in that sum.
         stopped: whether patience has ended the present phase.
+        seconds: time of training and evaluation up to here, s, over all processes of the run.
         trunk_step: step at which this run went on from another one's trunk, 0: it was trained alone.
         evaluations: one entry an epoch, as in the run's row.
     """
@@ -32,6 +33,7 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_targets: int = 0
     stopped: bool = False
+    seconds: float = 0.0
     trunk_step: int = 0
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
@@ -55,6 +57,6 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        load_fields(self, state, list(vars(self)))
+        load_fields(self, {"seconds": 0.0, **state}, list(vars(self)))  # which came later
         if min(self.epoch, self.step) < 0:
             raise ValueError(f"'epoch' is {self.epoch}, 'step' {self.step}")
