@@ -42,7 +42,7 @@ def test_runs_on_fewer_users_and_settings_that_lost_are_left_out():
     ]
     notes: list[str] = []
     assert [r["run_id"] for r in compared(runs, notes)] == ["better", "again", "large", "gru", "sas"]
-    assert notes[0] == "1 runs trained on fewer users than the others and are left out"
+    assert notes[0] == "1 run on fewer users than the others left out"
     assert len(notes) == 2 and notes[1].startswith("3 runs repeat a shape with other settings")
     assert "of the first 2 of every size the one of lowest mean valid loss is taken" in notes[1]
 
@@ -68,7 +68,7 @@ def test_the_file_of_a_run_is_found_by_name_or_settings_and_other_files_do_not_m
 
 def test_runs_without_any_checkpoint_are_one_sentence(folder):
     Path("runs.jsonl").write_text(json.dumps(run("0123456789", 16, 6.0)) + "\n")
-    with pytest.raises(UserError, match=r"saved has no checkpoint of the 1 runs on 'd'; --checkpoint_dir names it"):
+    with pytest.raises(UserError, match=r"saved has no checkpoint of the 1 run on 'd'; --checkpoint_dir names it"):
         checkpoints_of_runs("runs.jsonl", "d", "saved")
 
 

@@ -334,7 +334,7 @@ def test_the_best_run_of_rows(folder):
     for dataset, says in (
         (None, "runs on x, y"),
         ("z", "no finished run on 'z'"),
-        ("y", "no checkpoint of the 1 runs"),
+        ("y", "no checkpoint of the 1 run in"),
     ):
         with pytest.raises(UserError, match=says):
             best_of_rows("rows.jsonl", dataset)

@@ -297,7 +297,7 @@ def test_a_comparison_runs_fails_resumes_and_is_written(walk, capsys):
             "--SASRec.n_heads=3", "--out", "out", "--jobs", "2"]  # fmt: skip
     assert command.main(call) == 1
     text = capsys.readouterr().out
-    assert f"1 epochs each on {threads_of(2)} CPU thread" in text
+    assert f"1 epoch each on {threads_of(2)} CPU thread" in text
     rows = pd.read_json("results/runs.jsonl", lines=True)
     rows = rows.sort_values("model", key=lambda names: names.map(["GRU4Rec", "ScaledSASRec", "SASRec"].index))
     rows = rows.reset_index(drop=True)

@@ -23,7 +23,7 @@ from recbole_scale.fit.tries import best_settings
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.laws.metrics import fit_metric_law
 from recbole_scale.laws.rollout import Judgement, rollout, widening
-from recbole_scale.text import parse_count, show_count
+from recbole_scale.text import counted, parse_count, show_count
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "fit_power_law.py"
 LADDER = (("a", 1, 20), ("b", 1, 32), ("c", 2, 32), ("d", 2, 64), ("e", 4, 64), (None, 4, 128), ("large", 8, 128))
@@ -188,7 +188,7 @@ def test_rows_of_other_data_under_the_same_name_are_left_out():
     odd = [{**other, "data_fingerprint": "b"}, {**other, "split": {"RS": [8, 1, 1]}}]
     chosen = choose([*odd, *rows], Question())
     assert min(row["test_nll"] for row in chosen.fitted) > 5 and len(chosen.fitted) == 21
-    assert "2 rows saw other data or another split" in chosen.notes[0]
+    assert "2 rows of other data or another split" in chosen.notes[0]
     silent = {**other, "data_fingerprint": None, "split": None, "seed": 10}
     assert silent in choose([silent, *rows], Question()).fitted  # nothing is known against it
 
@@ -247,6 +247,8 @@ def test_counts_are_read(text, value):
 
 
 def test_counts_are_written_and_words_are_no_counts():
+    assert [counted(n, "run") for n in (0, 1, 2, 1234)] == ["0 runs", "1 run", "2 runs", "1,234 runs"]
+    assert counted(1, "row", 5) == "    1 row"
     assert [show_count(value) for value in (829_440_000, 98_304, 999_999, 12.0, 3e40)] == [
         "829M",
         "98.3K",
@@ -287,7 +289,7 @@ def test_two_data_sets_must_be_told_apart():
         choose([*rows, {**rows[0], "dataset": "ml-1m-cut10"}], Question())
     with pytest.raises(UserError, match="several kinds of model"):
         choose([*rows, {**rows[0], "model": "SASRec"}], Question())
-    with pytest.raises(UserError, match="none of the 1 rows is a finished run"):
+    with pytest.raises(UserError, match=r"no finished run \(status ok\) among 1 row$"):
         choose(rows[-1:], Question())
 
 

@@ -275,7 +275,7 @@ def test_order_is_right_when_times_are_too_wide_for_one_key():
 def test_filters_count_what_each_dropped(tmp_path):
     log = read_raw("ml-1m", [write_raw("ml-1m", tmp_path)]).log
     kept, dropped = apply_filters(log, Filters(min_rating=2, user_core=2, item_core=2))
-    assert dropped == {"rated below 2": 1, "user with under 2 or item with under 2 rows": 2}
+    assert dropped == {"rated below 2": 1, "user with under 2 rows or item with under 2 rows": 2}
     assert rows_of(kept) == [row for row in ORDERED if row[0] != "3" and row[1] != "9"]
     assert len(kept) + sum(dropped.values()) == len(ROWS)
 
@@ -292,7 +292,7 @@ def test_statistics_are_those_pandas_counts(tmp_path):
     assert stats["domains"]["share_of_users_by_number"] == {"1": pytest.approx(2 / 3), "2": pytest.approx(1 / 3)}
     text = card.format_table(stats)
     assert "1970-01-01 to 2033-05-18" in text
-    assert "2 users have fewer than 3" in text
+    assert "2 users with fewer than 3" in text
 
 
 def test_domain_counts_do_not_depend_on_the_way_they_are_counted(monkeypatch):
@@ -363,8 +363,8 @@ def test_account_of_what_was_read_dropped_and_kept_is_printed(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [" ".join(line.split()) for line in lines[:3]] == [
         "read 7 rows from ratings.dat",
-        "dropped 1 rows: rated below 2",
-        "dropped 1 rows: user with under 2 or item with under 0 rows",
+        "dropped 1 row: rated below 2",
+        "dropped 1 row: user with under 2 rows",
     ]
     assert lines[3].split()[:3] == ["kept", "5", "rows"]
     assert lines[4].split() == ["users", "2"]

@@ -265,11 +265,11 @@ def test_a_user_with_one_interaction_is_kept_and_told(tmp_path, capsys):
     path = csv_file(tmp_path, CSV + "a,y,30\na,z,40\n")
     code, out, _ = run(capsys, "csv", "--raw", path, *COLUMNS, "--out", tmp_path / "made")
     assert code == 0
-    assert "1 users have fewer than 3 interactions, 1 of them a single one" in out
+    assert "1 user with fewer than 3 interactions, 1 of them with a single one" in out
     assert "--user_core 3" in out
     code, out, _ = run(capsys, "csv", "--raw", path, *COLUMNS, "--out", tmp_path / "made", "--user_core", "3")
     assert code == 0 and "fewer than 3" not in out
-    assert "dropped             1 rows" in out
+    assert "dropped             1 row" in out
     error = refuse(capsys, tmp_path / "x", "csv", "--raw", path, *COLUMNS, "--user_core", "9")
     assert "the filters leave no interaction" in error
 
@@ -615,3 +615,27 @@ def test_a_pipe_and_a_device_are_no_raw_files(capsys, tmp_path):
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/zero")):
         assert f"'{path}' is a pipe or a device" in refuse(capsys, tmp_path, "csv", "--raw", path, *COLUMNS)
+
+
+def test_a_zip_of_one_file_is_that_file_and_of_two_is_refused(tmp_path, capsys):
+    path = csv_file(tmp_path, CSV)
+    with zipfile.ZipFile(tmp_path / "log.zip", "w") as archive:
+        archive.write(path, "export/log.csv")
+        archive.writestr("__MACOSX/export/._log.csv", b"\0")
+    for raw, name in ((path, "plain"), (tmp_path / "log.zip", "zip")):
+        assert run(capsys, "csv", "--raw", raw, *COLUMNS, "--out", tmp_path / name)[0] == 0
+    assert (tmp_path / "zip" / "zip.inter").read_text() == (tmp_path / "plain" / "plain.inter").read_text()
+    with zipfile.ZipFile(tmp_path / "log.zip", "a") as archive:
+        archive.writestr("other.csv", CSV)
+    assert "does not hold one file but 2" in refuse(capsys, tmp_path, "csv", "--raw", tmp_path / "log.zip", *COLUMNS)
+
+
+def test_blanks_around_the_names_of_a_header_do_not_count(tmp_path, capsys):
+    path = csv_file(tmp_path, "who, what , when\na,x,10\na,y,20\na,z,30\n")
+    assert run(capsys, "csv", "--raw", path, *COLUMNS, "--out", tmp_path / "made")[0] == 0
+    assert (tmp_path / "made" / "made.inter").read_text().splitlines()[1] == "a\tx\t10"
+
+
+def test_one_column_is_not_two_things(tmp_path, capsys):
+    words = ["csv", "--raw", csv_file(tmp_path, CSV), "--user", "who", "--item", "who", "--time", "when"]
+    assert "--user and --item are the same column, 'who'; each needs its own" in refuse(capsys, tmp_path, *words)

@@ -232,7 +232,7 @@ def test_a_stopped_study_goes_on_and_more_time_adds_runs(folder, quick, pretend,
     before = (folder / "dataset" / "log" / "log.inter").stat().st_mtime_ns
     assert main([*STUDY, "--minutes", "5", *SMALL]) == 0
     said = capsys.readouterr().out
-    assert "going on with the plan" in said and "5 of 8 runs are finished already" in said
+    assert "going on with the plan" in said and "5 of 8 runs finished already" in said
     assert len(finished_rows(str(study / "runs.jsonl"))) == 8 and (study / "page.html").exists()
     assert (folder / "dataset" / "log" / "log.inter").stat().st_mtime_ns == before
     monkeypatch.setattr(planner, "_MOST_SEEDS", 3)

@@ -159,7 +159,7 @@ def test_a_killed_sweep_goes_on_with_the_same_numbers(walk: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = subprocess.run(command, cwd=walk, check=True, capture_output=True, text=True)
-    assert "2 runs finished" in done.stdout or "1 runs finished" in done.stdout or "2 of them finished" in done.stdout
+    assert "2 runs finished" in done.stdout or "1 run finished" in done.stdout or "2 of them finished" in done.stdout
     assert numbers(rows_of(walk)) == numbers(rows_of(whole))
 
 

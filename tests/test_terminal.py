@@ -154,7 +154,7 @@ COMMANDS = {  # the command, and a line that it has to print whole
     ),
     "search": (
         [*SEARCH, "--dataset=walk", "--epochs=1", "--num_samples=2", "--folder=found", *SHAPE],
-        r"^trial +\d finished after 1 epochs  best NDCG@10 0\.\d{4} ",
+        r"^trial +\d finished after 1 epoch  best NDCG@10 0\.\d{4} ",
     ),
 }
 QUICK = {("compare", 80), ("recommend", 80), ("challenges", 80)}

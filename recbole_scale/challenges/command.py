@@ -19,6 +19,7 @@ from recbole_scale.runs import records
 from recbole_scale.runs.row_file import append_lines
 from recbole_scale.runs.trained import checkpoints_named
 from recbole_scale.terminal import columns
+from recbole_scale.text import counted
 
 MAIN_METRICS = (*(f"{name}@{k}" for name in ("hr", "ndcg") for k in CUTOFFS), "mrr", "nll")
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts = _export(options.export, first, suite, longest)
         print(f"\nexported to {options.export}: {len(parts)} parts, settings in {first.config['dataset']}-cases.yaml")
     append_lines(out / "challenges.jsonl", rows, table.COLUMNS)
-    print(f"\nwritten to {out}: {', '.join([*written, 'challenges.jsonl'])} ({len(rows):,} rows)")
+    print(f"\nwritten to {out}: {', '.join([*written, 'challenges.jsonl'])} ({counted(len(rows), 'row')})")
     return 0
 
 
@@ -82,7 +83,8 @@ def _make_trajectory_data(options: argparse.Namespace) -> int:
     source = Path(options.data_path or "dataset", options.dataset, f"{options.dataset}.inter")
     folder, with_window, without = windows.write_window_data(source, options.make_trajectory_data, options.window)
     print(
-        f"written: {folder}, {with_window:,} users with {options.window} held-out interactions, {without:,} without; "
+        f"written: {folder}, {counted(with_window, 'user')} with {counted(options.window, 'held-out interaction')}, "
+        f"{without:,} without; "
         f"train on it with run_recbole --dataset={folder.name} --data_path={folder.parent}"
     )
     return 0
@@ -108,7 +110,7 @@ def _described(suite: Any, dataset: str) -> str:
     for name, sets in suite.sets.items():
         first = next(iter(sets))
         lost = "".join(f"; {count:,} dropped: {reason}" for reason, count in first.dropped.items())
-        lines.append(f"  {name:<13}{len(sets)} sets, {len(first):,} cases in the first{lost}")
+        lines.append(f"  {name:<13}{counted(len(sets), 'set')}, {counted(len(first), 'case')} in the first{lost}")
     lines += [f"  {name:<13}left out: {reason}" for name, reason in suite.left_out.items()]
     return "\n".join(lines)
 

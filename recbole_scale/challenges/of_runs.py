@@ -13,6 +13,7 @@ from recbole_scale.fit.tries import best_settings
 from recbole_scale.plugin.checkpoints import open_checkpoint
 from recbole_scale.runs import records
 from recbole_scale.settings import run_id
+from recbole_scale.text import counted
 
 # checkpoints of our own trainer say in their name which run they are of
 NAMED = re.compile(r"-([0-9a-f]{10})\.best\.pth$")
@@ -38,9 +39,11 @@ def checkpoints_of_runs(rows: str, dataset: str, folder: str) -> list[str]:
     ids = list(dict.fromkeys(row["run_id"] for row in compared(finished, notes)))
     found = files_of(ids, folder)
     if missing := [run for run in ids if run not in found]:
-        notes.append(f"no checkpoint in {folder} of {len(missing)} of {len(ids)} runs: {', '.join(missing)}")
+        notes.append(f"no checkpoint in {folder} of {len(missing)} of {counted(len(ids), 'run')}: {', '.join(missing)}")
     if not found:
-        raise UserError(f"{folder} has no checkpoint of the {len(ids)} runs on '{dataset}'; --checkpoint_dir names it")
+        raise UserError(
+            f"{folder} has no checkpoint of the {counted(len(ids), 'run')} on '{dataset}'; --checkpoint_dir names it"
+        )
     for note in notes:
         getLogger().warning(note)
     return [found[run] for run in ids if run in found]
@@ -51,7 +54,7 @@ def compared(runs: Sequence[Row], notes: list[str]) -> list[Row]:
     most = max(_fraction(run) for run in runs)
     kept = [run for run in runs if _fraction(run) == most]
     if len(kept) < len(runs):
-        notes.append(f"{len(runs) - len(kept)} runs trained on fewer users than the others and are left out")
+        notes.append(f"{counted(len(runs) - len(kept), 'run')} on fewer users than the others left out")
     models = dict.fromkeys(run["model"] for run in kept)
     return [run for model in models for run in best_settings([r for r in kept if r["model"] == model], notes)]
 

@@ -113,8 +113,9 @@ def describe(
         users, best = f"the {shared_users:,} users whom all ranked, means over each model's own ({own})", ""
     shared = f" on {' or '.join(map(str, threads))} CPU thread{'s' * (threads != [1])}" if threads else ""
     history = "masked" if run.settings.get("mask_history") else "not masked"
+    drawn = "seed 1" if seeds == 1 else f"seeds 1 to {seeds}"
     return (
-        f"{dataset}: {budget}{shared}, seeds 1 to {seeds}. {cut}, {ranking}, history {history}; "
+        f"{dataset}: {budget}{shared}, {drawn}. {cut}, {ranking}, history {history}; "
         f"tested is the epoch with the best valid {metric}. Mean ± standard deviation over "
         f"seeds; differences from {reference} are over {users} (paired bootstrap), p after Holm's correction, "
         f"* below 0.05. Filtered: without the items that a user had. NLL of scores: of a softmax over scores that no "

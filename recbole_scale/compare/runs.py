@@ -25,9 +25,10 @@ from recbole_scale.model.sizes import SIZE_NAMES
 from recbole_scale.plugin.register import WINDOW_MODELS, find_model
 from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
-from recbole_scale.runs.prepared import data_digest
+from recbole_scale.runs.prepared import check_ranked_users, data_digest
 from recbole_scale.runs.run import make_config
 from recbole_scale.settings import MANY, run_id
+from recbole_scale.text import counted
 
 # the same for everybody: split, order, ranking, measures
 PROTOCOL: dict[str, Any] = {
@@ -63,8 +64,8 @@ class Budget:
         if self.seconds is not None:
             return f"{self.seconds:g} s of training each"
         if self.epochs is not None:
-            return f"{self.epochs} epochs each"
-        return f"until {self.patience} evaluations without a better valid metric"
+            return f"{counted(self.epochs, 'epoch')} each"
+        return f"until {counted(self.patience, 'evaluation')} without a better valid metric"
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def plan_runs(
             times = {} if timeless else {"load_col": _with_times(shared | own)}
             chosen = {**PROTOCOL, **budget.settings(), **size, **times, **shared, **own, "seed": seed}
             config = make_config(model, dataset, config_dict=dict(chosen))
+            check_ranked_users(config)
             digest = digest or _digest_there(config)
             runs.append(Run(name, model, chosen, run_id(config), digest))
     return runs

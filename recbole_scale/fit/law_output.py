@@ -24,7 +24,7 @@ from recbole_scale.interfaces import Law
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.laws.rollout import Judgement
-from recbole_scale.text import metric_name, show_count, text_table
+from recbole_scale.text import counted, metric_name, show_count, text_table
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def as_text(answer: Answer) -> str:
     sizes = {row[question.x] for row in choice.fitted}
     lines = [
         f"{choice.dataset}, {choice.model}: {question.loss} against {question.x}, "
-        f"{len(choice.fitted)} runs of {len(sizes)} sizes",
+        f"{counted(len(choice.fitted), 'run')} of {counted(len(sizes), 'size')}",
         *_what_is_learnt(answer),
         "",
         *_law_lines("L = E + (x0 / x)^alpha", answer.law, answer, question.loss),

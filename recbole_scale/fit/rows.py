@@ -15,7 +15,7 @@ from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.options import LOSSES, X_COLUMNS
 from recbole_scale.fit.tries import best_settings, note_tuning, valid_loss
 from recbole_scale.laws.observations import MIN_SIZES
-from recbole_scale.text import parse_count, show_count
+from recbole_scale.text import counted, parse_count, show_count
 
 Row = Mapping[str, Any]
 _CLOSE = 0.01  # a count such as 75.5M names the size within 1 % of it
@@ -80,7 +80,7 @@ def choose(rows: Sequence[Row], question: Question, *, fix_other_axis: bool = Tr
         raise UserError(f"--loss {question.loss} is none of {', '.join(LOSSES)}{nearest(question.loss, LOSSES)}")
     kept = [row for row in rows if row.get("status") == "ok"]
     if not kept:
-        raise UserError(f"none of the {len(rows)} rows is a finished run (status ok)")
+        raise UserError(f"no finished run (status ok) among {counted(len(rows), 'row')}")
     dataset, kept = _only(kept, "dataset", question.dataset)
     model, kept = _only(kept, "model", question.model)
     kept = matching(kept, question.where)
@@ -136,7 +136,7 @@ def _one_version(rows: list[Row], notes: list[str]) -> list[Row]:
     kept = [row for row in rows if same_data(row, most)]
     if len(kept) < len(rows):
         notes.append(
-            f"{len(rows) - len(kept)} rows saw other data or another split (data_fingerprint, split) and are left out"
+            f"{counted(len(rows) - len(kept), 'row')} of other data or another split (data_fingerprint, split) left out"
         )
     return kept
 
@@ -197,7 +197,7 @@ def _measured(rows: list[Row], question: Question, notes: list[str]) -> list[Row
     if not kept:
         raise UserError(f"no row has numbers in both {question.x} and {question.loss}")
     if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} rows lack {question.x} or {question.loss} and are left out")
+        notes.append(f"{counted(len(rows) - len(kept), 'row')} without {question.x} or {question.loss} left out")
     return kept
 
 

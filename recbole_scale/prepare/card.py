@@ -16,6 +16,7 @@ from recbole_scale.data.time_units import PER_SECOND
 from recbole_scale.errors import UserError
 from recbole_scale.prepare.columns import Interactions
 from recbole_scale.prepare.filters import count_users_items
+from recbole_scale.text import counted
 
 QUANTILES = (0, 25, 50, 75, 90, 99, 100)
 YEAR = 365 * 86400
@@ -109,8 +110,9 @@ def format_table(stats: Mapping[str, Any]) -> str:
         lines.append("users in domains " + ", ".join(f"{number}: {100 * share:.1f} %" for number, share in shares))
     if stats["users_under_three"]:
         lines.append(
-            f"note: {stats['users_under_three']:,} users have fewer than 3 interactions, {stats['users_with_one']:,} "
-            "of them a single one: leave-one-out cannot train, validate and test on them; --user_core 3 drops them"
+            f"note: {counted(stats['users_under_three'], 'user')} with fewer than 3 interactions, "
+            f"{stats['users_with_one']:,} of them with a single one: leave-one-out cannot train, validate "
+            "and test there; --user_core 3 drops them"
         )
     if implausible := _implausible(stats):
         lines.append(implausible)

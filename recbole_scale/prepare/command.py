@@ -17,6 +17,7 @@ from recbole_scale.prepare.options import COLUMNS, INSTEAD_OF_QUOTE, parser
 from recbole_scale.prepare.readers import FORMATS, FileRead, Options, Raw, read_raw
 from recbole_scale.prepare.sources import sha256_of
 from recbole_scale.prepare.writing import target_in, write_interactions
+from recbole_scale.text import counted
 
 CORES_TO_TRY = (5, 10, 15, 20, 25, 30)
 
@@ -111,12 +112,12 @@ def _file_entry(file: FileRead) -> dict[str, Any]:
 
 def _print_account(card: dict[str, Any], target: Path) -> None:
     for file in card["files"]:
-        print(f"read     {file['rows']:>12,} rows from {file['file']}")
+        print(f"read     {counted(file['rows'], 'row', 12)} from {file['file']}")
     if card["replaced_quotes"]:
         print(f"note     {card['replaced_quotes']:>12,} ids with a double quote: it is written {INSTEAD_OF_QUOTE}")
     for reason, rows in card["dropped"].items():
-        print(f"dropped  {rows:>12,} rows: {reason}")
-    print(f"kept     {card['statistics']['interactions']:>12,} rows in {target}")
+        print(f"dropped  {counted(rows, 'row', 12)}: {reason}")
+    print(f"kept     {counted(card['statistics']['interactions'], 'row', 12)} in {target}")
     print(format_table(card["statistics"]))
 
 
@@ -167,6 +168,9 @@ def _options(given: argparse.Namespace) -> Options:
         if "user" in columns:
             raise UserError("--session takes the place of --user: a sequence is a session's; give one of them")
         columns = {"user": columns.pop("session"), **columns}
+    for role, other in (("item", "user"), ("time", "user"), ("time", "item")):
+        if columns.get(role) == columns.get(other) is not None:
+            raise UserError(f"--{other} and --{role} are the same column, '{columns[role]}'; each needs its own")
     if given.format in ("csv", "jsonl", "parquet"):
         for role in ("user", "item", "time"):
             if role not in columns:

@@ -60,6 +60,10 @@ def apply_filters(log: Interactions, filters: Filters) -> tuple[Interactions, di
         value = getattr(filters, entry.name)
         if not isinstance(value, str) and value < 0:
             raise UserError(f"{entry.name} cannot be negative ({value})")
+    cores = [
+        f"{who} with under {n} rows" for who, n in (("user", filters.user_core), ("item", filters.item_core)) if n > 1
+    ]
+    ends = [f"{which} {n}" for which, n in (("earliest", filters.drop_earliest), ("latest", filters.drop_latest)) if n]
     steps: list[tuple[str, bool, Callable[[Interactions], Interactions]]] = [
         (f"rated below {filters.min_rating:g}", filters.min_rating > 0, lambda log: drop_low(log, filters.min_rating)),
         ("", True, in_order),
@@ -70,13 +74,13 @@ def apply_filters(log: Interactions, filters: Filters) -> tuple[Interactions, di
             lambda log: drop_duplicates(log, with_time=filters.duplicates == "event"),
         ),
         (
-            f"user with under {filters.user_core} or item with under {filters.item_core} rows",
-            filters.user_core > 1 or filters.item_core > 1,
+            " or ".join(cores),
+            bool(cores),
             lambda log: core(log, filters.user_core, filters.item_core),
         ),
         (
-            f"each user's earliest {filters.drop_earliest} and latest {filters.drop_latest}",
-            filters.drop_earliest + filters.drop_latest > 0,
+            f"each user's {' and '.join(ends)}",
+            bool(ends),
             lambda log: drop_ends(log, filters.drop_earliest, filters.drop_latest),
         ),
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from recbole_scale.fit.tables import number
 from recbole_scale.report.html import section, table, template
 from recbole_scale.report.report import Study
-from recbole_scale.text import duration
+from recbole_scale.text import counted, duration
 
 
 def glossary_section(study: Study) -> str:
@@ -38,7 +38,7 @@ def about_section(study: Study, command: str, card: dict[str, Any], seconds: flo
     facts = [*_users(study, card), *_machine(study)]
     total = sum(float(row["seconds_total"]) for row in study.rows if number(row, "seconds_total"))
     if total:
-        facts.append(("time", f"{duration(total)} for the {len(study.rows)} runs, one after the other"))
+        facts.append(("time", f"{duration(total)} for the {counted(len(study.rows), 'run')}, one after the other"))
     if seconds:
         facts.append(("this command", f"{duration(seconds)} from the log to this page"))
     started = sorted(str(row["started"]) for row in rows if row.get("started"))

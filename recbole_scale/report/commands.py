@@ -17,7 +17,7 @@ from recbole_scale.report.costs import Costs
 from recbole_scale.report.next_runs import Step, next_runs
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict, still_learning
-from recbole_scale.text import duration, show_count
+from recbole_scale.text import counted, duration, show_count
 
 _PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "data_fraction", "epochs",
           "show_progress", "state", "dataset", "model", "checkpoint_dir", "results_file", "per_user_file"}  # fmt: skip
@@ -99,7 +99,7 @@ def _longer(study: Study, n: float, costs: Costs, rows_file: str) -> Command:
     minutes = None if hours is None else 60.0 * hours * epochs / max(planned_epochs(_row_near(study, n)), 1.0)
     takes = "" if minutes is None else f", about {duration(60 * minutes)}"
     line = sweep_line(study, [shape_name(study, n)], [1], rows_file, epochs)
-    return Command(line, f"Let {show_count(n)} learn to its end: {epochs} epochs{takes}.", minutes)
+    return Command(line, f"Let {show_count(n)} learn to its end: {counted(epochs, 'epoch')}{takes}.", minutes)
 
 
 def _learn(study: Study, costs: Costs, rows_file: str) -> Command:
@@ -110,7 +110,7 @@ def _learn(study: Study, costs: Costs, rows_file: str) -> Command:
     minutes = None if hours is None else 60.0 * hours * epochs / max(planned_epochs(row), 1.0)
     line = sweep_line(study, [shape_name(study, study.sizes[0].n)], [1], rows_file, epochs)
     takes = "" if minutes is None else f", about {duration(60 * minutes)}"
-    return Command(line, f"First see that the smallest size learns at all: {epochs} epochs{takes}.", minutes)
+    return Command(line, f"First see that the smallest size learns at all: {counted(epochs, 'epoch')}{takes}.", minutes)
 
 
 def _more_sizes(study: Study, costs: Costs, rows_file: str) -> Command:

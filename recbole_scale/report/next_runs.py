@@ -19,7 +19,7 @@ from recbole_scale.fit.tables import curve_of, distinct, number, whole_data
 from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.report.sizes import Ends, SizeMean
-from recbole_scale.text import show_count
+from recbole_scale.text import counted, show_count
 
 MORE_RUNS = 3
 PRIOR_SD = np.array([0.5, 5.0, 0.5])  # of log E, a = alpha log x0, alpha: wide, so that data decide
@@ -48,7 +48,11 @@ def next_runs(found: Answer, target: float, runs: int = MORE_RUNS) -> list[Step]
     steps = []
     for n in [sizes[0] / 4, *sizes, sizes[-1] * 4]:
         known = sum(1 for row in rows if row[x] == n)
-        what = f"{runs} more seeds at {show_count(n)}" if known else f"{runs} seeds at a new size, {show_count(n)}"
+        what = (
+            f"{counted(runs, 'more seed')} at {show_count(n)}"
+            if known
+            else f"{counted(runs, 'seed')} at a new size, {show_count(n)}"
+        )
         after = half_width(found.law, [float(row[x]) for row in rows] + [n] * runs, target, noise)
         flops = estimate_flops(rows, x, n)
         total = None if flops is None else runs * flops

@@ -12,7 +12,7 @@ from recbole_scale.report.html import details, paragraph, section, table
 from recbole_scale.report.report import Study
 from recbole_scale.report.sizes import metric_of
 from recbole_scale.runs.records import filtered_metrics
-from recbole_scale.text import show_count
+from recbole_scale.text import counted, show_count
 
 _IN_COLUMNS = ("seed", "epochs", "n_layers", "hidden_size", "data_fraction")
 
@@ -32,7 +32,7 @@ def runs_section(study: Study) -> str:
         "Runs",
         paragraph(f"The same in every run: {shared}. Versions: {_versions(rows)}.", "muted"),
         details(
-            f"All {len(rows)} runs" + (f", and {len(failed)} that failed" if failed else ""),
+            f"All {counted(len(rows), 'run')}" + (f", and {len(failed)} that failed" if failed else ""),
             table(names, body, left=(len(names) - 1,), file="runs.csv"),
             table(["failed run", "model", "seed", "error"], failed, left=(3,)),
         ),

@@ -22,7 +22,7 @@ from recbole_scale.report.report import Study
 from recbole_scale.report.sizes import metric_of
 from recbole_scale.report.verdict import Verdict
 from recbole_scale.runs.records import NLL_MARKS, filtered_metrics
-from recbole_scale.text import show_count
+from recbole_scale.text import counted, show_count
 
 _RANKS = (5, 10, 50)
 _FILTERED_TOLD = "; filtered: without the items that a user had, as many published tables are"
@@ -144,7 +144,12 @@ def advice_section(study: Study) -> str:
 def _key_figures(study: Study) -> list[tuple[str, str]]:
     sizes = study.sizes
     runs = len(study.choice.fitted) + len(study.choice.held_out)
-    pairs = [(f"{len(sizes)} sizes, {runs} runs", f"{show_count(sizes[0].n)} to {show_count(sizes[-1].n)} parameters")]
+    pairs = [
+        (
+            f"{counted(len(sizes), 'size')}, {counted(runs, 'run')}",
+            f"{show_count(sizes[0].n)} to {show_count(sizes[-1].n)} parameters",
+        )
+    ]
     noise = study.ends.noise
     if noise is not None:
         pairs.append((f"{noise:.4f} nats", "standard deviation between seeds"))

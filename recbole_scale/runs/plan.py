@@ -19,7 +19,7 @@ from recbole_scale.model.sizes import (
 from recbole_scale.runs.prepared import Prepared
 from recbole_scale.runs.records import RunRow
 from recbole_scale.settings import ScaledSASRecSettings, before_data
-from recbole_scale.text import metric_name, show_count, text_table
+from recbole_scale.text import counted, metric_name, show_count, text_table
 from recbole_scale.training import group, parallel
 
 
@@ -66,7 +66,7 @@ def describe(prepared: Prepared, network: object, processes: int | None = None) 
     ``processes``: how many will train together, if not those that run now.
     """
     config, known = prepared.config, costs(prepared, network)
-    lines = {"data": f"{known['n_users']:,} users, {known['n_items']:,} items"}
+    lines = {"data": _users_and_items(known)}
     if isinstance(network, ScaledSASRec):
         lines = _model_lines(config, network, known) | _data_lines(prepared, known)
         lines |= _cost_lines(prepared, network) | _memory_lines(prepared, network, processes or group.world_size())
@@ -90,15 +90,20 @@ def ranked_users(prepared: Prepared) -> str:
     return ", ".join(told) + ", drawn by a hash of their names"
 
 
+def _users_and_items(known: RunRow) -> str:
+    return f"{counted(known['n_users'] or 0, 'user')}, {counted(known['n_items'] or 0, 'item')}"
+
+
 def _model_lines(config: RunConfig, network: ScaledSASRec, known: RunRow) -> dict[str, str]:
     shape, rates = network.shape, dropout_rates(ScaledSASRecSettings.read(config))
-    size = f"{known['size'] or 'own shape'}: {shape.n_layers} layers x {shape.d_model}, {shape.n_heads} heads"
+    size = f"{known['size'] or 'own shape'}: {counted(shape.n_layers, 'layer')} x {shape.d_model}, "
+    size += counted(shape.n_heads, "head")
     groups = f"N {show_count(parameter_groups(network.shape)['n_blocks'])} (blocks exact {known['n_blocks_exact']:,})"
     groups += f", items {known['n_item_embedding']:,}, positions {known['n_positions']:,}"
     falling = f"{rates[0]:g} (bottom) to {rates[-1]:g} (top)"
     if config["dropout_rates"] is not None and config["hidden_dropout_prob"] is None:
         falling = ", ".join(f"{rate:g}" for rate in rates) + " (bottom to top)"
-    loss = f"exact softmax over {shape.n_items:,} items"
+    loss = f"exact softmax over {counted(shape.n_items, 'item')}"
     if network.sampled is not None:
         loss = (
             f"sampled softmax, {network.sampled.n_samples:,} of {shape.n_items:,} items, power {config['sce_power']:g}"
@@ -116,9 +121,10 @@ def _model_lines(config: RunConfig, network: ScaledSASRec, known: RunRow) -> dic
 def _data_lines(prepared: Prepared, known: RunRow) -> dict[str, str]:
     loader, config = prepared.train_data, prepared.config
     valid, test = (len(part.dataset) for part in (prepared.valid_data, prepared.test_data))
-    data = f"{known['n_users']:,} users, {known['n_items']:,} items, {loader.n_targets:,} training targets"
+    data = f"{_users_and_items(known)}, {counted(loader.n_targets, 'training target')}"
     windows = f"{len(loader.windows):,} of up to {loader.max_length}, stride {loader.stride}"
-    steps = f"{len(loader):,} an epoch of up to {loader.token_budget:,} targets, {config['epochs']} epochs"
+    steps = f"{len(loader):,} an epoch of up to {counted(loader.token_budget, 'target')}, "
+    steps += counted(config["epochs"], "epoch")
     decided = [f"{key} {config[key]:g} (not {before:g})" for key, before in before_data(config).items()]
     by_data = ", ".join(decided) + ", since that suits a log as sparse or small as this; what you set wins"
     return {

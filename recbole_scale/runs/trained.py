@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.runs.records import read_rows
+from recbole_scale.text import counted
 
 RUN_ID = re.compile(r"[0-9a-f]{6,10}")
 
@@ -70,7 +71,8 @@ def best_of_rows(rows: str, dataset: str | None, folder: str = "saved") -> str:
         if there := _files_of(run, folder):
             return there[0]
     raise UserError(
-        f"{folder} has no checkpoint of the {len(finished)} runs in {rows}; --checkpoint_dir names the folder"
+        f"{folder} has no checkpoint of the {counted(len(finished), 'run')} in {rows}; "
+        "--checkpoint_dir names the folder"
     )
 
 

@@ -16,7 +16,7 @@ from recbole_scale.runs import plan as run_plan
 from recbole_scale.runs.records import append_row
 from recbole_scale.search.folder import Trial, trials
 from recbole_scale.search.plan import SearchPlan, as_text
-from recbole_scale.text import metric_name, text_table
+from recbole_scale.text import counted, metric_name, text_table
 
 
 @dataclass
@@ -79,7 +79,7 @@ def conclude(plan: SearchPlan, output_file: str | None = None) -> Outcome:
     left = sum(one.status == "unfinished" for one in found)
     if left:
         where = os.path.relpath(plan.folder)
-        print(f"\n{left} trials are unfinished; the same command, or run_hyper --resume {where}, goes on")
+        print(f"\n{counted(left, 'trial')} unfinished; the same command, or run_hyper --resume {where}, goes on")
     best = best_of(found)
     if best is None:
         errors = [one.result["error"] for one in found if one.result.get("error")]

@@ -11,7 +11,7 @@ from typing import Any
 from recbole_scale.errors import UserError
 from recbole_scale.search.folder import read_json, write_json
 from recbole_scale.search.space import Parameter, exhaustive, samples, space_size, stated
-from recbole_scale.text import metric_name
+from recbole_scale.text import counted, metric_name
 
 # a search with another of these is another search; the rest may change between two starts
 IDENTITY = ("model", "dataset", "settings", "space", "tool", "algo", "metric")
@@ -157,8 +157,8 @@ class SearchPlan:
         size = space_size(self.space)
         count = min(self.num_samples, size or self.num_samples)
         lines = {
-            "search": f"{self.model} on {self.dataset}: {count} trials of up to {self.epochs} epochs with "
-            f"{self.tool}, for the {direction} {metric_name(self.metric)}",
+            "search": f"{self.model} on {self.dataset}: {counted(count, 'trial')} of up to "
+            f"{counted(self.epochs, 'epoch')} with {self.tool}, for the {direction} {metric_name(self.metric)}",
             "settings": ", ".join(f"{k}={v}" for k, v in self.settings.items()) or "defaults",
             "space": (source or f"{len(self.space)} parameters") + (f", {size:,} settings" if size else ""),
         }
@@ -173,7 +173,9 @@ class SearchPlan:
     def _means(self) -> dict[str, str]:
         means = {"folder": os.path.relpath(self.folder)}
         if self.tool == "Hyperopt":
-            return means | {"algorithm": f"{self.algo}, ends after {self.early_stop} trials without a better score"}
+            return means | {
+                "algorithm": f"{self.algo}, ends after {counted(self.early_stop, 'trial')} without a better score"
+            }
         share = f"the best 1/{self.reduction_factor:g} go on"
         after = ", ".join(map(str, self.rungs))
         gpus = "1 GPU where there is one" if self.gpus_per_trial is None else f"{self.gpus_per_trial:g} GPU"

@@ -8,7 +8,7 @@ from recbole_scale.bars import bar, say
 from recbole_scale.search.folder import Trial
 from recbole_scale.search.outcome import Outcome, outcomes
 from recbole_scale.search.plan import SearchPlan, as_text
-from recbole_scale.text import metric_name
+from recbole_scale.text import counted, metric_name
 
 
 class Progress:
@@ -41,7 +41,8 @@ class Progress:
         score = "no score" if one.score is None else f"best {metric_name(self.plan.metric)} {one.score:.4f}"
         error = f"  {one.result['error']}" if one.result.get("error") else ""
         self.note(
-            f"trial {one.number:>3} {one.status} after {one.epochs} epochs  {score}  {as_text(one.values)}{error}"
+            f"trial {one.number:>3} {one.status} after {counted(one.epochs, 'epoch')}  {score}  "
+            f"{as_text(one.values)}{error}"
         )
 
     def note(self, text: str) -> None:

@@ -18,6 +18,7 @@ from recbole_scale.errors import UserError
 from recbole_scale.prepare.sequences import first_words, items_in_order, split_words
 from recbole_scale.prepare.sources import text_blocks
 from recbole_scale.serving.trained import Trained
+from recbole_scale.text import counted
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Summary:
     unknown_in_catalogue: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.users:,} users, {self.rows:,} rows"
+        text = f"{counted(self.users, 'user')}, {counted(self.rows, 'row')}"
         for count, what in (
             (self.unknown_items, "interactions with items the model does not know, left out"),
             (self.users_without_items, "users without a known item, left out"),

@@ -18,7 +18,7 @@ import numpy as np
 from recbole_scale.errors import UserError
 from recbole_scale.laws.loss import PowerLaw, fit_power_law
 from recbole_scale.report.next_runs import half_width
-from recbole_scale.text import duration, text_table
+from recbole_scale.text import counted, duration, text_table
 
 SHAPES = ("1x8", "1x16", "2x16", "2x32", "2x64", "4x64", "4x128", "8x128", "12x192", "12x256", "24x512", "48x1200")
 EPOCHS = (30, 20, 14, 10, 7, 5, 3, 2)
@@ -253,9 +253,10 @@ def plan_text(plan: Plan) -> str:
     share = plan.settings.get("data_fraction", 1.0)
     part = f" of {share:.0%} of the users" if share != 1 else ""
     lines = [
-        f"study of {plan.dataset}: {plan.targets:,} training targets{part}, {plan.users:,} users ranked",
+        f"study of {plan.dataset}: {counted(plan.targets, 'training target')}{part}, "
+        f"{counted(plan.users, 'user')} ranked",
         f"  rate   {len(plan.rates)} tries ({', '.join(f'{rate:g}' for rate in plan.rates)}) at {plan.sizes[0].shape} "
-        f"for {plan.tuning_epochs} epochs, {duration(plan.tuning_seconds)}; other sizes by the width rule",
+        f"for {counted(plan.tuning_epochs, 'epoch')}, {duration(plan.tuning_seconds)}; other sizes by the width rule",
     ]
     rows = [["size", "N", "seeds", "epochs", "one run", ""]]
     for size in plan.sizes:
@@ -266,5 +267,5 @@ def plan_text(plan: Plan) -> str:
     lines.append(text_table(rows, left=(0, 5), indent="  "))
     together = f", {plan.at_once} at a time," if plan.at_once > 1 else ""
     total = duration(plan.tuning_seconds + plan.wall_seconds)
-    lines.append(f"  {len(plan.runs)} runs and the tries{together} take about {total}")
+    lines.append(f"  {counted(len(plan.runs), 'run')} and the tries{together} take about {total}")
     return "\n".join(lines)

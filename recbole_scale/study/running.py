@@ -16,7 +16,7 @@ from recbole_scale.study.planner import RATES, Plan
 from recbole_scale.sweep.command import sweep
 from recbole_scale.sweep.engine import Engine, Gate
 from recbole_scale.sweep.sweep import Grid, Point, finished_rows, plan_sweep
-from recbole_scale.text import duration
+from recbole_scale.text import counted, duration
 
 BEYOND = 3.0  # times the best rate, or a part of it, is tried next where the best is at an edge
 MOST_BEYOND = 2  # such tries
@@ -100,7 +100,7 @@ def _run(points: Sequence[Point], rows_file: str, engine: Engine) -> None:
     ended = {row["run_id"]: row for row in rows}
     todo = [p for p in points if p.run_id not in ended or not is_finished(ended[p.run_id], p.digest)]
     if len(todo) < len(points):
-        print(f"{len(points) - len(todo)} of {len(points)} runs are finished already")
+        print(f"{len(points) - len(todo)} of {counted(len(points), 'run')} finished already")
     if todo:
         sweep(todo, rows, engine, rows_file)
 
@@ -108,6 +108,7 @@ def _run(points: Sequence[Point], rows_file: str, engine: Engine) -> None:
 def more_time(plan: Plan, seconds: float, added: Sequence[tuple[str, int]]) -> Plan:
     """The plan with further runs."""
     print(
-        f"{len(added)} runs more in {duration(seconds)}: " + ", ".join(f"{shape} seed {seed}" for shape, seed in added)
+        f"{counted(len(added), 'run')} more in {duration(seconds)}: "
+        + ", ".join(f"{shape} seed {seed}" for shape, seed in added)
     )
     return replace(plan, runs=(*plan.runs, *added))

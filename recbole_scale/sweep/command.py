@@ -30,7 +30,7 @@ from recbole_scale.sweep.sweep import (
     timed_shapes,
 )
 from recbole_scale.sweep.tuning import Tuning, told, tuning_file
-from recbole_scale.text import duration, parse_count, show_count, text_table
+from recbole_scale.text import counted, duration, parse_count, show_count, text_table
 
 # config files may hold these; the options win
 _IN_FILES = ("dataset", "epochs", "size", "n_layers", "hidden_size")
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tuning = Tuning.of(grid, options.tune, options.tune_seed, options.tune_epochs)
     trials = tuning.points(loaded)
     trying = argparse.Namespace(**{**vars(options), "rows": tuning_file(options.rows), "keep": "none"})
-    print(f"tuning first, seed {tuning.seed}, {tuning.epochs} epochs: {tuning_file(options.rows)}")
+    print(f"tuning first, seed {tuning.seed}, {counted(tuning.epochs, 'epoch')}: {tuning_file(options.rows)}")
     failed = _carry_out(trials, grid.dataset, trying, loaded)
     if options.dry_run:
         print("then each shape's runs, with the learning rate of the least valid NLL")
@@ -79,7 +79,7 @@ def _carry_out(points: Sequence[Point], dataset: str, options: argparse.Namespac
     todo = [point for point in points if point.run_id not in done]
     threads = torch.get_num_threads()
     print(plan_table(dataset, points, done))
-    jobs = f"{len(points)} runs, {len(points) - len(todo)} of them finished; {len(todo)} to go"
+    jobs = f"{counted(len(points), 'run')}, {len(points) - len(todo)} of them finished; {len(todo)} to go"
     timed = [*timed_shapes(todo, rows, loaded, threads), *rows]
     left = duration(seconds_left(todo, timed, threads))
     print(f"{jobs}: {sum(point.flops_to_train for point in todo):.3g} FLOP, about {left}")
@@ -101,7 +101,7 @@ def sweep(points: Sequence[Point], rows: list[Row], engine: Engine, path: str) -
     except Interrupted as stop:
         stop.advice = f"finished runs are in {path}, and the same command goes on with the others"
         raise
-    print(f"{ended} runs finished, {failed} failed; rows in {path}")
+    print(f"{counted(ended, 'run')} finished, {failed} failed; rows in {path}")
     return failed
 
 

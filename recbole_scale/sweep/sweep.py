@@ -18,6 +18,7 @@ from recbole_scale.runs.prepared import LoadedData, build_model, prepare
 from recbole_scale.runs.run import make_config
 from recbole_scale.runs.timing import measure_speed
 from recbole_scale.settings import MANY, run_id
+from recbole_scale.text import counted
 from recbole_scale.training.schedule import Schedule
 
 _DEFAULT_RATE = 20e9  # FLOP/s assumed until a run has been measured; only the first estimate depends on it
@@ -100,7 +101,7 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         shape = Shape.from_config(config, dataset.item_num - 1)
         flops = flops_per_interaction(shape) * float(count) * config["epochs"]
         label = f"{rung.name} seed {seed}" + (f" {fraction:.4g} of users" if fraction != 1 else "")
-        label += f" {epochs} epochs" if len(grid.epochs) > 1 else ""
+        label += f" {counted(epochs, 'epoch')}" if epochs and len(grid.epochs) > 1 else ""
         name = run_id(config)
         if name in points:
             raise UserError(f"the runs '{points[name].label}' and '{label}' of this sweep are the same")

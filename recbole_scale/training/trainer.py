@@ -15,6 +15,7 @@ from recbole_scale.bars import bar
 from recbole_scale.data.loaders import HistoryEvalDataLoader, WindowDataLoader
 from recbole_scale.errors import UserError
 from recbole_scale.interfaces import Loader, RunConfig
+from recbole_scale.text import counted
 from recbole_scale.training import group, parallel
 from recbole_scale.training.accumulation import Parts, accumulate, built_ahead
 from recbole_scale.training.best import Best, Bests
@@ -63,6 +64,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
         self.other_model_file = best_file(stem, self.bests.other, chosen=False) if self.bests.other else None
         self.last_file = self.checkpoints.last_file
         self.resumed_file = ""
+        self.began, self.seconds_before = perf_counter(), 0.0  # of this process; what those before it took
         self.losses = StepLosses(self.guard, self.progress, self.device)
         self.best_weights: dict[str, Tensor] | None = None  # kept here when no checkpoint is written
         self.trunk: Trunk | None = None
@@ -94,7 +96,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
             self.trunk = shared_trunk(self.config, self.optimization.schedule, self.steps_per_epoch, self.last_file)
         if self.trunk and self.global_step == 0 and (found := self.trunk.furthest(self.bests)):
             self.resume_checkpoint(found[0])
-            progress.trunk_step = found[1]
+            progress.trunk_step, self.seconds_before = found[1], 0.0  # what the trunk took is in the other run's row
         if saved and self.resumed_file != self.last_file:
             self._save_last(progress.epoch, progress.step)
         self.budget.start()
@@ -240,6 +242,7 @@ class ScaledSASRecTrainer(Figures, Trainer):
     def _save_last(self, epoch: int, step: int) -> None:
         """Write everything that continuing from the start of ``step`` of ``epoch`` needs."""
         self.progress.epoch, self.progress.step = epoch, step
+        self.progress.seconds = self.seconds_before + perf_counter() - self.began
         self.checkpoints.save_last()
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -257,8 +260,11 @@ class ScaledSASRecTrainer(Figures, Trainer):
         """
         self.checkpoints.restore(resume_file)
         progress, end = self.progress, self.optimization.end
+        self.seconds_before = progress.seconds
         if progress.epoch > end:
-            raise UserError(f"{resume_file} has trained {progress.epoch} epochs, more than the {end} of these settings")
+            raise UserError(
+                f"{resume_file} has trained {counted(progress.epoch, 'epoch')}, more than the {end} of these settings"
+            )
         self.optimizer = self.optimization.optimizer
         self.checkpoints.adopt_bests(resume_file, self.bests)
         self.resumed_file = resume_file
