@@ -277,10 +277,8 @@ def test_what_a_run_would_write_is_looked_at_first(walk):
 
 
 def test_a_list_may_stand_without_its_brackets(walk):
-    config = make_config(
-        "ScaledSASRec", "walk", None, {"topk": "5, 10", "metrics": "NDCG,NLL", "valid_metric": "NDCG@5"}
-    )
-    assert (config["topk"], config["metrics"]) == ([5, 10], ["NDCG", "NLL"])
+    config = make_config("ScaledSASRec", "walk", None, {"topk": "5, 20", "metrics": "NDCG,NLL"})
+    assert (config["topk"], config["metrics"], config["valid_metric"]) == ([5, 20], ["NDCG", "NLL"], "NDCG@5")
 
 
 # YAML and names -----------------------------------------------------------------------------------------------------

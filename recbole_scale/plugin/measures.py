@@ -12,6 +12,7 @@ from recbole.utils import EvaluatorType, ModelType
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.settings import load_settings_file, properties_folder
+from recbole_scale.settings.kinds import listed
 from recbole_scale.terminal import say_once
 
 OF_LABELS = ("AUC", "LogLoss")  # RecBole's where it measures labels
@@ -40,6 +41,7 @@ def fit_metrics(final: dict[str, Any], chosen: dict[str, Any], one_kind: Evaluat
 
     ``one_kind`` of metrics is all that the model gives, if not None.
     """
+    final["metrics"], final["topk"] = listed(final["metrics"]), listed(final["topk"])
     if isinstance(final["metrics"], str):
         final["metrics"] = [final["metrics"]]
     cutoffs = final["topk"] if isinstance(final["topk"], list) else [final["topk"]]

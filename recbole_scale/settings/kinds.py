@@ -180,14 +180,18 @@ def separator(longest: int) -> Kind:
     return Kind("one character" if longest == 1 else f"one to {longest} characters on one line", "str", read)
 
 
+def listed(value: Any) -> Any:
+    """``5,10`` as the list that it is; anything else as it is."""
+    if isinstance(value, str) and "," in value:
+        return [parse_value(one.strip()) for one in value.split(",")]
+    return value
+
+
 def listing(of: Kind, least: int = 1, most: int = 1000, lone: bool = False) -> Kind:
     """A list of values of one kind, in brackets or as ``5,10``; ``lone``: one value alone is taken for a list of it."""
 
     def read(value: Any) -> list[Any]:
-        if lone and isinstance(value, list) and len(value) == 1:  # as RecBole wraps a text
-            value = value[0]
-        if isinstance(value, str) and "," in value:
-            value = [parse_value(one.strip()) for one in value.split(",")]
+        value = listed(value)
         values = list(value) if isinstance(value, list | tuple) else [value] if lone else None
         if values is None or not least <= len(values) <= most:
             raise Refused
