@@ -547,6 +547,17 @@ def test_groups_of_different_size_show_the_coverage_of_equally_many_cases_alone(
     assert "0.2222" in text and "0.3333" in text and "0.1111" not in text
 
 
+def test_a_run_whose_row_stands_there_twice_counts_once_with_its_newest(tmp_path):
+    from recbole_scale.runs.records import read_rows
+
+    first, failed, again, other = (
+        {**made_row((2, 64)), "run_id": "a", "test_nll": loss, "status": status, "data_digest": digest}
+        for loss, status, digest in ((6.0, "ok", "d"), (None, "failed", "d"), (5.9, "ok", "d"), (5.8, "ok", "e"))
+    )
+    path = write(tmp_path / "runs.jsonl", [first, failed, again, other, {**other, "run_id": None}])
+    assert [row["test_nll"] for row in as_rows(read_rows(path))] == [None, 5.9, 5.8, 5.8]
+
+
 def test_counts_survive_rows_that_lack_them(tmp_path):
     from recbole_scale.runs.records import read_rows
 

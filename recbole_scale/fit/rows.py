@@ -51,9 +51,22 @@ class Choice:
 
 
 def as_rows(frame: pd.DataFrame) -> list[Row]:
-    """Rows of :func:`recbole_scale.runs.records.read_rows` as dicts, with None for what a row lacks."""
+    """Rows of :func:`recbole_scale.runs.records.read_rows` as dicts, with None for what a row lacks.
+
+    A run that ended well more than once (files put together, a command given twice) is one run: its newest row.
+    """
     records = frame.astype(object).to_dict("records")
-    return [{str(name): _as_written(value) for name, value in row.items()} for row in records]
+    rows = [{str(name): _as_written(value) for name, value in row.items()} for row in records]
+    runs = [_run(row) for row in rows]
+    newest = {run: at for at, run in enumerate(runs)}
+    return [row for at, (row, run) in enumerate(zip(rows, runs, strict=True)) if run is None or newest[run] == at]
+
+
+def _run(row: Row) -> str | None:
+    """What tells a finished run from others."""
+    if row.get("status") != "ok" or row.get("run_id") is None:
+        return None
+    return json.dumps([row.get(name) for name in ("run_id", "data_digest", *VERSION)], default=str)
 
 
 def _as_written(value: Any) -> Any:
