@@ -31,6 +31,11 @@ def counted(count: int, what: str, width: int = 0) -> str:
     return f"{count:>{width},} {what}{'s' * (count != 1)}"
 
 
+def span(counts: Collection[int]) -> str:
+    """Counts as 3, or as 1 to 3 where they differ."""
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as 45 s, 12 min or 3.4 h."""
     if seconds < 90:

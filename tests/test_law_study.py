@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from study_rows_made import SHAPES, made_row
 
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.fit.command import main, range_of
-from recbole_scale.fit.joint import joint_rows
+from recbole_scale.fit.joint import joint_answer, joint_rows
 from recbole_scale.fit.law_output import skill_sentence
-from recbole_scale.fit.more import prices
+from recbole_scale.fit.more import more_of, prices
 from recbole_scale.fit.more_output import price_table
 from recbole_scale.fit.rows import Question, choose
 from recbole_scale.fit.study import answer, estimate_flops
@@ -135,6 +136,54 @@ def test_figures_are_written(written):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert not list(out.glob("*.partial"))
+
+
+def test_a_metric_that_some_runs_lack_is_fitted_to_the_others():
+    rows = make_rows(fractions=(1.0,))[:-1]
+    rows[0]["test_metrics"]["ndcg@10"] = None
+    rows[1]["test_metrics"] = None
+    found = answer(rows, Question(resamples=100))
+    assert found.metric_laws["ndcg@10"].limit == pytest.approx(0.25, rel=1e-3)
+    assert "2 of 21 fitted runs lack NDCG@10" in found.notes
+    assert set(more_of(rows, found).of_loss) == {"ndcg@10"}
+
+
+def test_a_metric_is_at_most_1_however_wide_its_band():
+    x = np.array([1e3, 4e3, 1.6e4, 6.4e4, 2.6e5])
+    law = fit_metric_law(x, 0.8 / (1 + (1e3 / x) ** 0.5) * (1 + 0.01 * np.sin(x)), resamples=100).widened(50.0)
+    assert float(law.interval(1e9)[1]) <= 1.0 and law.draws([1e9]).max() <= 1.0
+
+
+def test_joint_refused_leaves_the_rest(tmp_path, capsys):
+    """One amount of data: the law in size is written all the same, with what equal FLOPs tell."""
+    path = tmp_path / "runs.jsonl"
+    rows = [made_row(shape, seed, epochs=epochs) for shape in SHAPES[1:] for seed in (1, 2) for epochs in (6, 12, 24)]
+    rng = np.random.default_rng(0)
+    for row in rows:
+        row["test_nll"] += 0.5 / row["epochs"] + 0.002 * rng.standard_normal()
+        row["best_valid_nll"] = row["test_nll"] - 0.05
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["--rows", str(path), "--joint", "--predict", "8x128", "--resamples", "100", "--out", str(tmp_path / "o")]
+    assert main(asked) == 0
+    text, law = capsys.readouterr().out, json.loads((tmp_path / "o" / "law.json").read_text())
+    assert "note: no joint law in size and data: a law needs at least 3 different amounts of data" in text
+    assert law["joint"]["best_sizes_at_equal_flops"] and "taken: epochs 24" in text
+    twice = law["more"]["twice_the_epochs"]
+    assert [(one["n"], one["epochs"], one["pairs"]) for one in twice[:2]] == [(6144, 6, 2), (6144, 12, 2)]
+    predicted = law["more"]["repeated_data"]["predictions"]
+    assert [(one["n"], one["epochs"]) for one in predicted] == [(1_572_864, epochs) for epochs in (6, 12, 24)]
+    assert all(low < value < high for value, low, high in (one["loss"] for one in predicted))
+    table = text.split("by the law of size and repeated data, one run (95 % band)\n")[1].splitlines()[:4]
+    assert [line.split()[:2] for line in table[1:]] == [["1.57M", "6"], ["1.57M", "12"], ["1.57M", "24"]]
+
+
+def test_cells_off_the_joint_law_are_noticed():
+    rows = make_rows(noise=0.0005)[:-1]
+    assert not any("cells miss" in note for note in joint_answer(rows, Question(resamples=80)).notes)
+    for row in rows:
+        row["test_nll"] *= 1.02 if row["d_model"] == 64 else 1.0
+    notes = joint_answer(rows, Question(resamples=80)).notes
+    assert any("cells miss the joint law by more than their runs differ" in note for note in notes)
 
 
 def test_a_size_is_named_by_its_shape_as_well(rows_file, tmp_path, capsys):

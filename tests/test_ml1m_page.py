@@ -276,11 +276,12 @@ def steps(said):
     """What the commands would give, for the sizes that the page names."""
     longer = f"Let {count(NOW)} learn to its end: 30 epochs, about {duration(3600 * 3 * hours(NOW))}."
     told = [longer, f"about {duration(3600 * 3 * hours(NOW))}"]
-    for runs, size in re.findall(r"(\d+) more runs at ([\d.]+[KM])", said):
+    for runs, new, size in re.findall(r"(\d+) (?:more runs at|runs of a (new size),) ([\d.]+[KM])", said):
         n = min([SMALL / 4, *SIZES, 4 * NOW], key=lambda n: abs(log(n / parse_count(size))))
         takes, after = duration(3600 * int(runs) * hours(n)), half_width([n] * int(runs))
-        told.append(f"{runs} more runs at {count(n)}, about {takes}: narrows the band of the loss at ten times the "
-                    f"size from ± {half_width([]):.3f} to ± {after:.3f} nats.")  # fmt: skip
+        what = f"{runs} runs of a new size," if new else f"{runs} more runs at"
+        told.append(f"{what} {count(n)}, about {takes}: narrows the band of the loss at {count(10 * NOW)} to "
+                    f"about {100 * after / half_width([]):.0f} % of its width.")  # fmt: skip
     return told
 
 

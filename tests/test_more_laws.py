@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recbole_scale.errors import UserError
+from recbole_scale.laws import repeated
 from recbole_scale.laws.isoflop import isoflop_optima
 from recbole_scale.laws.metric_of_loss import fit_metric_of_loss
 from recbole_scale.laws.noise import Residuals, noise_of
@@ -19,6 +20,19 @@ def test_effective_data_is_that_of_the_paper():
     assert effective_data(unique, 0.25, r) == pytest.approx(unique / 4)
     assert effective_data(unique, 5, r) == pytest.approx(unique + unique * r * (1 - np.exp(-4 / r)))
     assert effective_data(unique, 1e6, r) == pytest.approx(unique * (1 + r))  # no number of epochs brings more
+
+
+def test_every_resample_of_the_law_of_repeated_data_is_tried_with_every_r(monkeypatch):
+    """Only near the r of the data some would end in a minimum of their own."""
+    seen = []
+    fit = repeated._fit
+    monkeypatch.setattr(repeated, "_fit", lambda logs, y, *rest: seen.append(len(y)) or fit(logs, y, *rest))
+    n, epochs = (grid.ravel() for grid in np.meshgrid([1e4, 1e5, 1e6], [1.0, 4.0, 16.0]))
+    law = fit_repeated_law(n, np.full(9, 1e6), epochs, 5 + (1e3 / n) ** 0.3 + 0.5 / epochs, resamples=80)
+    assert seen.count(80) == len(repeated._REPEATS) and len(law.draws) == 80
+    low, high = law.interval(1e7, 1e6, [1.0, 16.0])
+    lower, upper = law.interval(1e7, 1e6, [1.0, 16.0], new_run=1)
+    assert (lower < low).all() and (upper > high).all()
 
 
 def test_the_law_of_repeated_data_comes_back():

@@ -16,7 +16,9 @@ from study_rows_made import SHAPES, TRUTH, WHOLE, full_study, law_of, made_row, 
 
 from recbole_scale.challenges.table import COLUMNS as CHALLENGE_COLUMNS
 from recbole_scale.errors import UserError, exit_code
+from recbole_scale.fit.lengths import doublings, length_sentences
 from recbole_scale.fit.rows import Question, as_rows, choose
+from recbole_scale.fit.sizes import SizeMean, ends_of, overfits_after, size_means
 from recbole_scale.fit.study import answer
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.report import next_runs as report_next
@@ -33,7 +35,6 @@ from recbole_scale.report.findings import _apart, headline, last_step, worth_up_
 from recbole_scale.report.page import answer_text
 from recbole_scale.report.report import Study, make_study
 from recbole_scale.report.sections import key_figures
-from recbole_scale.report.sizes import SizeMean, ends_of, overfits_after, size_means
 from recbole_scale.report.verdict import decide
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "report.py"
@@ -420,11 +421,47 @@ def test_converged_is_a_run_of_twice_the_epochs_and_no_small_last_drop():
     short, long = made_row((2, 64), epochs=8), made_row((2, 64), epochs=16)
     short["best_valid_nll"], long["best_valid_nll"] = 5.40, 5.37
     (said,) = report_next.convergence([short, long], sizes)
-    assert said == "At 98.3K, 16 epochs give +0.030 nats over 8: 8 are not enough."
+    assert said == (
+        "At 98.3K, 16 epochs lower the valid loss by 0.030 nats against 8: 8 are not enough, and whether 16 are is not "
+        "known."
+    )
     long["best_valid_nll"] = 5.399
     assert report_next.convergence([short, long], sizes)[0].endswith("8 are enough.")
     (said,) = report_next.convergence([short], sizes)
     assert said.startswith("Whether 8 epochs are enough is not known")
+
+
+def test_what_twice_the_epochs_win_is_told_by_pairs_of_one_seed_and_setting():
+    """The mean of all runs of a length would hold tries of other rates, and seeds that only one length has."""
+    rows = []
+    for seed, luck in ((1, 0.03), (2, 0.0), (3, -0.03)):
+        for epochs, loss in ((8, 5.40), (16, 5.397)):
+            rows.append(
+                made_row((2, 64), seed, epochs=epochs, best_valid_nll=loss + luck + 1e-4 * seed * (epochs == 8))
+            )
+    bad = made_row((2, 64), 1, epochs=16, best_valid_nll=6.0)
+    bad["settings"] = {**bad["settings"], "learning_rate": 1.0}
+    (one,) = doublings([*rows, bad])
+    assert (one.n, one.epochs, one.pairs, one.enough) == (98304.0, 8.0, 3, True)
+    assert one.won == pytest.approx(0.0032) and one.error == pytest.approx(4.303 * 1e-4 / np.sqrt(3), rel=1e-3)
+    rows[1]["best_valid_nll"] -= 0.03  # one pair of three apart: the others say enough, this one not
+    (one,) = doublings(rows)
+    assert one.enough is None and length_sentences([one])[0].endswith("whether 8 are enough cannot be told.")
+
+
+def test_a_drop_in_the_decay_of_wsd_is_no_sign_of_runs_stopped_early():
+    rows = made_rows(seeds=(1, 2))[:-1]
+    for row in rows:
+        row["evaluations"][-1]["valid_nll"] -= 0.2
+    assert any("still fell" in said for said in report_next.advice(*advised(rows)))
+    for row in rows:
+        row["settings"]["lr_schedule"] = "wsd"
+    assert not any("still fell" in said for said in report_next.advice(*advised(rows)))
+
+
+def advised(rows):
+    study = make_study(rows, Question(resamples=0))
+    return study.sizes, study.ends, study.ladder, study.found
 
 
 def test_the_page_is_whole_and_holds_its_parts(made):
@@ -524,7 +561,11 @@ def test_what_short_histories_cover_and_what_draws_leave_open_are_said():
     left = "Noise is drawn 3 times, which leaves"
     assert noise_of_draws(drawn) == f"{left} a standard error of at most 0.0012 in a value."
     assert noise_of_draws([{**row, "draw_error": None} for row in drawn]) == f"{left} an unknown error."  # older rows
+    drawn[1]["noise_seeds"] = 10
+    assert noise_of_draws(drawn).startswith("Noise is drawn 3 to 10 times")  # as the terminal has it
     assert noise_of_draws(rows) == ""
+    resumed = [{**row, "run_id": row["run_id"] + "c"} for row in rows]  # the same seed once more is no other training
+    assert trained_how_often([*rows, *resumed]).startswith(once)
 
 
 def test_the_gain_of_the_largest_has_an_interval_only_where_that_is_of_the_same_gain():

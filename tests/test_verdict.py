@@ -10,10 +10,12 @@ import pytest
 from study_rows_made import made_row
 from worlds import hits_that_pay, world
 
+from recbole_scale.fit.law_output import as_json, as_text
 from recbole_scale.fit.rows import Question
 from recbole_scale.model.sizes import scaled_shape
 from recbole_scale.report.commands import next_commands
 from recbole_scale.report.costs import Costs, forward_flops
+from recbole_scale.report.page import as_page
 from recbole_scale.report.report import Study, make_study
 from recbole_scale.report.sections import evidence_section, key_figures
 from recbole_scale.report.verdict import banded, decide, recent
@@ -40,6 +42,45 @@ def test_the_verdict_of_a_made_up_world_is_right(name):
 def test_the_verdict_is_right_in_19_of_20_seeds(name):
     found = words(name, range(20))
     assert found[RIGHT[name]] >= 19, found
+
+
+def test_rows_whose_larger_sizes_are_worse_decide_by_themselves():
+    """A law only falls, so what it says beyond the best size is contradicted by the runs: it is not asked there."""
+    rows = world("does not", 0)
+    for row in rows:
+        over = max(0.0, np.log2(row["n_blocks"] / 98304))
+        row["test_nll"] += 0.03 * over
+        row["test_metrics"] = {name: value / (1 + 0.03 * over) for name, value in row["test_metrics"].items()}
+    study = make_study(rows, Question(resamples=100, predict=("10x", "6.14K")))
+    verdict = decide(study)
+    assert verdict.word == "No" and verdict.gain is None
+    assert verdict.reason.startswith("the largest size, 1.57M, is already worse than 98.3K, by 0.1")
+    text = as_text(study.found)
+    assert "The largest size, 1.57M, is worse than 98.3K, by 0.1" in text and "--holdout 197K,786K,1.57M" in text
+    assert "at n_blocks = 15.7M: not told, since 1.57M is already worse than 98.3K" in text
+    assert "at n_blocks = 6.14K, one run" in text
+    assert "no law for HR@10: it is 0.1" in text and "less than 0.2" in text
+    assert [bool(one["not_told_since"]) for one in as_json(study.found)["predictions"]] == [True, False]
+    page = as_page(study, [])
+    assert "not told, since 1.57M is already worse" in page
+
+
+def test_a_ranking_that_falls_with_size_is_no_yes_by_the_loss():
+    rows = world("pays", 0)
+    for row in rows:
+        row["test_metrics"] = {name: 0.01 / value for name, value in row["test_metrics"].items()}
+    verdict = decide(make_study(rows, Question(resamples=100)))
+    assert (
+        verdict.word == "No"
+        and verdict.reason.startswith("HR@10 is 0.0")
+        and "whatever the loss does" in verdict.reason
+    )
+
+
+def test_where_nothing_was_learnt_nothing_is_predicted():
+    study = make_study(world("nothing learnt", 0), Question(resamples=100, predict=("10x",)))
+    assert "at n_blocks = 15.7M: not told, since the smallest has not learnt yet" in as_text(study.found)
+    assert as_json(study.found)["predictions"][0]["not_told_since"] == "the smallest has not learnt yet"
 
 
 def test_what_is_promised_at_ten_times_the_size_holds_on_the_known_curve():

@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole_scale.challenges.table import RAREFIED, comparable, compared_with, model_of
 from recbole_scale.fit.rows import Row
-from recbole_scale.text import metric_name, text_table
+from recbole_scale.text import metric_name, span, text_table
 
 # what stands in parentheses behind a value; of the other challenges it is the gain
 _CHANGES = {"robustness": "change from the clean history", "trajectory": "change from step 1"}
@@ -62,7 +62,7 @@ def _block(rows: Sequence[Row], names: Mapping[Any, str], width: float) -> str:
         title += f" ({_CHANGES[challenge] if changes else f'gain over {smallest}'})"
     if drawn := [row["noise_seeds"] for row in rows if challenge == "robustness" and row["noise_seeds"] is not None]:
         errors = [row["draw_error"] for row in rows if row.get("draw_error") is not None]
-        title += f"; draws: {max(drawn)}" + (f", ± {max(errors):.4f} by them" if errors else "")
+        title += f"; draws: {span(drawn)}" + (f", ± {max(errors):.4f} by them" if errors else "")
     table = [["setting", "level", "group", "cases", *models]]
     table += [[*case, *(line.get(model, "") for model in models)] for case, line in lines.items()]
     columns = [i for i in range(len(table[0])) if i >= 3 or differ[i]]

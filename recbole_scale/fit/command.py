@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     question = question_of(options, d_over_n=range_of(options.d_over_n), x=options.x)
     rows, others = rows_of(options)
     found = answer(rows, question)
+    joint = joint_answer(rows, question) if options.joint else None  # a mistake in the options is told before anything
     print(as_text(found))
     content = as_json(found)
-    if options.joint:
-        joint = joint_answer(rows, question)
-        print("\n" + joint_text(joint))
+    if joint is not None:
+        print("\n" + joint_text(joint).lstrip("\n"))
         content["joint"] = joint_json(joint)
     more = more_of(rows, found, options.price_per_hour)
     print("\n" + more_text(more, found))

@@ -8,9 +8,11 @@ import numpy as np
 
 from recbole_scale.fit.references import COUNTING, GUESSING, LAST_ITEM, reference_losses
 from recbole_scale.fit.rows import Row
+from recbole_scale.fit.sizes import Ends, ends_of, size_means
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
+from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.text import show_count
 
 AHEAD = 10.0  # times the largest size, where a law that is not identified is read
@@ -45,6 +47,39 @@ def unlearnt_smallest(rows: Sequence[Row], x: str, loss: str) -> str:
     nothing = unlearnt(rows, mean)
     what = "amount of data" if x == "unique_interactions" else "size"
     return f"the smallest {what} ({show_count(smallest)}) has not learnt yet: {nothing}" if nothing else ""
+
+
+def past_the_best(rows: Sequence[Row], x: str, loss: str) -> Ends | None:
+    """The sizes of a ladder whose largest is worse than another by more than its runs differ; None where it is not."""
+    if x != "n_blocks":
+        return None
+    ends = ends_of(size_means(rows, loss, None))
+    return ends if ends.noise is not None and ends.over_the_top else None
+
+
+def why_not_told(rows: Sequence[Row], x: str, loss: str, size: float) -> str:
+    """Why the rows let no law speak of a size, as a clause; empty where it may."""
+    if unlearnt_smallest(rows, x, loss):
+        return "the smallest has not learnt yet"
+    ends = past_the_best(rows, x, loss)
+    if ends is None or size <= ends.best.n:
+        return ""
+    return f"{show_count(ends.large.n)} is already worse than {show_count(ends.best.n)}, and the law only falls"
+
+
+def past_sentence(rows: Sequence[Row], x: str, loss: str) -> str:
+    """That the largest size is worse than another one, and what to do about it, as a sentence; else empty."""
+    ends = past_the_best(rows, x, loss)
+    if ends is None:
+        return ""
+    sizes = [size for size, *_ in means_along(rows, x, loss)]
+    beyond = ",".join(show_count(size) for size in sizes if size > ends.best.n)
+    enough = sum(size <= ends.best.n for size in sizes) >= MIN_SIZES
+    return (
+        f"The largest size, {show_count(ends.large.n)}, is worse than {show_count(ends.best.n)}, by "
+        f"{ends.large.loss - ends.best.loss:.3f} nats: no power law holds past that"
+        f"{f'; --holdout {beyond} fits one up to there' if enough else ''}."
+    )
 
 
 def reference_sentence(rows: Sequence[Row]) -> str:

@@ -18,6 +18,7 @@ from recbole_scale.laws.loss import JointLaw, fit_joint_law
 from recbole_scale.laws.observations import MIN_SIZES
 
 _ROLLOUT_RESAMPLES = 200
+_STEPS = (2, 4, 8, 16)
 _LEAST_NOISE = 1e-4  # of log loss, where a law leaves next to nothing over
 
 
@@ -99,16 +100,14 @@ def joint_answer(rows: Sequence[Row], question: Question) -> Joint:
     """Fit, judge on held-out sizes, roll out over sizes, and read best sizes off equal FLOPs.
 
     Raises:
-        UserError: neither a joint law nor best sizes at equal FLOPs, as :func:`fit_both_axes`.
+        UserError: no row for either, as :func:`joint_rows`; that rows allow neither is told in ``notes``.
     """
     notes: list[str] = []
     try:
         law, optimum = fit_both_axes(rows, question)
     except UserError as refusal:
         measured = measured_optima(rows, question, None, notes)
-        if not measured:
-            raise
-        return Joint(None, None, [], [], measured, [f"no joint law in size and data: {refusal}"])
+        return Joint(None, None, [], [], measured, [f"no joint law in size and data: {refusal}", *notes])
     kept, held_out, axis = joint_rows(rows, question)
     out = {id(row) for row in held_out}
     judged = _judge([row for row in kept if id(row) not in out], held_out, axis, question, notes) if held_out else []
@@ -175,13 +174,18 @@ def measured_optima(
     if not known:
         return []
     low, high = (np.log10(end) for end in (min(_totals(known)), max(_totals(known))))
-    budgets = 10.0 ** np.arange(np.ceil(2 * low) / 2, high, 0.5)
     n, flops, loss = ([row[name] for row in known] for name in (axis, "flops_total", question.loss))
     noise = curve_noise(n, flops, loss) if law is None else float(np.sqrt((law.residuals**2).mean()))
-    try:
-        found = isoflop_optima(n, flops, loss, budgets, noise=max(noise, _LEAST_NOISE), seed=question.seed)
-    except UserError as refusal:
-        notes.append(f"no best size at equal FLOPs: {refusal}")
+    found: list[Optimum] = []
+    for steps in _STEPS:  # of a decade; finer ones where so few schedules overlap that no half of one lies between them
+        budgets = 10.0 ** (np.arange(np.ceil(steps * low), steps * high) / steps)
+        try:
+            found = isoflop_optima(n, flops, loss, budgets, noise=max(noise, _LEAST_NOISE), seed=question.seed)
+            break
+        except UserError as refusal:
+            told = f"no best size at equal FLOPs: {refusal}"
+    if not found:
+        notes.append(told)
         return []
     use = None if law is None else _best_use(law, kept, axis, [one.flops for one in found])
     return list(zip(found, [float("nan")] * len(found) if use is None else map(float, use.n), strict=True))

@@ -15,9 +15,11 @@ from recbole_scale.fit.conclusions import (
     LEARN_FIRST,
     above_last_item,
     means_along,
+    past_sentence,
     range_against_now,
     reference_sentence,
     unlearnt_smallest,
+    why_not_told,
 )
 from recbole_scale.fit.study import Answer, run_label
 from recbole_scale.interfaces import Law
@@ -57,7 +59,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
             }
             for name, metric_law in answer.metric_laws.items()
         },
-        "predictions": [asdict(prediction) for prediction in answer.predictions],
+        "predictions": predictions_json(answer),
         "held_out_fitted_too": _whole_json(answer.whole),
         "notes": answer.notes,
     }
@@ -68,7 +70,7 @@ def _whole_json(whole: Answer | None) -> dict[str, Any] | None:
     """The law and predictions of every run, where some were held out."""
     if whole is None:
         return None
-    return {**law_json(whole.law), "predictions": [asdict(prediction) for prediction in whole.predictions]}
+    return {**law_json(whole.law), "predictions": predictions_json(whole)}
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
@@ -113,6 +115,7 @@ def _what_is_learnt(answer: Answer) -> list[str]:
     nothing = unlearnt_smallest(rows, question.x, question.loss)
     best = min(mean for _, mean, _ in means_along(rows, question.x, question.loss))
     told = [reference_sentence(rows), f"{nothing[:1].upper()}{nothing[1:]}. {LEARN_FIRST}" if nothing else ""]
+    told.append("" if nothing else past_sentence(rows, question.x, question.loss))
     return [one for one in (*told, "" if nothing else above_last_item(rows, best)) if one]
 
 
@@ -128,6 +131,8 @@ def _law_lines(form: str, law: PowerLaw | MetricLaw, answer: Answer, column: str
     if law.identified or not answer.question.resamples:
         return [*lines, *constants_table(law)]
     largest, now, runs = means_along(answer.choice.fitted, answer.question.x, column)[-1]
+    if silent := why_not_told(rows, question.x, question.loss, AHEAD * largest):
+        return [*lines, f"  {AHEAD:g}x larger: not told, since {silent}"]
     told = range_against_now(law, AHEAD * largest, largest, now, runs)
     return [*lines, *([f"  {AHEAD:g}x larger, at {show_count(AHEAD * largest)}: {told}"] if told else [])]
 
@@ -153,6 +158,9 @@ def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
     """Every prediction with its bands and its cost; ``fitted`` says what else it rests on."""
     x, lines = answer.question.x, []
     for prediction in answer.predictions:
+        if silent := not_told(answer, prediction.x):
+            lines += ["", f"at {x} = {show_count(prediction.x)}{fitted}: not told, since {silent}"]
+            continue
         lines += ["", f"at {x} = {show_count(prediction.x)}, one run (value, 95 % band){fitted}:"]
         metrics = {metric_name(name): value for name, value in prediction.metrics.items()}
         named = {answer.question.loss: prediction.loss, **metrics}
@@ -160,6 +168,16 @@ def _prediction_lines(answer: Answer, fitted: str) -> list[str]:
         cost = "unknown: the rows lack FLOPs" if prediction.flops is None else f"about {prediction.flops:.2g} FLOPs"
         lines.append(f"  cost to train it: {cost}")
     return lines
+
+
+def not_told(answer: Answer, size: float) -> str:
+    """Why nothing is predicted at a size, as a clause; empty where it is."""
+    return why_not_told(answer.choice.fitted + answer.choice.held_out, answer.question.x, answer.question.loss, size)
+
+
+def predictions_json(answer: Answer) -> list[dict[str, Any]]:
+    """Every prediction, and why it should not be relied on, or null."""
+    return [{**asdict(one), "not_told_since": not_told(answer, one.x) or None} for one in answer.predictions]
 
 
 def judgement_json(judgement: Judgement) -> dict[str, Any]:

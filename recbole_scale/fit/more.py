@@ -10,9 +10,10 @@ from itertools import pairwise
 import numpy as np
 
 from recbole_scale.errors import UserError
+from recbole_scale.fit.lengths import Doubling, doublings
 from recbole_scale.fit.rows import Choice, Question, Row
 from recbole_scale.fit.study import Answer, run_label
-from recbole_scale.fit.tables import by_size, distinct, number
+from recbole_scale.fit.tables import by_size, distinct, number, whole_data
 from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.metric_of_loss import MetricOfLoss, fit_metric_of_loss
@@ -39,6 +40,15 @@ class Price:
 
 
 @dataclass(frozen=True)
+class OfLength:
+    """What the law of repeated data says of a size after so many epochs: value, lower and upper end for one run."""
+
+    n: float
+    epochs: float
+    loss: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class More:
     """What was found, and why the rest was not."""
 
@@ -47,8 +57,10 @@ class More:
     # with the root mean square residual of the saturating law, and the runs to spare of either
     performance: dict[str, tuple[PerformanceLaw, float, int]]
     repeated: RepeatedLaw | None
+    lengths: list[OfLength]  # predictions of that law
     prices: list[Price]
     metric: str | None
+    doublings: list[Doubling]  # what twice the epochs have won
     notes: list[str]
 
 
@@ -58,7 +70,7 @@ def more_of(rows: Sequence[Row], found: Answer, price_per_hour: float | None = N
     choice = found.choice
     pool = _pool(rows, question, choice)
     own = choice.fitted + choice.held_out
-    names = [name for name in METRICS if all(name in (row.get("test_metrics") or {}) for row in own)]
+    names = [name for name in METRICS if any(number(row.get("test_metrics") or {}, name) for row in own)]
     of_loss = {name: law for name in names if (law := _of_loss(pool, name, question, notes)) is not None}
     performance = {}
     for name in names:
@@ -76,7 +88,10 @@ def more_of(rows: Sequence[Row], found: Answer, price_per_hour: float | None = N
     pooled = (len(pool), len({run_label(row)[0] for row in pool}), len(distinct(pool, "unique_interactions")),
               len({planned_epochs(row) for row in pool}))  # fmt: skip
     steps = prices(own, metric, price_per_hour)
-    return More(of_loss, pooled, performance, _repeated(rows, question, choice, notes), steps, metric, notes)
+    shapes = _of_shapes(pool, choice)
+    repeated = _repeated(shapes, question, notes)
+    lengths = [] if repeated is None or question.x != "n_blocks" else _lengths(repeated, found, shapes)
+    return More(of_loss, pooled, performance, repeated, lengths, steps, metric, doublings(whole_data(shapes)), notes)
 
 
 def prices(rows: Sequence[Row], metric: str | None, price_per_hour: float | None) -> list[Price]:
@@ -86,7 +101,7 @@ def prices(rows: Sequence[Row], metric: str | None, price_per_hour: float | None
     """
     sizes: list[tuple[float, list[float], float, float | None]] = []
     for n, group in by_size(rows, "seconds_train").items():
-        values = [row["test_metrics"][metric] for row in group if metric in (row.get("test_metrics") or {})]
+        values = _metric(group, "n_blocks", metric)[1] if metric else []
         if values:
             times = [1000 * row["seconds_evaluate"] / row["n_users"] for row in group
                       if number(row, "seconds_evaluate") and row.get("n_users")]  # fmt: skip
@@ -117,7 +132,7 @@ def _pool(rows: Sequence[Row], question: Question, choice: Choice) -> list[Row]:
 
 def _of_loss(pool: Sequence[Row], name: str, question: Question, notes: list[str]) -> MetricOfLoss | None:
     loss, value = _metric(pool, question.loss, name)
-    kept = [row for row in pool if name in (row.get("test_metrics") or {})]
+    kept = [row for row in pool if number(row.get("test_metrics") or {}, name)]
     try:
         return fit_metric_of_loss(loss, value, [run_label(row)[0] for row in kept], resamples=question.resamples or 100)
     except UserError as refusal:
@@ -126,18 +141,31 @@ def _of_loss(pool: Sequence[Row], name: str, question: Question, notes: list[str
 
 
 def _metric(rows: Sequence[Row], x: str, name: str) -> tuple[list[float], list[float]]:
-    kept = [row for row in rows if name in (row.get("test_metrics") or {})]
+    kept = [row for row in rows if number(row.get("test_metrics") or {}, name)]
     return [float(row[x]) for row in kept], [float(row["test_metrics"][name]) for row in kept]
 
 
-def _repeated(rows: Sequence[Row], question: Question, choice: Choice, notes: list[str]) -> RepeatedLaw | None:
-    """The law of repeated data, from every schedule that was run; a note where the rows do not tell."""
+def _of_shapes(pool: Sequence[Row], choice: Choice) -> list[Row]:
+    """Rows of the shapes that the law took."""
     shapes = {(row.get("n_layers"), row.get("d_model")) for row in choice.fitted + choice.held_out}
-    kept = [
-        row for row in _pool(rows, question, choice)
-        if (row.get("n_layers"), row.get("d_model")) in shapes
-        and number(row, "n_blocks") and number(row, "unique_interactions") and planned_epochs(row) > 0
-    ]  # fmt: skip
+    return [row for row in pool if (row.get("n_layers"), row.get("d_model")) in shapes and number(row, "n_blocks")]
+
+
+def _lengths(law: RepeatedLaw, found: Answer, rows: Sequence[Row]) -> list[OfLength]:
+    """What the law of repeated data says of every size asked for, after each number of epochs that was run."""
+    whole = whole_data(rows)
+    unique = float(whole[0]["unique_interactions"])
+    return [
+        OfLength(one.x, epochs, (float(law.predict(one.x, unique, epochs)), float(low), float(high)))
+        for one in found.predictions
+        for epochs in sorted({planned_epochs(row) for row in whole})
+        for low, high in [law.interval(one.x, unique, epochs, new_run=1)]
+    ]
+
+
+def _repeated(rows: Sequence[Row], question: Question, notes: list[str]) -> RepeatedLaw | None:
+    """The law of repeated data, from every schedule that was run; a note where the rows do not tell."""
+    kept = [row for row in rows if number(row, "unique_interactions") and planned_epochs(row) > 0]
     if len({planned_epochs(row) for row in kept}) < 3:
         notes.append("no law of repeated data: it needs finished schedules of 3 or more different numbers of epochs")
         return None

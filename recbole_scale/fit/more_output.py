@@ -9,11 +9,13 @@ from typing import Any
 
 import scipy.stats
 
-from recbole_scale.fit.law_output import aligned, finite
-from recbole_scale.fit.more import More, Price
+from recbole_scale.fit.law_output import aligned, finite, not_told, shown
+from recbole_scale.fit.lengths import length_sentences
+from recbole_scale.fit.more import More, OfLength, Price
 from recbole_scale.fit.study import Answer
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.performance import PerformanceLaw
+from recbole_scale.laws.repeated import MOST_REPEATS
 from recbole_scale.text import duration, metric_name, show_count
 
 _POOLED = (("size", "sizes"), ("amount of data", "amounts of data"), ("number of epochs", "numbers of epochs"))
@@ -24,7 +26,8 @@ def more_json(more: More) -> dict[str, Any]:
     repeated = None
     if more.repeated is not None:
         bands = {name: list(band) for name, band in more.repeated.bands().items()}
-        repeated = {"constants": more.repeated.constants(), "bands_95": bands, "identified": more.repeated.identified}
+        repeated = {"constants": more.repeated.constants(), "bands_95": bands, "identified": more.repeated.identified,
+                    "predictions": [asdict(one) for one in more.lengths]}  # fmt: skip
     content = {
         "metric_of_loss": {
             name: {"form": "logit(m) = a - b * loss", "a": law.a, "b": law.b, "spread_in_logits": law.spread}
@@ -37,6 +40,7 @@ def more_json(more: More) -> dict[str, Any]:
             for name, (law, hill, _) in more.performance.items()
         },
         "repeated_data": repeated,
+        "twice_the_epochs": [{**asdict(one), "enough": one.enough} for one in more.doublings],
         "price_of_one_percent": {"metric": more.metric, "sizes": [asdict(one) for one in more.prices]},
         "notes": more.notes,
     }  # fmt: skip
@@ -45,7 +49,11 @@ def more_json(more: More) -> dict[str, Any]:
 
 def more_text(more: More, found: Answer) -> str:
     """The same as lines for a terminal."""
-    lines = more_sentences(more, found)
+    lines = [*more_sentences(more, found), *length_sentences(more.doublings)]
+    if lengths := [one for one in more.lengths if not not_told(found, one.n)]:
+        head = ["size", "epochs", found.question.loss, "95 % band"]
+        lines += ["", "by the law of size and repeated data, one run (95 % band)"]
+        lines += aligned([head, *(_length_row(one) for one in lengths)])
     if more.prices:
         lines += ["", f"what {metric_name(str(more.metric))} costs, step by step", *aligned(price_table(more.prices))]
     lines += [f"note: {note}" for note in more.notes]
@@ -67,7 +75,7 @@ def more_sentences(more: More, found: Answer) -> list[str]:
             )
             continue
         said = f"{metric_name(name)} follows the loss: {said}"
-        for one in found.predictions:
+        for one in (one for one in found.predictions if not not_told(found, one.x)):
             low, high = law.interval([one.loss[1], one.loss[2]], new_run=True)
             said += f"; at {show_count(one.x)} {float(law.predict(one.loss[0])):.4f} [{high_low(low, high)}]"
         told.append(said)
@@ -79,10 +87,11 @@ def more_sentences(more: More, found: Answer) -> list[str]:
         )
     if more.repeated is not None:
         low, high = more.repeated.bands()["repeats"]
-        verdict = "" if more.repeated.identified else ", not identified"
+        ends = f"95 % band {low:.3g} to {high:.3g}{' or more' if high >= MOST_REPEATS else ''}"
         told.append(
-            f"repeated data: what is seen again counts as new up to about {more.repeated.repeats:.3g} repeats (95 % "
-            f"band {low:.3g} to {high:.3g}{verdict})"
+            f"repeated data: what is seen again counts as new up to about {more.repeated.repeats:.3g} repeats ({ends})"
+            if more.repeated.identified
+            else f"repeated data: up to how many repeats it counts as new is not identified ({ends})"
         )
     return told
 
@@ -111,6 +120,11 @@ def _peak(law: PerformanceLaw) -> str:
         return "grows on"
     said = "grows on" if law.peak is None else f"peaks at {show_count(law.peak)}"
     return f"{said} (95 % band of the peak {show_count(low)} to {upper})"
+
+
+def _length_row(one: OfLength) -> list[str]:
+    value, low, high = map(shown, one.loss)
+    return [show_count(one.n), f"{one.epochs:g}", value, f"[{low}, {high}]"]
 
 
 def price_table(prices: Sequence[Price]) -> list[list[str]]:

@@ -12,6 +12,8 @@ import scipy.optimize
 
 from recbole_scale.errors import UserError, nearest
 from recbole_scale.fit.rows import Choice, Question, Row, choose, is_called
+from recbole_scale.fit.sizes import fall_clause, fall_of
+from recbole_scale.fit.tables import number
 from recbole_scale.laws.budget import Cost
 from recbole_scale.laws.fitting import Array
 from recbole_scale.laws.loss import PowerLaw, fit_power_law
@@ -195,7 +197,7 @@ def _columns(rows: Sequence[Row], question: Question) -> tuple[list[float], list
 
 
 def _metric_columns(rows: Sequence[Row], name: str, x: str) -> tuple[list[float], list[float]]:
-    kept = [row for row in rows if isinstance((row.get("test_metrics") or {}).get(name), int | float)]
+    kept = [row for row in rows if number(row.get("test_metrics") or {}, name)]
     return [float(row[x]) for row in kept], [float(row["test_metrics"][name]) for row in kept]
 
 
@@ -206,9 +208,10 @@ def _judge(
 
 
 def ranking_metrics(rows: Sequence[Row]) -> list[str]:
-    """The ranking metrics that all rows carry."""
-    first, *others = [row.get("test_metrics") or {} for row in rows]
-    return [name for name in first if name.lower().startswith(_METRICS) and all(name in table for table in others)]
+    """The ranking metrics that rows carry."""
+    tables = [row.get("test_metrics") or {} for row in rows]
+    return [name for name in dict.fromkeys(name for table in tables for name in table)
+            if name.lower().startswith(_METRICS) and any(number(table, name) for table in tables)]  # fmt: skip
 
 
 def _metric_laws(
@@ -218,10 +221,17 @@ def _metric_laws(
     laws = {}
     for name in ranking_metrics(choice.fitted):
         x, value = _metric_columns(choice.fitted, name, question.x)
+        kept = [
+            one for one, row in zip(groups, choice.fitted, strict=True) if number(row.get("test_metrics") or {}, name)
+        ]
+        if len(kept) < len(groups):
+            notes.append(f"{len(groups) - len(kept)} of {len(groups)} fitted runs lack {metric_name(name)}")
         try:
-            law = fit_metric_law(x, value, groups, **options)
+            if (ends := fall_of(x, value)) is not None:
+                raise UserError(f"{fall_clause('it', ends)}, and the law only rises")
+            law = fit_metric_law(x, value, kept, **options)
             _refuse_below_measured(law, *_metric_columns(choice.held_out, name, question.x))
-            laws[name] = law.widened(_metric_widening(x, value, groups, question))
+            laws[name] = law.widened(_metric_widening(x, value, kept, question))
         except UserError as refusal:
             notes.append(f"no law for {metric_name(name)}: {refusal}")
     return laws

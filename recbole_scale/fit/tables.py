@@ -32,6 +32,11 @@ def curve_of(row: Row, name: str = "valid_nll") -> tuple[Any, Any]:
     return np.array([epoch for epoch, _ in points]), np.array([value for _, value in points])
 
 
+def decays_late(row: Row) -> bool:
+    """Whether the learning rate falls in the last epochs alone, so that a drop of the loss there tells nothing."""
+    return bool((row.get("settings") or {}).get("lr_schedule") == "wsd")
+
+
 def whole_data(rows: Iterable[Row]) -> list[Row]:
     """Rows on the largest amount of data."""
     rows = list(rows)

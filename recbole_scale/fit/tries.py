@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from recbole_scale.text import show_count
+from recbole_scale.text import show_count, span
 
 Row = Mapping[str, Any]
 _RUN = ("model", "n_layers", "d_model", "n_blocks", "unique_interactions")
@@ -28,7 +28,7 @@ def best_settings(rows: Sequence[Row], notes: list[str]) -> list[Row]:
     for row in rows:
         place = tuple(row.get(name) for name in _RUN)
         seed = id(row) if row.get("seed") is None else row["seed"]
-        tried.setdefault(place, {}).setdefault(_setting(row), {})[seed] = row
+        tried.setdefault(place, {}).setdefault(setting_of(row), {})[seed] = row
     tried = _of_common_epochs(tried)
     fewest: dict[Any, int] = {}
     for place, settings in tried.items():
@@ -50,11 +50,11 @@ def _what_was_chosen(
     counts, compared = sorted({len(settings) for settings in tried}), sorted(set(fewest))
     left = len(rows) - len(kept)
     said = f"{left} {'run repeats' if left == 1 else 'runs repeat'} a shape with other settings, such as epochs or "
-    said += f"dropout ({_span(counts)} {'setting' if counts == [1] else 'settings'} a size to compare): "
+    said += f"dropout ({span(counts)} {'setting' if counts == [1] else 'settings'} a size to compare): "
     if compared == [1]:
         return f"{said}the first of every size is taken, for all its seeds{_taken(rows, kept)}"
     return (
-        f"{said}of the first {_span(compared)} of every size the one of lowest mean valid loss is taken, the same for "
+        f"{said}of the first {span(compared)} of every size the one of lowest mean valid loss is taken, the same for "
         f"all its seeds{_taken(rows, kept)}"
     )
 
@@ -92,20 +92,16 @@ def _at(value: str, sizes: Iterable[str], apart: bool) -> str:
     return f"{value} at {', '.join(sizes)}" if apart else value
 
 
-def _setting(row: Row) -> str:
+def setting_of(row: Row, *less: str) -> str:
     """What was set, less a run's place in a study; settings that one row names and another leaves out differ."""
-    settings = {name: value for name, value in (row.get("settings") or {}).items() if name not in _PLACE}
-    return json.dumps(settings or row.get("epochs"), sort_keys=True, default=str)
+    settings = {name: value for name, value in (row.get("settings") or {}).items() if name not in (*_PLACE, *less)}
+    return json.dumps(settings or (None if "epochs" in less else row.get("epochs")), sort_keys=True, default=str)
 
 
 def _ladder(place: tuple[Any, ...]) -> tuple[Any, Any]:
     """What sizes that are compared have in common: model and amount of data."""
     named = dict(zip(_RUN, place, strict=True))
     return named["model"], named["unique_interactions"]
-
-
-def _span(counts: Sequence[int]) -> str:
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def note_tuning(rows: Sequence[Row], notes: list[str]) -> None:

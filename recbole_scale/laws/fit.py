@@ -19,7 +19,7 @@ from recbole_scale.laws.observations import Observations
 MOST_RESAMPLES = 100_000  # beyond that only memory and time are spent
 MIN_RESAMPLES = 80  # below that the ends of a 95 % band rest on two resamples each
 WIDEST = 5.0  # a 95 % band of an exponent that spans more than this factor tells next to nothing of the constants
-_NORMAL = scipy.stats.norm.ppf((np.arange(41) + 0.5) / 41)  # errors of one run, for random ones; fewer cut its tails
+NORMAL = scipy.stats.norm.ppf((np.arange(41) + 0.5) / 41)  # errors of one run, for random ones; fewer cut its tails
 _AT_EDGE = 1.01  # an exponent this close to the end of the scan has run into it
 _NO_SHARE = float(np.log(1e5))  # a power term this far below E at the smallest size says nothing of its exponent
 
@@ -127,7 +127,7 @@ class Fit:
         values = np.concatenate([form.log_law(form.replicates, logs) for form in self.forms])
         if new_run:
             spread = self.errors.noise.of_new_runs(self.seen.places(logs), int(new_run))
-            values = np.concatenate([values + quantile * spread for quantile in _NORMAL])
+            values = np.concatenate([values + quantile * spread for quantile in NORMAL])
         if self.widening != 1.0:
             centre = self.forms[0].log_law(self.theta[None], logs)
             values = centre + self.widening * (values - centre)

@@ -125,7 +125,9 @@ def fit_metric_law(
 
 def _metric(form: str, quantity: Any) -> Any:
     """The metric whose 1 / m or 1 - m is ``quantity``."""
-    return 1.0 / quantity if form == "hill" else np.maximum(1.0 - quantity, 0.0)
+    if form == "hill":  # bands of 1 / m are widened in its logarithm, which knows no 1
+        return 1.0 / np.maximum(quantity, 1.0)
+    return np.clip(1.0 - quantity, 0.0, 1.0)
 
 
 def _constants(form: str, E: Any, x0: Any, alpha: Any) -> tuple[Array, Array, Array]:

@@ -15,15 +15,15 @@ from numpy.typing import ArrayLike
 
 from recbole_scale.errors import UserError
 from recbole_scale.laws import fitting
-from recbole_scale.laws.fit import percentiles
+from recbole_scale.laws.fit import NORMAL, percentiles
 from recbole_scale.laws.fitting import Array, Axes
-from recbole_scale.laws.noise import Residuals, noise_of
+from recbole_scale.laws.noise import Noise, Residuals, noise_of
 from recbole_scale.laws.observations import Observations
 
-_REPEATS = np.geomspace(0.5, 200.0, 36)  # scanned; between two of them a parabola tells
+MOST_REPEATS = 200.0
+_REPEATS = np.geomspace(0.5, MOST_REPEATS, 36)  # scanned; between two of them a parabola tells
 _EDGE = 0.025  # share of the resamples at an end of that grid from which on r is not known
 _STARTS, _GRID, _GRID_RESAMPLE = 3, 10, 5
-_AROUND = 3  # steps of that grid that a resample is scanned to either side at first
 
 Fits = dict[int, tuple[Array, Array]]  # by place in the grid: theta [B, 5] and the Huber loss [B]
 
@@ -39,6 +39,8 @@ class RepeatedLaw:
     beta: float
     repeats: float
     draws: Array  # [R, 6]
+    noise: Noise  # of the resamples
+    seen: Observations
 
     @property
     def identified(self) -> bool:
@@ -59,9 +61,17 @@ class RepeatedLaw:
         """Loss of ``n`` parameters on ``unique`` interactions seen ``epochs`` times, broadcast together."""
         return _value(np.array(list(self.constants().values())), n, unique, epochs)
 
-    def interval(self, n: ArrayLike, unique: ArrayLike, epochs: ArrayLike, level: float = 0.95) -> tuple[Any, Any]:
-        """Lower and upper end of the band of the law."""
-        return percentiles(np.array([_value(one, n, unique, epochs) for one in self.draws]), level)
+    def interval(
+        self, n: ArrayLike, unique: ArrayLike, epochs: ArrayLike, level: float = 0.95, *, new_run: int = 0
+    ) -> tuple[Any, Any]:
+        """Lower and upper end of the band of the law; ``new_run`` adds the errors of the mean of so many new runs."""
+        values = np.log(np.array([_value(one, n, unique, epochs) for one in self.draws]))
+        if new_run and len(values):
+            sizes = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(epochs, dtype=np.float64))
+            places = self.seen.places(np.log(np.stack([one.reshape(-1) for one in sizes], axis=1)))
+            spread = self.noise.of_new_runs(places, new_run).reshape(values.shape)
+            values = np.concatenate([values + quantile * spread for quantile in NORMAL])
+        return percentiles(np.exp(values), level)
 
 
 def effective_data(unique: ArrayLike, epochs: ArrayLike, repeats: float) -> Array:
@@ -112,26 +122,11 @@ def fit_repeated_law(
     noise = noise_of(left, max(resamples, 1), rng)
     by_size, by_run = noise.errors(left, rng.standard_normal((len(noise.tau), runs)), rng)
     drawn = (fitted + by_size[:, seen.sizes] + by_run[:, seen.groups])[:resamples]
-    tried = _resampled(drawn, all_logs, fits)
+    few = _GRID_RESAMPLE
+    tried = {k: _fit(logs, drawn, few, fits[k][0][0]) for k, logs in enumerate(all_logs)} if resamples else {}
     draws = np.array([_between(tried, all_logs, i) for i in range(len(drawn))])
     E, n0, alpha, d0, beta, repeats = map(float, constants)
-    return RepeatedLaw(E, n0, alpha, d0, beta, repeats, draws.reshape(-1, 6))
-
-
-def _resampled(drawn: Array, all_logs: Sequence[Array], fits: Fits) -> Fits:
-    """Fits of every resample for the r around that of the data, and on to where all have their lowest point inside."""
-    tried: Fits = {}
-    ends = [min(fits, key=lambda k: fits[k][1][0])] * 2
-    while len(drawn):
-        low, high = max(ends[0] - _AROUND, 0), min(ends[1] + _AROUND, len(all_logs) - 1)
-        for k in range(low, high + 1):
-            if k not in tried:
-                tried[k] = _fit(all_logs[k], drawn, _GRID_RESAMPLE, fits[k][0][0])
-        at = low + np.argmin([tried[k][1] for k in range(low, high + 1)], axis=0)
-        ends = [low if at.min() == low else ends[0], high if at.max() == high else ends[1]]
-        if (at.min() > low or low == 0) and (at.max() < high or high == len(all_logs) - 1):
-            break
-    return tried
+    return RepeatedLaw(E, n0, alpha, d0, beta, repeats, draws.reshape(-1, 6), noise, seen)
 
 
 def _between(tried: Fits, all_logs: Sequence[Array], row: int) -> Array:

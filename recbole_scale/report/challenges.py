@@ -20,7 +20,7 @@ from recbole_scale.fit.rows import Row
 from recbole_scale.fit.tables import by_size
 from recbole_scale.report.html import paragraph, section, table, wide_figure
 from recbole_scale.runs.row_file import read_lines
-from recbole_scale.text import show_count
+from recbole_scale.text import show_count, span
 
 _TITLES = {
     "long_tail": "Long-tail items",
@@ -86,9 +86,10 @@ def trained_how_often(rows: Sequence[Row]) -> str:
     """How many training runs stand behind each model, for no interval over users holds their noise."""
     runs: dict[Any, set[str]] = defaultdict(set)
     for row in rows:
-        runs[row["dataset"], row["model"], row["n_blocks"]].add(str(row["run_id"]))
-    fewest, most = (end(map(len, runs.values()), default=1) for end in (min, max))
-    times = "once" if most == 1 else f"{fewest} times" if fewest == most else f"{fewest} to {most} times"
+        seed = row["run_id"] if row["seed"] is None else row["seed"]
+        runs[row["dataset"], row["model"], row["n_blocks"]].add(str(seed))
+    counts = [len(one) for one in runs.values()] or [1]
+    times = "once" if max(counts) == 1 else f"{span(counts)} times"
     return f"Each model was trained {times}; the intervals do not hold what another training seed would change."
 
 
@@ -140,7 +141,7 @@ def noise_of_draws(rows: Sequence[Row], metric: str = METRIC) -> str:
         return ""
     errors = [float(row["draw_error"]) for row in cells if row.get("draw_error") is not None]
     left = f"leaves a standard error of at most {max(errors):.4f} in a value" if errors else "leaves an unknown error"
-    return f"Noise is drawn {min(drawn)} times, which {left}."
+    return f"Noise is drawn {'once' if max(drawn) == 1 else f'{span(drawn)} times'}, which {left}."
 
 
 def challenge_table(title: str, rows: Sequence[Row], metric: str = METRIC) -> str:

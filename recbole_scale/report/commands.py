@@ -48,7 +48,7 @@ def next_commands(study: Study, verdict: Verdict, costs: Costs, rows_file: str) 
         if step.n not in seen and step.after < 0.98 * step.before and _reachable(study, step.n):
             steps.append((step, 3, False))
             seen.add(step.n)
-    further = [_of_step(study, step, runs, decides, rows_file) for step, runs, decides in steps[:_MOST]]
+    further = [_of_step(study, step, runs, decides, rows_file, verdict.then) for step, runs, decides in steps[:_MOST]]
     first = [step for step in further if step.decides]
     return [*first, *longer, *(step for step in further if not step.decides)][:_MOST]
 
@@ -80,13 +80,15 @@ def _reachable(study: Study, n: float) -> bool:
     return near and (not study.ends.over_the_top or n <= study.ends.best.n)
 
 
-def _of_step(study: Study, step: Step, runs: int, decides: bool, rows_file: str) -> Command:
+def _of_step(study: Study, step: Step, runs: int, decides: bool, rows_file: str, then: float) -> Command:
     shape = shape_name(study, step.n)
     line = sweep_line(study, [shape], next_seeds(study, step.n, runs), rows_file)
     minutes = None if step.hours is None else 60.0 * step.hours
     takes = "" if minutes is None else f", about {duration(60 * minutes)}"
-    what = f"{runs} more runs at {show_count(step.n)}{takes}"
-    narrows = f"the band of the loss at ten times the size from ± {step.before:.3f} to ± {step.after:.3f} nats"
+    known = any(size.n == step.n for size in study.sizes)
+    what = f"{runs} {'more runs at' if known else 'runs of a new size,'} {show_count(step.n)}{takes}"
+    left = 100 * step.after / step.before  # of a linearised law: it ranks runs, and its width is not the band's
+    narrows = f"the band of the loss at {show_count(then)} to about {left:.0f} % of its width"
     if decides:
         return Command(line, f"Would decide it: {what}; narrows {narrows}.", minutes, True)
     return Command(line, f"{what[0].upper()}{what[1:]}: narrows {narrows}.", minutes)

@@ -18,10 +18,10 @@ from recbole_scale.fit.conclusions import (
 )
 from recbole_scale.fit.references import counted_metrics
 from recbole_scale.fit.rows import Choice, Row
+from recbole_scale.fit.sizes import Ends, SizeMean, ends_of, size_means
 from recbole_scale.fit.study import Answer
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
-from recbole_scale.report.sizes import Ends, SizeMean, ends_of, size_means
 from recbole_scale.text import show_count
 
 WORTH = 0.01  # nats by which a doubling of the parameters must lower the loss to be called worth it: 1 % of perplexity

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from recbole_scale.fit.lengths import doublings, length_sentences
 from recbole_scale.fit.rows import Row
+from recbole_scale.fit.sizes import Ends, SizeMean
 from recbole_scale.fit.study import MISFIT, Answer, estimate_flops
-from recbole_scale.fit.tables import curve_of, distinct, number, whole_data
+from recbole_scale.fit.tables import curve_of, decays_late, distinct, number, whole_data
 from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.laws.loss import PowerLaw
-from recbole_scale.report.sizes import Ends, SizeMean
 from recbole_scale.text import counted, show_count
 
 MORE_RUNS = 3
@@ -29,7 +30,7 @@ _FALLING = 0.005  # nats gained in the last epoch that say a run was stopped ear
 
 @dataclass(frozen=True)
 class Step:
-    """Further runs, and the 95 % half-width (nats) of the prediction before and after them."""
+    """Further runs, and the 95 % half-width (nats) of the linearised prediction before and after them."""
 
     what: str
     n: float
@@ -124,22 +125,9 @@ def advice(sizes: Sequence[SizeMean], ends: Ends, ladder: Sequence[Row], found: 
 
 
 def convergence(rows: Sequence[Row], sizes: Sequence[SizeMean]) -> list[str]:
-    """Whether the schedules were long enough: a run of E epochs against one of 2 E, each with its own schedule.
-
-    A small drop in the last epoch tells nothing, for the learning rate ends near 0 however long the schedule is.
-    """
-    found = []
-    for size in sizes:
-        losses: dict[float, list[float]] = {}
-        for row in rows:
-            if row.get("n_blocks") == size.n and number(row, "best_valid_nll") and planned_epochs(row) > 0:
-                losses.setdefault(planned_epochs(row), []).append(float(row["best_valid_nll"]))
-        pairs = [epochs for epochs in losses if 2 * epochs in losses]
-        if pairs:
-            most = max(pairs)
-            won = float(np.mean(losses[most]) - np.mean(losses[2 * most]))
-            verdict = f"{most:g} are not enough" if won > _FALLING else f"{most:g} are enough"
-            found.append(f"At {show_count(size.n)}, {2 * most:g} epochs give {won:+.3f} nats over {most:g}: {verdict}.")
+    """Whether the schedules were long enough, a sentence for each size that tells."""
+    wanted = {size.n for size in sizes}
+    found = length_sentences([one for one in doublings(rows) if one.n in wanted])
     if found or not rows:
         return found
     longest = int(max(map(planned_epochs, rows)))
@@ -151,7 +139,8 @@ def convergence(rows: Sequence[Row], sizes: Sequence[SizeMean]) -> list[str]:
 def _still_falling(rows: Sequence[Row], n: float) -> bool:
     drops = []
     for row in rows:
-        _, losses = curve_of(row) if row.get("n_blocks") == n else (None, [])
+        own = row.get("n_blocks") == n and not decays_late(row)
+        _, losses = curve_of(row) if own else (None, [])
         if len(losses) > 1:
             drops.append(losses[-2] - losses[-1])
     return bool(drops) and float(np.median(drops)) > _FALLING

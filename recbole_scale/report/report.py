@@ -19,6 +19,7 @@ from recbole_scale.fit.rows import (
     matching,
     same_data,
 )
+from recbole_scale.fit.sizes import Ends, SizeMean, ends_of, main_metric, size_means
 from recbole_scale.fit.study import Answer, answer, run_label
 from recbole_scale.fit.tables import by_size, distinct, number
 from recbole_scale.fit.tries import best_settings
@@ -28,7 +29,6 @@ from recbole_scale.laws.loss import JointLaw, PowerLaw, fit_power_law
 from recbole_scale.laws.observations import MIN_SIZES
 from recbole_scale.report.figures_study import study_figures
 from recbole_scale.report.findings import WORTH, deciding, headline
-from recbole_scale.report.sizes import Ends, SizeMean, ends_of, main_metric, size_means
 
 MAIN_MODEL = "ScaledSASRec"
 

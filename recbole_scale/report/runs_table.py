@@ -8,9 +8,9 @@ from typing import Any
 
 from recbole_scale.drawing import metric_name
 from recbole_scale.fit.rows import Row
+from recbole_scale.fit.sizes import metric_of
 from recbole_scale.report.html import details, paragraph, section, table
 from recbole_scale.report.report import Study
-from recbole_scale.report.sizes import metric_of
 from recbole_scale.runs.records import filtered_metrics
 from recbole_scale.text import counted, show_count
 

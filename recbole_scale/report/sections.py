@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.drawing import Drawn, metric_name
-from recbole_scale.fit.law_output import skill_sentence
+from recbole_scale.fit.law_output import not_told, skill_sentence
 from recbole_scale.fit.rows import Row
+from recbole_scale.fit.sizes import metric_of
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import by_size, whole_data
 from recbole_scale.fit.tries import best_settings
@@ -19,7 +20,6 @@ from recbole_scale.report.decision import width_table
 from recbole_scale.report.html import bullets, cards, details, figures, paragraph, section, table
 from recbole_scale.report.next_runs import advice
 from recbole_scale.report.report import Study
-from recbole_scale.report.sizes import metric_of
 from recbole_scale.report.verdict import Verdict
 from recbole_scale.runs.records import NLL_MARKS, filtered_metrics
 from recbole_scale.text import counted, show_count
@@ -171,6 +171,8 @@ def _law_figures(study: Study) -> list[tuple[str, str]]:
         shown = f"predicted {judged.predicted:.3f}, measured {judged.observed:.3f} at {show_count(judged.x)}, held out"
         pairs.append((f"{100 * judged.signed_error:+.2f} %", shown))
     for prediction in (study.deciding or found).predictions:
+        if not_told(study.deciding or found, prediction.x):
+            continue
         value, low, high = prediction.loss
         pairs.append((f"{value:.3f} nats", f"predicted at {show_count(prediction.x)}, band {_band(low, high, '.3f')}"))
     return pairs
@@ -220,6 +222,9 @@ def _predictions(found: Answer, metric: str | None, caption: str) -> str:
     head = ["N", "loss", "95 % band", *(f"{metric_name(str(name))} (band)" for name in names), "FLOPs"]
     body = []
     for one in found.predictions:
+        if silent := not_told(found, one.x):
+            body.append([show_count(one.x), f"not told, since {silent}", *[None] * (len(head) - 2)])
+            continue
         metrics = [one.metrics[str(name)] for name in names]
         body.append([
             show_count(one.x), f"{one.loss[0]:.4f}", _band(one.loss[1], one.loss[2], ".4f"),

@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.fit.conclusions import LEARNT, unlearnt_smallest
+from recbole_scale.fit.lengths import doublings
 from recbole_scale.fit.references import COUNTING, GUESSING, reference_losses
 from recbole_scale.fit.rows import Row
-from recbole_scale.fit.tables import curve_of
+from recbole_scale.fit.sizes import fall_clause, fall_of, metric_of
+from recbole_scale.fit.tables import curve_of, decays_late, whole_data
+from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.report.report import Study
-from recbole_scale.report.sizes import metric_of
 from recbole_scale.text import show_count
 
 FACTOR = 10.0
@@ -85,7 +87,10 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
     law: MetricLaw | PowerLaw | None = None if found is None else found.metric_laws.get(name or "")
     if law is None:
         name, law = None, None if found is None else found.law
+    fallen = _fallen(study)
     past = ends.over_the_top and not _ranks_better(study, name)
+    if past and ends.noise is not None:
+        law = None  # it only falls, and what it says beyond the best size is not so
     now = (ends.best if past else ends.large).n
     then = factor * now
     worth = worth_hits if name else study.worth
@@ -94,9 +99,11 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
     if law is not None:
         band, bend = _widened(gain_per_doubling(law, now, then), law, recent(study, name, now))
     word, reason = _judge(study, law, band, worth, unlearnt, then, past)
+    if fallen and not unlearnt and word != _NO:
+        word, reason = _NO, f"{fallen}, whatever the loss does: {reason}"
     if ends.over_the_top and not past:
         reason += f"; yet by the loss the largest size, {show_count(now)}, is worse than {show_count(ends.best.n)}"
-    if word == _NO and (falling := still_learning(study, now)):
+    if word == _NO and (falling := still_learning(study, ends.large.n if past else now)):
         word, reason = _UNKNOWN, f"{falling}; {reason}"
     at_then = None if law is None else banded(law, then)
     if bend and law is not None and band is not None:  # what is shown at the larger size agrees with the gain
@@ -114,6 +121,14 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
         sure=_sure(law, now, then, worth, word),
         learnt=not unlearnt,
     )
+
+
+def _fallen(study: Study) -> str:
+    """That HR@10 is lower at the largest size than at another by more than noise, as a clause; else empty."""
+    rows, name = study.choice.fitted + study.choice.held_out, hits_of(study.choice.fitted)
+    pairs = [(float(row["n_blocks"]), value) for row in rows if (value := metric_of(row, name)) is not None]
+    ends = fall_of([n for n, _ in pairs], [value for _, value in pairs]) if pairs else None
+    return "" if ends is None else fall_clause("HR@10", ends)
 
 
 def _ranks_better(study: Study, metric: str | None) -> bool:
@@ -225,10 +240,23 @@ def nothing_learnt(study: Study) -> str:
 
 
 def still_learning(study: Study, now: float) -> str:
-    """Whether the runs of size ``now`` were stopped while their valid loss still fell, in words; else empty."""
+    """Whether longer runs of size ``now`` are still better, in words; else empty.
+
+    By what twice the epochs of its runs have won, or the last doubling of them; without such runs by the last epoch.
+    """
+    own = [row for row in study.choice.fitted + study.choice.held_out if row["n_blocks"] == now]
+    planned = max(map(planned_epochs, own), default=0.0)
+    won = {one.epochs: one.won for one in doublings(whole_data(study.ladder)) if one.n == now}
+    for epochs in (planned, planned / 2):
+        if epochs in won:
+            told = (
+                f"at {show_count(now)}, {2 * epochs:g} epochs lower the valid loss by {won[epochs]:.3f} nats against "
+            )
+            told += f"{epochs:g}, so longer runs may say otherwise"
+            return told if won[epochs] > _FALLING else ""
     drops = []
-    for row in study.choice.fitted + study.choice.held_out:
-        losses = curve_of(row)[1] if row["n_blocks"] == now else []
+    for row in own:
+        losses = [] if decays_late(row) else curve_of(row)[1]
         if len(losses) > 1:
             drops.append(float(losses[-2] - losses[-1]))
     if not drops or float(np.median(drops)) <= _FALLING:
@@ -251,6 +279,13 @@ def _judge(
     """The word and its reason."""
     if unlearnt:
         return _UNKNOWN, f"{unlearnt}; so nothing can be said of size yet"
+    if past and study.ends.noise is not None:
+        best, large = study.ends.best, study.ends.large
+        more = large.loss - best.loss
+        return (
+            _NO,
+            f"the largest size, {show_count(large.n)}, is already worse than {show_count(best.n)}, by {more:.3f} nats",
+        )
     if law is None or gain is None:
         return _UNKNOWN, study.refusal or "there is no law to go by"
     if math.isnan(gain[1]):

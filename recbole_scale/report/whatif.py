@@ -22,6 +22,7 @@ from recbole_scale.drawing import (
 )
 from recbole_scale.fit.references import COUNTED, COUNTING, GUESSING, LAST_ITEM, reference_losses
 from recbole_scale.fit.rows import Row
+from recbole_scale.fit.sizes import metric_of
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import number
 from recbole_scale.laws.fit import percentiles
@@ -30,7 +31,6 @@ from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.report.costs import Costs
 from recbole_scale.report.html import template
 from recbole_scale.report.report import Study
-from recbole_scale.report.sizes import metric_of
 from recbole_scale.report.verdict import Verdict, banded, draws_of, gain_per_doubling, hits_of
 from recbole_scale.text import duration, show_count
 

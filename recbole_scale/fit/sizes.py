@@ -10,6 +10,7 @@ import scipy.stats
 
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.tables import by_size, curve_of
+from recbole_scale.text import show_count
 
 METRICS = ("ndcg@10", "ndcg@5", "ndcg@50", "recall@10", "hit@10")
 _SURE = 0.025  # probability of noise alone making any size look so much better than the largest one
@@ -75,6 +76,27 @@ def main_metric(rows: Sequence[Row]) -> str | None:
     """The ranking metric to speak of: NDCG@10 where the rows have it."""
     tables: list[Mapping[str, object]] = [row.get("test_metrics") or {} for row in rows]
     return next((name for name in METRICS if any(name in table for table in tables)), None)
+
+
+def fall_of(x: Sequence[float], value: Sequence[float]) -> Ends | None:
+    """The sizes of a metric whose largest is lower than another by more than its runs differ; their loss is minus it.
+
+    None where it is not, or no runs are repeated to tell.
+    """
+    groups: dict[float, list[float]] = {}
+    for place, one in zip(x, value, strict=True):
+        groups.setdefault(place, []).append(-one)
+    ends = ends_of([
+        SizeMean(n, len(all_), float(np.mean(all_)), float(np.std(all_, ddof=1)) if len(all_) > 1 else float("nan"),
+                 None, None) for n, all_ in sorted(groups.items())
+    ])  # fmt: skip
+    return ends if ends.noise is not None and ends.over_the_top else None
+
+
+def fall_clause(metric: str, ends: Ends) -> str:
+    """That a metric falls, as a clause."""
+    best, large = ends.best, ends.large
+    return f"{metric} is {-large.loss:.4f} at {show_count(large.n)}, less than {-best.loss:.4f} at {show_count(best.n)}"
 
 
 def overfits_after(rows: Sequence[Row]) -> int | None:
