@@ -265,6 +265,21 @@ def test_unequal_settings_are_named():
     assert "not all given the same learning_rate: tuning is part" in choose(rows, Question()).notes[-1]
 
 
+def test_rates_that_a_sweep_tuned_are_told_as_that():
+    def tuned(row, rate, tries):
+        chosen = {"learning_rate": rate, "valid_nll": dict.fromkeys(tries, 6.0), "at_the_edge": rate == 0.012}
+        return {**row, "settings": {"seed": row["seed"], "epochs": 10, "learning_rate": rate}, "tuning": chosen}
+
+    rows = [tuned(row, 0.012, "abc") if row["size"] == "a" else tuned(row, 0.006, "abcd") for row in make_rows()[:-1]]
+    smallest = show_count(min(row["n_blocks"] for row in rows))
+    told = "each size has the learning rate of lowest valid loss on another seed, of 3 to 4 tried; at"
+    assert [note for note in choose(rows, Question()).notes if "learning" in note] == [
+        f"{told} {smallest} it is the least or the largest tried"
+    ]
+    other = [{**row, "tuning": {**row["tuning"], "learning_rate": 0.003}} for row in rows]  # not what they have
+    assert "tuning is part of what" in choose(other, Question()).notes[-1]
+
+
 def test_sizes_off_the_law_are_noticed_and_widen_the_band():
     rng = np.random.default_rng(5)
     rows = make_rows(fractions=(1.0,))[:-1]

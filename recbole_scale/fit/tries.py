@@ -109,6 +109,15 @@ def note_tuning(rows: Sequence[Row], notes: list[str]) -> None:
     tables = [row.get("settings") or {} for row in rows]
     names = dict.fromkeys(name for table in tables for name in table if name not in _PLACE)
     apart = [name for name in names if len({json.dumps(table.get(name), default=str) for table in tables}) > 1]
+    tuned = [row.get("tuning") or {} for row in rows]  # of `sweep --tune`
+    if "learning_rate" in apart and all(
+        one.get("learning_rate") == table["learning_rate"] for one, table in zip(tuned, tables, strict=True)
+    ):
+        apart.remove("learning_rate")
+        tries = span(sorted({len(one["valid_nll"]) for one in tuned}))
+        ends = {float(row.get("n_blocks") or 0) for row, one in zip(rows, tuned, strict=True) if one["at_the_edge"]}
+        edge = f"; at {', '.join(map(show_count, sorted(ends)))} it is the least or the largest tried" if ends else ""
+        notes.append(f"each size has the learning rate of lowest valid loss on another seed, of {tries} tried{edge}")
     if apart:
         notes.append(f"the runs were not all given the same {', '.join(apart)}: tuning is part of what the law shows")
 
