@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = {"rows": "results/ml-1m/runs.jsonl", "dataset": "ml-1m", "holdout": ("786K", "1.57M")}
+LARGEST_FITTED = 12 * 4 * 64**2  # of the laws in results/ml-1m/blind
 COUNTED = "results/quality/ten-minutes.jsonl"  # rows of the same data with the losses of counting
 
 
@@ -87,29 +88,37 @@ def tuned_tables() -> tuple[str, str]:
     for row in sorted(rows, key=lambda row: (row["n_blocks"], row["epochs"], row["seed"])):
         runs[row["n_blocks"]][row["epochs"]].append(row)
     lengths = sorted({row["epochs"] for row in rows})
+    common = max(epochs for epochs in lengths if all(epochs in of_size for of_size in runs.values()))
     table = [
-        "| shape | N | rate, of how many | " + " | ".join(f"{epochs} epochs" for epochs in lengths) + " | NDCG@10 |",
+        "| shape | N | rate, of how many | "
+        + " | ".join(f"{epochs} epochs" for epochs in lengths)
+        + f" | NDCG@10, {common} |",
         "|---" * (len(lengths) + 4) + "|",
     ]
-    blind = ["| shape | epochs | predicted for one run | measured | off by |", "|---" * 5 + "|"]
+    blind = [
+        "| shape | epochs | predicted for one run | measured | off by | no change since 4 x 64 |",
+        "|---" * 6 + "|",
+    ]
     for n, of_size in runs.items():
         one = of_size[lengths[0]][0]
         cells = []
         for epochs in lengths:
             losses = [row["test_nll"] for row in of_size.get(epochs, [])]
             cells.append(f"{mean(losses):.3f} ({', '.join(f'{loss:.3f}' for loss in losses)})" if losses else "")
-        last = [row["test_metrics_ranking"]["ndcg@10"] for row in of_size[max(of_size)]]
+        last = [row["test_metrics_ranking"]["ndcg@10"] for row in of_size[common]]
         shape = f"{one['n_layers']} x {one['d_model']}"
         tried = f"{one['tuning']['learning_rate']:g}, {len(one['tuning']['valid_nll'])}"
         table.append(f"| {shape} | {show_count(n)} | {tried} | {' | '.join(cells)} | {mean(last):.3f} |")
         for epochs in of_size:
             law = folder / "blind" / str(epochs) / "law.json"
             told = json.loads(law.read_text("utf-8"))["predictions"] if law.is_file() else []
+            before = runs[LARGEST_FITTED][epochs]
             for value, low, high in (found["loss"] for found in told if found["x"] == n):
                 losses = [row["test_nll"] for row in of_size[epochs]]
                 blind.append(
                     f"| {shape} | {epochs} | {value:.3f} [{low:.3f}, {high:.3f}] | "
-                    f"{', '.join(f'{loss:.3f}' for loss in losses)} | {100 * (value / mean(losses) - 1):+.2f} % |"
+                    f"{', '.join(f'{loss:.3f}' for loss in losses)} | {100 * (value / mean(losses) - 1):+.2f} % | "
+                    f"{100 * (mean(row['test_nll'] for row in before) / mean(losses) - 1):+.2f} % |"
                 )
     return "\n".join(table), "\n".join(blind)
 

@@ -25,6 +25,7 @@ PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
 WIDTH = 4.2  # inches; at this width 9-point text stays readable on a phone
 ROOM = 0.6  # share of the measured range that a reference line may stretch an axis by
+_LINE = 0.06  # of the axis: a line of text
 NAMES = {
     "n_blocks": "parameters without embeddings, N",
     "n_blocks_exact": "parameters without embeddings (exact)",
@@ -107,23 +108,29 @@ def _apart(places: Sequence[float]) -> list[float]:
 def draw_levels(panel: Any, levels: Mapping[str, float | None]) -> None:
     """Dotted lines at ``levels``; one too far off for the axis is named at its edge with an arrow."""
     low, high = panel.get_ylim()
-    levels = {name: v for name, v in levels.items() if v is not None}
+    known = {name: v for name, v in levels.items() if v is not None}
     room = ROOM * (high - low)
     # where some are named at the edge, those just beyond it would lie on their names
-    top = high if any(v > high + room for v in levels.values()) else high + room
-    bottom = low if any(v < low - room for v in levels.values()) else low - room
-    inside = {name: v for name, v in levels.items() if bottom <= v <= top}
+    top = high if any(v > high + room for v in known.values()) else high + room
+    bottom = low if any(v < low - room for v in known.values()) else low - room
+    inside = {name: v for name, v in known.items() if bottom <= v <= top}
+    above, below = (
+        [name for name, v in known.items() if sign * v > sign * end] for sign, end in ((1, top), (-1, bottom))
+    )
     span = high - low
-    panel.set_ylim(min([low, *inside.values()]) - 0.03 * span, max([high, *inside.values()]) + 0.06 * span)
+    over, under = (_LINE * -(-len(far) // 2) for far in (above, below))  # room for names at the edge, two in a line
+    panel.set_ylim(
+        min([low, *inside.values()]) - (0.03 + under) * span, max([high, *inside.values()]) + (0.06 + over) * span
+    )
     at = {"color": GREY, "fontsize": 8, "ha": "right", "transform": panel.get_yaxis_transform()}
     for name, value in inside.items():
         panel.axhline(value, color=GREY, linewidth=1.0, linestyle=":")
         panel.text(0.99, value, f"{name} {value:.3g}", va="bottom", **at)
-    for edge, arrow, va in ((1.0, "\u2191", "top"), (0.0, "\u2193", "bottom")):
-        far = [f"{name} {v:.3g}" for name, v in levels.items() if (v > top if edge else v < bottom)]
-        if far:
-            at |= {"color": BLACK, "transform": panel.transAxes}
-            pairs = [", ".join(far[i : i + 2]) for i in range(0, len(far), 2)]
+    at |= {"color": BLACK, "transform": panel.transAxes}
+    for edge, arrow, va, far in ((1.0, "\u2191", "top", above), (0.0, "\u2193", "bottom", below)):
+        named = [f"{name} {known[name]:.3g}" for name in far]
+        pairs = [", ".join(named[i : i + 2]) for i in range(0, len(named), 2)]
+        if pairs:
             panel.text(0.99, edge, f"{arrow} " + ",\n".join(pairs), va=va, **at)
 
 

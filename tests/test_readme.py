@@ -18,6 +18,9 @@ import generate
 
 import recbole_scale
 from recbole_scale.errors import MEND_RECBOLE
+from recbole_scale.fit.lengths import doublings
+from recbole_scale.fit.rows import Question, as_rows
+from recbole_scale.fit.study import answer
 
 README = (ROOT / "README.md").read_text("utf-8")
 WITH_CODE = [name for name in DOCUMENTS if re.search(r"```(bash|python)\n", (ROOT / name).read_text("utf-8"))]
@@ -72,6 +75,32 @@ def test_the_tuned_ladder_is_told_as_its_rows_are():
     law = json.loads((ROOT / "results" / "ml-1m" / "blind" / "6" / "law.json").read_text("utf-8"))
     found = law["constants"]
     assert f"| {found['E'] + (found['x0'] / 786_432) ** found['alpha']:.3f} [" in blind.splitlines()[2]
+
+
+def test_the_law_of_the_tuned_ladder_is_told_as_its_rows_give_it():
+    told = " ".join((ROOT / "docs" / "scaling.md").read_text("utf-8").split())
+    kept = json.loads((ROOT / "results" / "ml-1m" / "tuned_law.json").read_text("utf-8"))
+    rows = as_rows(recbole_scale.read_rows(ROOT / "results" / "ml-1m" / "tuned.jsonl"))
+    found = answer(rows, Question(where={"epochs": "12"}, predict=("1.57M",)))
+    refit = [getattr(found.law, name) for name in ("E", "x0", "alpha")]
+    assert refit == pytest.approx([kept["constants"][name] for name in ("E", "x0", "alpha")], rel=1e-6)
+    for name, form in (
+        ("E", "E = {:.3f} nats (95 %: {:.3f} to {:.3f})"),
+        ("alpha", "alpha = {:.3f} ({:.3f} to {:.3f})"),
+    ):
+        assert form.format(kept["constants"][name], *kept["bands_95"][name]) in told
+    assert "{:.3f} ({:.3f} to {:.3f}) for a run of 8 x 128".format(*found.predictions[0].loss) in told
+    left = found.law.predict(786_432) - kept["constants"]["E"]
+    assert f"beyond 786K is about {left:.3f} nats" in told
+    won = {(one.n, one.epochs): one for one in doublings(rows)}
+    for n, epochs in ((98_304, 12), (196_608, 6), (786_432, 6)):
+        assert f"{won[n, epochs].won:.3f} ± {won[n, epochs].error:.3f}" in told
+    means = (
+        recbole_scale.read_rows(ROOT / "results" / "ml-1m" / "tuned.jsonl")
+        .groupby(["epochs", "n_blocks"])["test_nll"]
+        .mean()
+    )
+    assert all(means[epochs].is_monotonic_decreasing for epochs in (6, 12, 24))
 
 
 def test_the_law_that_the_readme_tells_is_that_of_the_rows():
