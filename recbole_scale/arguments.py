@@ -207,7 +207,6 @@ class CommandParser(argparse.ArgumentParser):
     def _spelled(self, args: Sequence[str]) -> list[str]:
         """Known options with underscores; the values of a list one by one; a setting in one word with its value."""
         spelled: list[str] = []
-        given: dict[str, list[str]] = {}  # the words of each option that stands once
         left = deque(args)
         while left:
             argument = left.popleft()
@@ -226,21 +225,13 @@ class CommandParser(argparse.ArgumentParser):
                 spelled.append(setting.replace(" ", _SPACE))
             elif isinstance(action, argparse._StoreTrueAction):
                 spelled += [key] * _flag(key, [value] if equals else [], left)
-            else:
+            elif action.nargs == "+":
                 words = [value] if equals else []
-                if action.nargs == "+":
-                    while left and _is_word(left[0]):
-                        words.append(left.popleft())
-                    words = self._split(words, action.metavar)
-                    spelled += [key, *words]
-                else:
-                    spelled.append(key + equals + value)
-                    words = words or list(left)[:1]
-                if isinstance(action, argparse._AppendAction):  # and "extend", which is one
-                    continue
-                if given.setdefault(action.dest, words) != words:
-                    before, now = (shown(" ".join(found)) for found in (given[action.dest], words))
-                    raise UserError(f"{key} is given twice, as {before} and {now}")
+                while left and _is_word(left[0]):
+                    words.append(left.popleft())
+                spelled += [key, *self._split(words, action.metavar)]
+            else:
+                spelled.append(key + equals + value)
         return spelled
 
     @staticmethod

@@ -182,10 +182,8 @@ def test_a_switch_may_say_true_or_false_as_settings_do(words, on):
         parser.parse_args(["--dry_run=3"])
 
 
-def test_an_option_given_twice_with_two_values_is_refused_as_a_setting_is():
-    for words in (["--name", "a", "-n", "b"], ["--name=a", "--rate=1", "--name=b"]):
-        with pytest.raises(UserError, match=r"(-n|--name) is given twice, as 'a' and 'b'"):
-            made_parser().parse_args(words)
+def test_of_an_option_given_twice_the_last_holds_as_everywhere():
+    assert made_parser().parse_args(["--name=a", "--rate=1", "-n", "b"]).name == "b"
 
 
 def test_a_value_to_keep_may_hold_blanks_and_a_delimiter_may_be_one():

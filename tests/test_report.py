@@ -636,9 +636,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(folder, capsys, arguments,
     write(folder / "runs.jsonl", made_rows(0.001))
     write(folder / "bad.jsonl", [challenge_row("a", "all", 1, 0.5), {"challenge": "a"}])
     before = sorted(folder.iterdir())
-    usual = {"--rows": "runs.jsonl", "--resamples": "100"}  # an option given twice is a mistake of its own
-    given = [word for name, value in usual.items() if name not in arguments for word in (name, value)] + arguments
-    assert exit_code(lambda: main(given)) == 2
+    assert exit_code(lambda: main(["--rows", "runs.jsonl", "--resamples", "100", *arguments])) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and sentence in message and message.count("\n") == 1
     assert sorted(folder.iterdir()) == before
