@@ -101,6 +101,12 @@ def test_the_law_of_the_tuned_ladder_is_told_as_its_rows_give_it():
         .mean()
     )
     assert all(means[epochs].is_monotonic_decreasing for epochs in (6, 12, 24))
+    longer = means[6, 196_608] - means[12, 196_608]
+    larger = means[12, 196_608] - means[12, 786_432]
+    assert f"wins 4 x 64 more ({longer:.3f} nats) than four times its parameters do ({larger:.3f})" in " ".join(
+        README.split()
+    )
+    assert "0.11 % and 0.18 % off after 6 and 12" in README and all(f"| -{off} % |" in told for off in (0.11, 0.18))
 
 
 def test_the_law_that_the_readme_tells_is_that_of_the_rows():
