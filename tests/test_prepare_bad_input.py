@@ -475,7 +475,9 @@ def by_header(delimiter: str, names: tuple[str, str, str], quoted: bool = False)
         else:
             head, *split = [line.split(delimiter) for line in plain_lines(data)]
         assert all(len(fields) == len(head) for fields in split)
-        places = [[name.split(":")[0] if delimiter == "\t" else name for name in head].index(name) for name in names]
+        head = [name.split(":")[0] if delimiter == "\t" else name for name in head]
+        stripped = [name.strip() for name in head]  # "user, item, time" names the columns as well
+        places = [(head if name in head else stripped).index(name) for name in names]
         return [tuple(fields[at] for at in places) for fields in split]  # type: ignore[misc]
 
     return parse

@@ -66,7 +66,7 @@ def _run(row: Row) -> str | None:
     """What tells a finished run from others."""
     if row.get("status") != "ok" or row.get("run_id") is None:
         return None
-    return json.dumps([row.get(name) for name in ("run_id", "data_digest", *VERSION)], default=str)
+    return json.dumps([row.get(name) for name in ("run_id", "dataset", "model", "data_digest", *VERSION)], default=str)
 
 
 def _as_written(value: Any) -> Any:

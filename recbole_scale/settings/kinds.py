@@ -181,8 +181,8 @@ def separator(longest: int) -> Kind:
 
 
 def listed(value: Any) -> Any:
-    """``5,10`` as the list that it is; anything else as it is."""
-    if isinstance(value, str) and "," in value:
+    """``5,10`` as the list that it is; anything else, such as the interval ``(,5]``, as it is."""
+    if isinstance(value, str) and "," in value and not set("[](){}") & set(value):
         return [parse_value(one.strip()) for one in value.split(",")]
     return value
 
