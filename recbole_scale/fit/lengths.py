@@ -59,10 +59,11 @@ def _doubling(
 ) -> Doubling:
     """The best setting that both lengths have, by the longer runs; else the best of either."""
     both = [name for name in long if name in short]
-    one, two = (min((runs[name] for name in both or runs), key=_mean) for runs in (short, long))
     if both:
         best = min(both, key=lambda name: _mean(long[name]))
         one, two = short[best], long[best]
+    else:
+        one, two = (min(runs.values(), key=_mean) for runs in (short, long))
     won = [one[seed] - two[seed] for seed in one if seed in two] or [_mean(one) - _mean(two)]
     pairs = len(won)
     error = float("nan")

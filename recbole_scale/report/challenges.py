@@ -86,7 +86,7 @@ def trained_how_often(rows: Sequence[Row]) -> str:
     """How many training runs stand behind each model, for no interval over users holds their noise."""
     runs: dict[Any, set[str]] = defaultdict(set)
     for row in rows:
-        seed = row["run_id"] if row["seed"] is None else row["seed"]
+        seed = row["run_id"] if row.get("seed") is None else row["seed"]
         runs[row["dataset"], row["model"], row["n_blocks"]].add(str(seed))
     counts = [len(one) for one in runs.values()] or [1]
     times = "once" if max(counts) == 1 else f"{span(counts)} times"
