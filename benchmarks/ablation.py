@@ -128,8 +128,19 @@ def cell(values: list[float], form: str) -> str:
     return f"{mean(values):{form}}{spread}"
 
 
+def effect(values: list[float]) -> str:
+    """Mean of paired differences, its 95 % interval by Student's t, and whether it can be told from none."""
+    import scipy.stats
+
+    if len(values) < 2:
+        return f"{values[0]:+.4f}, one seed" if values else ""
+    reach = scipy.stats.t.isf(0.025, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    told = "" if abs(mean(values)) > reach else ", not distinguishable"
+    return f"{mean(values):+.4f} ({mean(values) - reach:+.4f} to {mean(values) + reach:+.4f}){told}"
+
+
 def tables(rows: list[dict[str, Any]], metric: str) -> str:
-    """The paper's table, and the effects paired over seeds (negative: a lower loss), as Markdown."""
+    """The paper's table, and the effects paired over seeds (negative: a lower loss) with their 95 % intervals, as Markdown."""
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
     value = {(row["shape"], (row["lad"], row["so"]), row["seed"]): row[metric] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
@@ -139,11 +150,11 @@ def tables(rows: list[dict[str, Any]], metric: str) -> str:
     for name, arm in ROWS.items():
         found = [[value[s, arm, seed] for seed in seeds if (s, arm, seed) in value] for s in shapes]
         lines.append(f"| {name} | " + " | ".join(cell(values, ".4f") for values in found) + " |")
-    lines += ["", "| effect, paired over seeds | " + " | ".join(heads) + " |", ruler]
+    lines += ["", "| effect, paired over seeds (95 %) | " + " | ".join(heads) + " |", ruler]
     for name, (a, b) in EFFECTS.items():
         both = [[k for k in seeds if (s, a, k) in value and (s, b, k) in value] for s in shapes]
         found = [[value[s, a, k] - value[s, b, k] for k in ks] for s, ks in zip(shapes, both, strict=True)]
-        lines.append(f"| {name} | " + " | ".join(cell(values, "+.4f") for values in found) + " |")
+        lines.append(f"| {name} | " + " | ".join(effect(values) for values in found) + " |")
     return "\n".join(lines)
 
 
