@@ -140,7 +140,7 @@ def effect(values: list[float]) -> str:
 
 
 def tables(rows: list[dict[str, Any]], metric: str) -> str:
-    """The paper's table, and the effects paired over seeds (negative: a lower loss) with their 95 % intervals, as Markdown."""
+    """The paper's table, then the effects paired over seeds (negative: a lower loss) with intervals, as Markdown."""
     shapes = list(dict.fromkeys(row["shape"] for row in rows))
     value = {(row["shape"], (row["lad"], row["so"]), row["seed"]): row[metric] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
