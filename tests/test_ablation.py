@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import ablation
+import dropout_trial
 
 import recbole_scale
 from recbole_scale.errors import UserError
@@ -96,3 +97,45 @@ def test_the_benchmark_runs_resumes_and_agrees_with_plain_runs(walk):
     settings = {**rows[0]["settings"], "checkpoint_dir": "plain", "optimizer_switch": False}
     plain = recbole_scale.run("ScaledSASRec", "walk", config_dict=settings)
     assert plain["nll"] == rows[0]["test_nll"]  # the run without the switch, trained by itself
+
+
+def test_the_trial_of_dropout_chooses_by_valid_loss_and_tells_fresh_seeds():
+    def row(pair, seed, valid, test):
+        settings = {"dropout_bottom": pair[0], "dropout_top": pair[1]}
+        return {"n_layers": 2, "d_model": 16, "seed": seed, "status": "ok", "best_valid_nll": valid, "test_nll": test,
+                "settings": settings}  # fmt: skip
+
+    best = {"uniform": (0.2, 0.2), "falling": (0.6, 0.0), "rising": (0.0, 0.2)}
+    rows = [
+        # the least test loss is that of a pair that valid loss does not choose
+        row(pair, seed, 5.0 + seed / 10 + (pair != best[kind]), 9.0 - 3 * (pair != best[kind]))
+        for kind, pairs in dropout_trial.ARMS.items()
+        for pair in pairs
+        for seed in (1, 2)
+    ]
+    assert dropout_trial.winners(rows, "2x16", [1, 2]) == best
+    rows += [
+        row(pair, seed, 5.0, 6.0 + seed / 100 + {"uniform": 0, "falling": 0.01 * (seed - 10), "rising": 0.5}[kind])
+        for kind, pair in best.items()
+        for seed in (11, 12, 13)
+    ]
+    text = dropout_trial.table(rows, "2x16", best, [11, 12, 13]).splitlines()
+    assert text[2] == "| uniform, best of 5 | 0.2 to 0.2 | 6.1200 |  |"
+    assert text[3] == "| falling, best of 5 | 0.6 to 0 | 6.1400 | +0.0200 (-0.0048 to +0.0448), not distinguishable |"
+    assert text[4] == "| rising, best of 2 | 0 to 0.2 | 6.6200 | +0.5000 (+0.5000 to +0.5000) |"
+
+
+def test_the_trial_trains_what_is_missing_with_one_rate_after_the_embedding(walk, monkeypatch, capsys):
+    monkeypatch.setattr(dropout_trial, "ARMS", {"uniform": [(0.0, 0.0), (0.2, 0.2)], "falling": [(0.4, 0.0)]})
+    words = ["dropout_trial.py", "--dataset", "walk", "--shapes", "2x16", "--seeds", "1", "--fresh", "2", "3",
+             "--fraction", "0.5", "--epochs", "1", "--rows", "rows.jsonl", "--topk=5,10",
+             "--MAX_ITEM_LIST_LENGTH=10"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", words)
+    for _ in range(2):
+        with pytest.raises(SystemExit) as ended:
+            dropout_trial.main()
+        assert ended.value.code == 0
+    rows = ablation.read(walk / "rows.jsonl")
+    assert len(rows) == len({row["run_id"] for row in rows}) == 3 + 2 * 2
+    assert {row["settings"]["dropout_embedding"] for row in rows} == {0.1}
+    assert capsys.readouterr().out.count("| falling, best of 1 | 0.4 to 0 |") == 2

@@ -248,6 +248,8 @@ def test_listed_rates_reach_attention_residual_and_embedding_of_every_layer():
     assert [block.attn.dropout for block in model.blocks] == rates
     own = make_model(n_layers=3, dropout_rates=rates, attn_dropout_prob=0.2)
     assert [block.attn.dropout for block in own.blocks] == [0.2] * 3
+    apart = make_model(n_layers=3, dropout_rates=rates, dropout_embedding=0.1)
+    assert apart.embedding_dropout == 0.1 and [block.dropout for block in apart.blocks] == rates
     assert [block.dropout for block in own.blocks] == rates
     assert (
         dropout_rates(ScaledSASRecSettings.read(make_config(n_layers=3, dropout_bottom=0.2, dropout_top=0.2)))

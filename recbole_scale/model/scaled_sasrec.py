@@ -51,7 +51,7 @@ class ScaledSASRec(SequentialRecommender):
         pad_heads = device.type == "cuda" if settings.pad_heads is None else settings.pad_heads
         self.softmax = softmax_kernel(settings.softmax, shape.d_model, shape.n_items, device)
         rates = dropout_rates(settings)
-        self.embedding_dropout = rates[0]
+        self.embedding_dropout = rates[0] if settings.dropout_embedding is None else settings.dropout_embedding
         sparse = settings.learner == "sparse_adam"
         self.item_embedding = nn.Embedding(self.n_items, shape.d_model, padding_idx=0, sparse=sparse)
         self.position_embedding = nn.Embedding(shape.max_length, shape.d_model)
@@ -186,7 +186,7 @@ class ScaledSASRec(SequentialRecommender):
 
 
 def dropout_rates(settings: ScaledSASRecSettings) -> list[float]:
-    """Dropout rate of each layer, bottom first; the embedding takes the first.
+    """Dropout rate of each layer, bottom first; the embedding takes the first unless it has its own.
 
     ``hidden_dropout_prob`` (one for all) wins over ``dropout_rates`` (a list), and that over ``dropout_bottom`` to
     ``dropout_top``.

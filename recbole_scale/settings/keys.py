@@ -92,6 +92,9 @@ class ModelSettings(Settings):
     attn_dropout_prob: float | None = key(
         optional(RATE), None, "One rate for attention weights in all layers; empty: the layer's rate."
     )
+    dropout_embedding: float | None = key(
+        optional(RATE), None, "Rate after the embedding; empty: the first layer's rate."
+    )
     MAX_ITEM_LIST_LENGTH: int = key(whole(1, 1_000_000), 50, "Longest history the model sees.")
 
 
