@@ -116,7 +116,7 @@ TAKEN = {
          "worker"),
         ("0",)),
     **dict.fromkeys(("dropout_bottom", "dropout_top", "lr_min_ratio", "sce_power", "sgd_momentum"), RATES),
-    **dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob"), ("0", "None", "1e-3")),
+    **dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob", "dropout_embedding"), ("0", "None", "1e-3")),
     **dict.fromkeys(("learning_rate", "sgd_learning_rate", "initializer_range"), ("1e-3", "2.5")),
     **dict.fromkeys(("weight_decay", "sgd_weight_decay"), ("0", "1e-3", "2.5")),
     "decay_share": ("1e-3",),
