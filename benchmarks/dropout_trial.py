@@ -96,7 +96,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="rows of all runs")
     from recbole_scale.errors import exit_code
 
-    options, options.settings = parser.parse_known_args()  # what is left are settings, --key=value
+    options, more = parser.parse_known_args()
+    options.settings = more  # --key=value
     sys.exit(exit_code(lambda: run(options)))
 
 
