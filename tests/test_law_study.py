@@ -24,6 +24,7 @@ from recbole_scale.fit.tries import best_settings
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.laws.metrics import fit_metric_law
 from recbole_scale.laws.rollout import Judgement, rollout, widening
+from recbole_scale.report.command import main as report_main
 from recbole_scale.text import counted, parse_count, show_count
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "fit_power_law.py"
@@ -175,6 +176,12 @@ def test_joint_refused_leaves_the_rest(tmp_path, capsys):
     assert all(low < value < high for value, low, high in (one["loss"] for one in predicted))
     table = text.split("by the law of size and repeated data, one run (95 % band)\n")[1].splitlines()[:4]
     assert [line.split()[:2] for line in table[1:]] == [["1.57M", "6"], ["1.57M", "12"], ["1.57M", "24"]]
+    # the page has the same table
+    page = tmp_path / "page.html"
+    assert report_main(["--rows", str(path), "--predict", "8x128", "--resamples", "100", "--out", str(page)]) == 0
+    shown = page.read_text("utf-8").split("What longer training gives")[1].split("</table>")[0]
+    body = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in shown.split("<tr>")[2:]]
+    assert [cells[:3] for cells in body] == [line.split()[:3] for line in table[1:]]
 
 
 def test_cells_off_the_joint_law_are_noticed():
@@ -331,7 +338,7 @@ def test_counts_are_written_and_words_are_no_counts():
         (["--x", "n_block"], "--x n_block is none of"),
         (["--loss", "nll"], "--loss nll is none of"),
         (["--holdout", "xlarge"], "--holdout xlarge matches no row; there are a (4.8K)"),
-        (["--holdout", "a,b,c,d,e"], "at least 3 different sizes, but x holds only 786432, 1.57286e+06"),
+        (["--holdout", "a,b,c,d,e"], "at least 3 different sizes, but there are 2: 786K and 1.57M"),
         (["--holdout", "a,b,c,d,e,786K,large"], "leaves no run to fit a law to"),
         (["--predict", "huge"], "--predict huge is neither a count such as 829M"),
         (["--where", "sise=a"], "--where names the column 'sise', which no row has; did you mean 'size'?"),

@@ -321,7 +321,7 @@ def evidence():
     skill = ", ".join(f"{name} {np.mean(values):.4f}" for name, values in errors.items())
     se = 1.96 * np.mean([row["test_nll_se"] for row in ROWS if row["n_blocks"] == max(fitted)])
     told = [
-        f'Rollout, mean error, nats: {skill}; {idle} of {len(banded)} bands hold "no change" too and prove little.',
+        f'Rollout, mean error, nats: {skill}; {idle} of {len(banded)} bands hold "no change" too, which proves little.',
         "unique_interactions is held at 982,089, one of 4 values in the rows; "
         "--where unique_interactions=N holds another",
         f"E and its band hold on these test users; another sample of as many would move it by about ± {se:.3f} nats "

@@ -31,10 +31,11 @@ from recbole_scale.report.challenges import (
     trained_how_often,
 )
 from recbole_scale.report.command import main
+from recbole_scale.report.commands import shape_name
 from recbole_scale.report.findings import _apart, headline, last_step, worth_up_to
 from recbole_scale.report.page import answer_text
 from recbole_scale.report.report import Study, make_study
-from recbole_scale.report.sections import key_figures
+from recbole_scale.report.sections import evidence_section, key_figures
 from recbole_scale.report.verdict import decide
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "report.py"
@@ -211,7 +212,7 @@ def test_no_gain_one_size_and_two_sizes_are_said_as_they_are():
     assert "Whether it pays beyond 3.07K is not settled" in second and "this may be noise" in second
     first, second = sentences([made_row((2, 64))])
     assert "only one size was trained (98.3K" in first
-    assert second == "How far it pays is not known: a law needs at least 3 different sizes, but x holds only 98304."
+    assert second == "How far it pays is not known: a law needs at least 3 different sizes, but there is 1: 98.3K."
     _, second = sentences([made_row((2, 64)), made_row((1, 16))])
     assert second.startswith("How far it pays is not known: a law needs at least 3")
 
@@ -682,3 +683,28 @@ def test_help_shows_an_example(capsys):
         main(["--help"])
     assert "recbole-scale report --rows" in capsys.readouterr().out
     assert 'run_verb(["report"' in SCRIPT.read_text()
+
+
+def test_valid_and_test_loss_with_other_best_sizes_are_told():
+    rows = world(lambda n: 5.0 + (1e3 / n) ** 0.5)  # best by either: 786K
+    for row in rows:
+        row["best_valid_nll"] = row["test_nll"] - 0.05
+    assert not any("is not settled" in note for note in answer(rows, QUICK).notes)
+    for row in rows:
+        row["best_valid_nll"] += 0.2 * (row["n_blocks"] == LARGE)
+    clause = "the best size is 197K by the valid loss and 786K by the test loss, so which of the two is better is not"
+    assert f"{clause} settled" in answer(rows, QUICK).notes
+    study = make_study(rows, QUICK)
+    assert clause in evidence_section(study, decide(study), [])
+    del rows[0]["best_valid_nll"]
+    assert not any("is not settled" in note for note in answer(rows, QUICK).notes)
+
+
+def test_a_new_size_is_a_shape_that_is_known_where_there_is_one():
+    smaller = world(lambda n: 5.0 + (1e3 / n) ** 0.5, shapes=SHAPES[1:5])  # 2x16 to 4x64
+    study = make_study(smaller, QUICK)
+    assert shape_name(study, 12 * 4 * 64**2) == "4x64"
+    assert shape_name(study, 4 * 12 * 4 * 64**2) == "4x128"  # small, not the 6x104 of the largest run's proportions
+    assert shape_name(study, 12 * 4 * 64**2 * 2) == "5x80"
+    elsewhere = world(lambda n: 5.1 + (1e3 / n) ** 0.5, shapes=[(5, 81)], epochs=2)  # run, but not for this law
+    assert shape_name(make_study(smaller + elsewhere, QUICK), 12 * 4 * 64**2 * 2) == "5x81"

@@ -9,6 +9,7 @@ import numpy as np
 from recbole_scale.fit.references import COUNTING, GUESSING, LAST_ITEM, reference_losses
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.sizes import Ends, ends_of, size_means
+from recbole_scale.fit.tables import number
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
@@ -80,6 +81,18 @@ def past_sentence(rows: Sequence[Row], x: str, loss: str) -> str:
         f"{ends.large.loss - ends.best.loss:.3f} nats: no power law holds past that"
         f"{f'; --holdout {beyond} fits one up to there' if enough else ''}."
     )
+
+
+def split_clause(rows: Sequence[Row], x: str, loss: str) -> str:
+    """That valid and test loss have another best size, as a clause; empty where they agree or rows lack one of them."""
+    names = {"best_valid_nll": "valid", "test_nll": "test"}
+    if x != "n_blocks" or loss not in names or not all(number(row, name) for row in rows for name in names):
+        return ""
+    best = {told: min(means_along(rows, x, name), key=lambda one: one[1])[0] for name, told in names.items()}
+    if best["valid"] == best["test"]:
+        return ""
+    said = " and ".join(f"{show_count(size)} by the {told} loss" for told, size in best.items())
+    return f"the best size is {said}, so which of the two is better is not settled"
 
 
 def reference_sentence(rows: Sequence[Row]) -> str:

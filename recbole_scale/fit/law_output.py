@@ -147,7 +147,8 @@ def skill_sentence(judged: Sequence[Judgement]) -> str:
     said = ", ".join(f"{name} {sum(map(abs, values)) / len(values):.4f}" for name, values in errors.items())
     banded = [one for one in judged if one.tells is not None]
     failing = sum(1 for one in banded if not one.tells)
-    could = f'; {failing} of {len(banded)} bands hold "no change" too and prove little' if failing else ""
+    which = "its band holds" if len(banded) == 1 else f"{failing} of {len(banded)} bands hold"
+    could = f'; {which} "no change" too, which proves little' if failing else ""
     law, *others = (sum(map(abs, values)) for values in errors.values())
     better = [name for name, other in zip(list(errors)[1:], others, strict=True) if other <= law]
     none = f"; the law has no skill against {' and '.join(better)}" if better else ""

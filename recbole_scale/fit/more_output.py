@@ -11,13 +11,14 @@ import scipy.stats
 
 from recbole_scale.fit.law_output import aligned, finite, not_told, shown
 from recbole_scale.fit.lengths import length_sentences
-from recbole_scale.fit.more import More, OfLength, Price
+from recbole_scale.fit.more import More, Price
 from recbole_scale.fit.study import Answer
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.performance import PerformanceLaw
 from recbole_scale.laws.repeated import MOST_REPEATS
 from recbole_scale.text import duration, metric_name, show_count
 
+LENGTHS = "by the law of size and repeated data, one run"
 _POOLED = (("size", "sizes"), ("amount of data", "amounts of data"), ("number of epochs", "numbers of epochs"))
 
 
@@ -50,10 +51,8 @@ def more_json(more: More) -> dict[str, Any]:
 def more_text(more: More, found: Answer) -> str:
     """The same as lines for a terminal."""
     lines = [*more_sentences(more, found), *length_sentences(more.doublings)]
-    if lengths := [one for one in more.lengths if not not_told(found, one.n)]:
-        head = ["size", "epochs", found.question.loss, "95 % band"]
-        lines += ["", "by the law of size and repeated data, one run (95 % band)"]
-        lines += aligned([head, *(_length_row(one) for one in lengths)])
+    if lengths := length_table(more, found):
+        lines += ["", f"{LENGTHS} (95 % band)", *aligned(lengths)]
     if more.prices:
         lines += ["", f"what {metric_name(str(more.metric))} costs, step by step", *aligned(price_table(more.prices))]
     lines += [f"note: {note}" for note in more.notes]
@@ -122,9 +121,15 @@ def _peak(law: PerformanceLaw) -> str:
     return f"{said} (95 % band of the peak {show_count(low)} to {upper})"
 
 
-def _length_row(one: OfLength) -> list[str]:
-    value, low, high = map(shown, one.loss)
-    return [show_count(one.n), f"{one.epochs:g}", value, f"[{low}, {high}]"]
+def length_table(more: More, found: Answer) -> list[list[str]]:
+    """What the sizes asked for reach after each number of epochs, below a head; empty where nothing is told."""
+    body = [
+        [show_count(one.n), f"{one.epochs:g}", value, f"[{low}, {high}]"]
+        for one in more.lengths
+        if not not_told(found, one.n)
+        for value, low, high in [map(shown, one.loss)]
+    ]
+    return [["size", "epochs", found.question.loss, "95 % band"], *body] if body else []
 
 
 def price_table(prices: Sequence[Price]) -> list[list[str]]:

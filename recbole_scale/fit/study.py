@@ -11,6 +11,7 @@ import numpy as np
 import scipy.optimize
 
 from recbole_scale.errors import UserError, nearest
+from recbole_scale.fit.conclusions import split_clause
 from recbole_scale.fit.rows import Choice, Question, Row, choose, is_called
 from recbole_scale.fit.sizes import fall_clause, fall_of
 from recbole_scale.fit.tables import number
@@ -68,6 +69,7 @@ def answer(rows: Sequence[Row], question: Question) -> Answer:
     asked = [_size(name, [*choice.fitted, *choice.held_out], question.x) for name in question.predict]
     notes: list[str] = []
     rolled_out = _roll_out(choice, question, notes)
+    notes += filter(None, [split_clause(choice.fitted + choice.held_out, question.x, question.loss)])
     known = {float(row[question.x]) for row in choice.fitted}
     found = _answer(choice, question, asked, widening([one for one in rolled_out if one.x in known]))
     found = replace(found, rolled_out=rolled_out, notes=[*found.notes, *notes])

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recbole_scale.errors import UserError
 from recbole_scale.laws.fitting import Array
+from recbole_scale.text import show_count
 
 MIN_SIZES = 3
 
@@ -47,9 +48,10 @@ class Observations:
         for name in axes:
             sizes = np.unique(columns[name])
             if len(sizes) < MIN_SIZES:
-                shown = ", ".join(f"{size:g}" for size in sizes)
+                there = f"there {'is' if len(sizes) == 1 else 'are'} {len(sizes)}"
+                known = " and ".join(map(show_count, sizes))
                 what = "amounts of data" if name == "d" else "sizes"
-                raise UserError(f"a law needs at least {MIN_SIZES} different {what}, but {name} holds only {shown}")
+                raise UserError(f"a law needs at least {MIN_SIZES} different {what}, but {there}: {known}")
         (y,) = (np.log(columns[name]) for name in target)
         logs = np.stack([np.log(columns[name]) for name in axes], axis=1)
         labels = np.array([repr(index) for index in range(len(y))] if groups is None else [repr(g) for g in groups])

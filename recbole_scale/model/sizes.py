@@ -190,7 +190,7 @@ def scaled_shape(n_blocks: float, layers: int, d_model: int) -> tuple[int, int]:
     return depth, max(8, 8 * round(math.sqrt(n_blocks / (12.0 * depth)) / 8))
 
 
-def nearest_size(n_blocks: int) -> str:
+def nearest_size(n_blocks: float) -> str:
     """The named size whose N is nearest on a log scale: its dropout, learning rate, batch and epochs are taken."""
     return min(SIZE_NAMES, key=lambda name: abs(math.log(named(name).n_blocks / n_blocks)))
 

@@ -12,7 +12,7 @@ from recbole_scale.fit.rows import Row
 from recbole_scale.fit.study import Answer
 from recbole_scale.fit.tables import number
 from recbole_scale.fit.tries import planned_epochs
-from recbole_scale.model.sizes import scaled_shape, shaped
+from recbole_scale.model.sizes import EQUAL_N, load_size, named, nearest_size, scaled_shape, shaped
 from recbole_scale.report.costs import Costs
 from recbole_scale.report.next_runs import Step, next_runs
 from recbole_scale.report.report import Study
@@ -142,10 +142,14 @@ def sweep_line(
 
 
 def shape_name(study: Study, n: float) -> str:
-    """``LAYERSxD_MODEL`` of the runs at ``n``, else of the largest run's proportions."""
-    row = _row_near(study, n)
-    if abs(float(row["n_blocks"]) / n - 1) <= 0.02:
-        return f"{row['n_layers']}x{row['d_model']}"
+    """``LAYERSxD_MODEL`` of the runs or the packaged size at ``n``, else of the largest run's proportions."""
+    chosen = study.choice.fitted + study.choice.held_out
+    for row in chosen + study.rows:
+        if number(row, "n_blocks") and abs(float(row["n_blocks"]) / n - 1) <= EQUAL_N:
+            return f"{row['n_layers']}x{row['d_model']}"
+    packaged = nearest_size(n)
+    if abs(named(packaged).n_blocks / n - 1) <= EQUAL_N:
+        return "{n_layers}x{hidden_size}".format(**load_size(packaged))
     large = _row_near(study, study.sizes[-1].n)
     return "{}x{}".format(*scaled_shape(n, int(large["n_layers"]), int(large["d_model"])))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recbole_scale.drawing import metric_name
 from recbole_scale.fit.joint_output import OPTIMUM_HEAD, optimum_row
-from recbole_scale.fit.more_output import more_sentences, price_table
+from recbole_scale.fit.more_output import LENGTHS, length_table, more_sentences, price_table
 from recbole_scale.report.html import bullets, details, paragraph, section, table
 from recbole_scale.report.report import Study
 from recbole_scale.report.sections import constants_table, counts_of
@@ -44,10 +44,12 @@ def more_section(study: Study) -> str:
     if more is None or found is None:
         return ""
     head, *steps = price_table(more.prices)
+    first, *lengths = length_table(more, found) or [[]]
     told = [f"{one[:1].upper()}{one[1:]}." for one in more_sentences(more, found)]
     return section(
         "Further laws",
         details("Ranking as a function of the loss, another form of it, repeated data", bullets(told)),
+        details(f"What longer training gives, {LENGTHS}", table(first, lengths)),
         details(f"What {metric_name(str(more.metric))} costs, step by step", table(head, steps)),
         bullets([f"{note[:1].upper()}{note[1:]}." for note in more.notes], "muted"),
     )
