@@ -31,7 +31,7 @@ from recbole_scale.report.challenges import (
     trained_how_often,
 )
 from recbole_scale.report.command import main
-from recbole_scale.report.commands import shape_name
+from recbole_scale.report.commands import next_seeds, shape_name, sweep_line
 from recbole_scale.report.findings import _apart, headline, last_step, worth_up_to
 from recbole_scale.report.page import answer_text
 from recbole_scale.report.report import Study, make_study
@@ -708,3 +708,29 @@ def test_a_new_size_is_a_shape_that_is_known_where_there_is_one():
     assert shape_name(study, 12 * 4 * 64**2 * 2) == "5x80"
     elsewhere = world(lambda n: 5.1 + (1e3 / n) ** 0.5, shapes=[(5, 81)], epochs=2)  # run, but not for this law
     assert shape_name(make_study(smaller + elsewhere, QUICK), 12 * 4 * 64**2 * 2) == "5x81"
+
+
+def test_runs_to_add_have_the_rate_of_their_own_size_and_new_sizes_tune_theirs():
+    rates = {12 * layers * width**2: 0.0015 * 64 / width for layers, width in SHAPES[1:5]}
+    rows = world(lambda n: 5.0 + (1e3 / n) ** 0.5, shapes=SHAPES[1:5], settings={})
+    for row in rows:
+        rate = rates[row["n_blocks"]]
+        row["settings"] = {"seed": row["seed"], "learning_rate": rate, "lr_schedule": "wsd"}
+        tried = {"1": 6.0, "2": 6.1, "3": 6.2}
+        row["tuning"] = {
+            "learning_rate": rate, "valid_nll": tried, "seed": 4, "epochs": 6, "at_the_edge": False
+        }  # fmt: skip
+    study = make_study(rows, QUICK)
+    line = sweep_line(study, [24_576], next_seeds(study, 24_576, 2), "rows.jsonl")
+    assert line == (
+        "recbole-scale sweep --dataset made --shapes 2x32 --seeds 5 6 --epochs 8 --rows rows.jsonl"
+        " --learning_rate=0.003 --lr_schedule=wsd"
+    )
+    assert sweep_line(study, [786_432], [1], "rows.jsonl") == (
+        "recbole-scale sweep --dataset made --shapes 4x128 --seeds 1 --epochs 8 --tune 3 --tune_seed 4 --tune_epochs 6"
+        " --rows rows.jsonl --lr_schedule=wsd"
+    )
+    for row in rows:
+        del row["tuning"]
+    line = sweep_line(make_study(rows, QUICK), [786_432, 3_145_728], [1], "rows.jsonl")
+    assert "--shapes 4x128 10x160 " in line and "--learning_rate=0.0015 " in line and "--tune" not in line

@@ -81,8 +81,7 @@ def _reachable(study: Study, n: float) -> bool:
 
 
 def _of_step(study: Study, step: Step, runs: int, decides: bool, rows_file: str, then: float) -> Command:
-    shape = shape_name(study, step.n)
-    line = sweep_line(study, [shape], next_seeds(study, step.n, runs), rows_file)
+    line = sweep_line(study, [step.n], next_seeds(study, step.n, runs), rows_file)
     minutes = None if step.hours is None else 60.0 * step.hours
     takes = "" if minutes is None else f", about {duration(60 * minutes)}"
     known = any(size.n == step.n for size in study.sizes)
@@ -100,7 +99,7 @@ def _longer(study: Study, n: float, costs: Costs, rows_file: str) -> Command:
     hours = costs.of(n).hours
     minutes = None if hours is None else 60.0 * hours * epochs / max(planned_epochs(_row_near(study, n)), 1.0)
     takes = "" if minutes is None else f", about {duration(60 * minutes)}"
-    line = sweep_line(study, [shape_name(study, n)], [1], rows_file, epochs)
+    line = sweep_line(study, [n], [1], rows_file, epochs)
     return Command(line, f"Let {show_count(n)} learn to its end: {counted(epochs, 'epoch')}{takes}.", minutes)
 
 
@@ -110,7 +109,7 @@ def _learn(study: Study, costs: Costs, rows_file: str) -> Command:
     epochs = max(3 * int(planned_epochs(row)), 10)
     hours = costs.of(study.sizes[0].n).hours
     minutes = None if hours is None else 60.0 * hours * epochs / max(planned_epochs(row), 1.0)
-    line = sweep_line(study, [shape_name(study, study.sizes[0].n)], [1], rows_file, epochs)
+    line = sweep_line(study, [study.sizes[0].n], [1], rows_file, epochs)
     takes = "" if minutes is None else f", about {duration(60 * minutes)}"
     return Command(line, f"First see that the smallest size learns at all: {counted(epochs, 'epoch')}{takes}.", minutes)
 
@@ -119,24 +118,32 @@ def _more_sizes(study: Study, costs: Costs, rows_file: str) -> Command:
     """The sizes that are missing for a law."""
     sizes = [size.n for size in study.sizes]
     wanted = [sizes[0] / 4, sizes[-1] * 4, sizes[-1] * 16][: max(1, 4 - len(sizes))]
-    names = [shape_name(study, n) for n in wanted]
     hours = [costs.of(n).hours for n in wanted]
     minutes = None if any(one is None for one in hours) else 2 * 60.0 * sum(one or 0.0 for one in hours)
     takes = "" if minutes is None else f", about {duration(60 * minutes)}"
-    return Command(sweep_line(study, names, [1, 2], rows_file), f"Sizes that a law still needs{takes}.", minutes)
+    return Command(sweep_line(study, wanted, [1, 2], rows_file), f"Sizes that a law still needs{takes}.", minutes)
 
 
 def sweep_line(
-    study: Study, shapes: Sequence[str], seeds: Sequence[int], rows_file: str, epochs: int | None = None
+    study: Study, sizes: Sequence[float], seeds: Sequence[int], rows_file: str, epochs: int | None = None
 ) -> str:
-    """The sweep that adds runs like those there are, as one shell line."""
-    row = _row_near(study, study.sizes[-1].n)
-    words = ["recbole-scale", "sweep", "--dataset", study.choice.dataset, "--shapes", *shapes]
-    words += ["--seeds", *map(str, seeds)]
+    """The sweep that adds runs like those there are, as one shell line.
+
+    A size that is there gets the settings of its own runs, new ones the largest's; a rate tuned for that one, none.
+    """
+    row = _row_near(study, sizes[0])
+    there = len(sizes) == 1 and abs(float(row["n_blocks"]) / sizes[0] - 1) <= EQUAL_N
+    row = row if there else _row_near(study, study.sizes[-1].n)
+    settings = {key: value for key, value in (row.get("settings") or {}).items() if key not in _PLACE}
+    words = ["recbole-scale", "sweep", "--dataset", study.choice.dataset]
+    words += ["--shapes", *(shape_name(study, n) for n in sizes), "--seeds", *map(str, seeds)]
     planned = epochs or int(planned_epochs(row))
     words += ["--epochs", str(planned)] if planned else []
+    if (tuning := row.get("tuning")) and not there:
+        settings.pop("learning_rate", None)
+        words += ["--tune", str(len(tuning["valid_nll"])), "--tune_seed", str(tuning["seed"])]
+        words += ["--tune_epochs", str(tuning["epochs"])]
     words += ["--rows", rows_file]
-    settings = {key: value for key, value in (row.get("settings") or {}).items() if key not in _PLACE}
     words += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
     return shlex.join(words)
 
@@ -155,8 +162,11 @@ def shape_name(study: Study, n: float) -> str:
 
 
 def next_seeds(study: Study, n: float, count: int) -> list[int]:
-    """Seeds that no run of size ``n`` has had."""
-    used = {row.get("seed") for row in study.rows if number(row, "n_blocks") and abs(row["n_blocks"] / n - 1) <= 0.02}
+    """Seeds that no run of size ``n`` has had, nor one that has tuned a rate."""
+    used = {(row.get("tuning") or {}).get("seed") for row in study.rows}
+    used |= {
+        row.get("seed") for row in study.rows if number(row, "n_blocks") and abs(row["n_blocks"] / n - 1) <= EQUAL_N
+    }
     free = (seed for seed in range(1, 1000 + count) if seed not in used)
     return [next(free) for _ in range(count)]
 
