@@ -734,3 +734,15 @@ def test_runs_to_add_have_the_rate_of_their_own_size_and_new_sizes_tune_theirs()
         del row["tuning"]
     line = sweep_line(make_study(rows, QUICK), [786_432, 3_145_728], [1], "rows.jsonl")
     assert "--shapes 4x128 10x160 " in line and "--learning_rate=0.0015 " in line and "--tune" not in line
+
+
+def test_where_the_largest_size_is_worse_there_are_no_sliders_to_promise_more(tmp_path):
+    rows = world(lambda n: (5.0 + (1e3 / n) ** 0.5) * (1.02 if n == LARGE else 1.0), test_metrics={})
+    write(tmp_path / "rows.jsonl", rows)
+    assert main(["--rows", str(tmp_path / "rows.jsonl"), "--resamples", "100", "--out", str(tmp_path / "p.html")]) == 0
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert "No sliders: 786K is already worse than 197K, and the law only falls." in page and 'id="whatif"' not in page
+    write(tmp_path / "rows.jsonl", world(lambda n: 5.0 + (1e3 / n) ** 0.5))
+    assert main(["--rows", str(tmp_path / "rows.jsonl"), "--resamples", "100", "--out", str(tmp_path / "p.html")]) == 0
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert "No sliders" not in page and 'id="whatif"' in page

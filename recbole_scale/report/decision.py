@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from recbole_scale.drawing import Drawn
+from recbole_scale.fit.law_output import not_told
 from recbole_scale.report.commands import Command
 from recbole_scale.report.costs import Costs
 from recbole_scale.report.html import commands, figures, paragraph, section, table, template
@@ -30,7 +31,10 @@ def next_section(steps: Sequence[Command]) -> str:
 
 
 def what_if_section(study: Study, verdict: Verdict, costs: Costs) -> str:
-    """Sliders and the two figures that they move on; nothing without a law."""
+    """Sliders and the two figures that they move on; nothing without a law, why not where it may not speak of size."""
+    if study.deciding is not None and verdict.at_then is None:
+        silent = not_told(study.deciding, verdict.then)
+        return section("Move the size", paragraph(f"No sliders: {silent}.", "muted"), levels_table(study))
     known = curves(study, verdict, costs)
     if known is None:
         return ""
