@@ -15,10 +15,11 @@ from recbole_scale.fit.rows import Question
 from recbole_scale.model.sizes import scaled_shape
 from recbole_scale.report.commands import next_commands
 from recbole_scale.report.costs import Costs, forward_flops
+from recbole_scale.report.gains import banded, recent
 from recbole_scale.report.page import as_page
 from recbole_scale.report.report import Study, make_study
 from recbole_scale.report.sections import evidence_section, key_figures
-from recbole_scale.report.verdict import banded, decide, recent
+from recbole_scale.report.verdict import decide
 from recbole_scale.report.whatif import curves
 
 RIGHT = {"pays": "Yes", "does not": "No", "nothing learnt": "Not known yet", "cannot be known": "Not known yet"}

@@ -9,9 +9,10 @@ from recbole_scale.drawing import Drawn
 from recbole_scale.fit.law_output import not_told
 from recbole_scale.report.commands import Command
 from recbole_scale.report.costs import Costs
+from recbole_scale.report.gains import Band, measured
 from recbole_scale.report.html import commands, figures, paragraph, section, table, template
 from recbole_scale.report.report import Study
-from recbole_scale.report.verdict import Band, Verdict, measured
+from recbole_scale.report.verdict import Verdict
 from recbole_scale.report.whatif import answer_figures, curves, references, show_memory, what_if
 from recbole_scale.text import duration, show_count
 

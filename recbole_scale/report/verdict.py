@@ -7,43 +7,43 @@ compared with what a doubling must win to be worth it (``worth``, in HR@10):
 * No: the whole band lies below it.
 * Not known yet: it lies inside the band, there is no band, or nothing was learnt that a count of items would not know.
 
-A law that bends more, or less, than the largest runs themselves do (by over ``_APART`` standard errors) is not left to
-decide alone: its band is widened to what each doubling among those runs has won.
-
 Where the rows carry no ranking metric, the same is said of the loss and its worth in nats.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from recbole_scale.fit.conclusions import LEARNT, unlearnt_smallest
 from recbole_scale.fit.lengths import doublings
 from recbole_scale.fit.references import COUNTING, GUESSING, reference_losses
-from recbole_scale.fit.rows import Row
 from recbole_scale.fit.sizes import fall_clause, fall_of, metric_of
 from recbole_scale.fit.tables import curve_of, decays_late, whole_data
 from recbole_scale.fit.tries import planned_epochs
-from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
+from recbole_scale.report.gains import (
+    Band,
+    banded,
+    draws_of,
+    each,
+    gain_per_doubling,
+    hits_of,
+    measured,
+    moved,
+    recent,
+    widened,
+)
 from recbole_scale.report.report import Study
 from recbole_scale.text import show_count
 
 FACTOR = 10.0
 WORTH_HITS = 0.002  # HR@10 that a doubling must win: two more visits of 1,000
-HITS = ("hit@10", "recall@10")  # with one held-out item a user they are the same
 _FALLING = 0.01  # nats in the last epoch that say a run was stopped while it learnt
-_APART = 2.5
-_RECENT = 8.0  # the largest runs: sizes down to an eighth of the largest, two sizes at least
 _YES, _NO, _UNKNOWN = "Yes", "No", "Not known yet"
-
-Band = tuple[float, float, float]  # value, lower and upper end of the 95 % band
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,6 @@ class Verdict:
     learnt: bool
 
 
-def hits_of(rows: Sequence[Row]) -> str | None:
-    """The column of HR@10, None where no row has it."""
-    return next((name for name in HITS if any(name in (row.get("test_metrics") or {}) for row in rows)), None)
-
-
 def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR) -> Verdict:
     """The verdict of a study; ``worth_hits`` is what a doubling must win in HR@10, ``factor`` how much larger."""
     found, ends = study.deciding, study.ends
@@ -97,7 +92,7 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
     unlearnt = nothing_learnt(study)
     band, bend = None, ""
     if law is not None:
-        band, bend = _widened(gain_per_doubling(law, now, then), law, recent(study, name, now))
+        band, bend = widened(gain_per_doubling(law, now, then), law, recent(study, name, now))
     word, reason = _judge(study, law, band, worth, unlearnt, then, past)
     if fallen and not unlearnt and word != _NO:
         word, reason = _NO, f"{fallen}, whatever the loss does: {reason}"
@@ -107,7 +102,7 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
         word, reason = _UNKNOWN, f"{falling}; {reason}"
     at_then = None if law is None else banded(law, then)
     if bend and law is not None and band is not None:  # what is shown at the larger size agrees with the gain
-        at_then = _moved(float(law.predict(now)), band, isinstance(law, MetricLaw), math.log2(factor))
+        at_then = moved(float(law.predict(now)), band, isinstance(law, MetricLaw), math.log2(factor))
     return Verdict(
         word=word,
         reason=reason + bend,
@@ -136,88 +131,6 @@ def _ranks_better(study: Study, metric: str | None) -> bool:
     at_best, at_largest = (measured(study, metric, one.n) if metric else None
                            for one in (study.ends.best, study.ends.large))  # fmt: skip
     return at_best is not None and at_largest is not None and at_largest > at_best
-
-
-def draws_of(law: MetricLaw | PowerLaw, sizes: Any) -> Any:
-    """The law of every resample at ``sizes`` [S]: [R, S]."""
-    return law.draws(sizes) if isinstance(law, MetricLaw) else law.fit.draws(sizes)
-
-
-def banded(law: MetricLaw | PowerLaw, n: float) -> Band:
-    """Value of a law at ``n`` with its 95 % band (that of the mean over seeds); nan without a band."""
-    low, high = law.interval(n)
-    return float(law.predict(n)), float(low), float(high)
-
-
-def gain_per_doubling(law: MetricLaw | PowerLaw, now: float, then: float) -> Band:
-    """What each doubling on the way wins, better being above 0, with its 95 % band."""
-    sign, doublings = (1.0 if isinstance(law, MetricLaw) else -1.0), math.log2(then / now)
-    value = sign * float(law.predict(then) - law.predict(now)) / doublings
-    draws = draws_of(law, [now, then])
-    low, high = percentiles(sign * (draws[:, 1] - draws[:, 0]) / doublings, 0.95)
-    return value, float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Recent:
-    """What each doubling among the largest runs has won, with its standard error, from ``low`` to ``high``."""
-
-    low: float
-    high: float
-    gain: float
-    error: float
-
-
-def recent(study: Study, metric: str | None, now: float) -> Recent | None:
-    """The slope over the largest sizes up to ``now``; None without two sizes, or without repeated runs."""
-    values: dict[float, list[float]] = {}
-    for row in study.choice.fitted + study.choice.held_out:
-        value = metric_of(row, metric) if metric else float(row[study.question.loss])
-        if value is not None and row["n_blocks"] <= now:
-            values.setdefault(float(row["n_blocks"]), []).append(value)
-    sizes = sorted(values)
-    noise = _noise([values[n] for n in sizes[(len(sizes) - 1) // 2 :]]) or _noise(list(values.values()))
-    if len(sizes) < 2 or not noise:
-        return None
-    sizes = sizes[min(sum(n < max(sizes) / _RECENT for n in sizes), len(sizes) - 2) :]
-    x = np.log2(np.repeat(sizes, [len(values[n]) for n in sizes]))
-    y = np.concatenate([values[n] for n in sizes])
-    spread = float(((x - x.mean()) ** 2).sum())
-    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
-    return Recent(sizes[0], sizes[-1], slope if metric else -slope, noise / math.sqrt(spread))
-
-
-def _noise(groups: Sequence[Sequence[float]]) -> float:
-    """Standard deviation of a run, pooled over sizes; 0 where fewer than two runs repeat another."""
-    spare = sum(len(group) - 1 for group in groups)
-    return math.sqrt(sum(float(np.var(group)) * len(group) for group in groups) / spare) if spare > 1 else 0.0
-
-
-def _widened(band: Band, law: MetricLaw | PowerLaw, seen: Recent | None) -> tuple[Band, str]:
-    """The band of the gain, reaching to what the largest runs have won where the law misses that; and a remark."""
-    if seen is None or math.isnan(band[1]):
-        return band, ""
-    there = gain_per_doubling(law, seen.low, seen.high)
-    apart = seen.gain - there[0]
-    if abs(apart) <= _APART * max(seen.error, (there[2] - there[1]) / 4):
-        return band, ""
-    hits = isinstance(law, MetricLaw)
-    reach = 2.0 * seen.error
-    wide = (band[0], min(band[1], seen.gain - reach), band[2]) if apart < 0 else (
-        band[0], band[1], max(band[2], seen.gain + reach))  # fmt: skip
-    more = "more" if apart > 0 else "less"
-    remark = (
-        f"; each doubling from {show_count(seen.low)} to {show_count(seen.high)} has won {_each(seen.gain, hits)}, "
-        f"{more} than the law says there, and the range allows for it"
-    )
-    return wide, remark
-
-
-def _moved(value: float, gain: Band, hits: bool, doublings: float) -> Band:
-    """``value`` and what ``doublings`` of the gain make of it."""
-    if hits:
-        return value + gain[0] * doublings, value + gain[1] * doublings, value + gain[2] * doublings
-    return value - gain[0] * doublings, value - gain[2] * doublings, value - gain[1] * doublings
 
 
 def nothing_learnt(study: Study) -> str:
@@ -291,8 +204,8 @@ def _judge(
     if math.isnan(gain[1]):
         return _UNKNOWN, "there are too few runs to tell noise from a trend"
     kind = isinstance(law, MetricLaw)
-    told = f"{_each(gain[0], kind)} for each doubling up to {show_count(then)} (95 % band {_ends(gain, kind)})"
-    asked = f"the {_each(worth, kind)} asked for"
+    told = f"{each(gain[0], kind)} for each doubling up to {show_count(then)} (95 % band {_ends(gain, kind)})"
+    asked = f"the {each(worth, kind)} asked for"
     if gain[1] >= worth:
         return _YES, f"the runs promise {told}, at least {asked}"
     if gain[2] < worth:
@@ -304,10 +217,6 @@ def _judge(
 def _worse(study: Study) -> str:
     ends = study.ends
     return f"the largest size, {show_count(ends.large.n)}, is already worse than {show_count(ends.best.n)}, and "
-
-
-def _each(value: float, hits: bool) -> str:
-    return f"{1000 * value:.1f} more hits in 1,000 visits" if hits else f"{value:.3f} nats"
 
 
 def _ends(band: Band, hits: bool) -> str:
@@ -325,10 +234,3 @@ def _sure(law: MetricLaw | PowerLaw | None, now: float, then: float, worth: floa
     sign = 1.0 if isinstance(law, MetricLaw) else -1.0
     worthy = float(np.mean(sign * (draws[:, 1] - draws[:, 0]) / math.log2(then / now) >= worth))
     return {_YES: worthy, _NO: 1.0 - worthy}.get(word, max(worthy, 1.0 - worthy))
-
-
-def measured(study: Study, metric: str, n: float) -> float | None:
-    """Mean of a metric over the runs of size ``n``."""
-    rows = study.choice.fitted + study.choice.held_out
-    values = [value for row in rows if row.get("n_blocks") == n and (value := metric_of(row, metric)) is not None]
-    return float(np.mean(values)) if values else None

@@ -29,9 +29,10 @@ from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
 from recbole_scale.laws.metrics import MetricLaw
 from recbole_scale.report.costs import Costs
+from recbole_scale.report.gains import banded, draws_of, gain_per_doubling, hits_of
 from recbole_scale.report.html import template
 from recbole_scale.report.report import Study
-from recbole_scale.report.verdict import Verdict, banded, draws_of, gain_per_doubling, hits_of
+from recbole_scale.report.verdict import Verdict
 from recbole_scale.text import duration, show_count
 
 _POINTS = 121
