@@ -76,14 +76,17 @@ def text_table(
 _METRICS = {
     "recall": "HR", "hit": "HR", "itemcoverage": "ItemCoverage", "coverage": "Coverage", "nll_se": "NLL's se",
     "precision": "Precision", "averagepopularity": "AveragePopularity", "giniindex": "GiniIndex",
+    "logloss": "LogLoss", "shannonentropy": "ShannonEntropy", "tailpercentage": "TailPercentage",
 }  # fmt: skip
 
 
-def metric_name(key: str) -> str:
+def metric_name(key: str, one_held_out: bool = True) -> str:
     """What a metric's key is called for the reader: ``HR@10`` for ``recall@10``, ``NLL`` for ``nll``.
 
     With one held-out item a user, which is what our rows hold, RecBole's Recall and Hit are the same number; the paper
-    and this package call it HR. A trajectory's ``recall@window`` is another thing and stays Recall.
+    and this package call it HR. With more Recall is another number, as a trajectory's ``recall@window``, and stays
+    Recall.
     """
     name, at, k = key.lower().partition("@")
-    return "Recall@window" if k == "window" else _METRICS.get(name, name.upper()) + at + k
+    recall = name == "recall" and (k == "window" or not one_held_out)
+    return ("Recall" if recall else _METRICS.get(name, name.upper())) + at + k

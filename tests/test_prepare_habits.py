@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,6 +150,32 @@ def test_times_in_a_form_of_their_own(tmp_path, form, texts, expected):
     assert len(prepared(tmp_path, *call, "--time_format", form, "--bad_rows", "drop")) == 2
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("2020-01-01T10:00:00", "2020-01-01T11:00:00+02:00", "names a time zone, as the first time does not"),
+        ("2020-01-01T10:00:00Z", "2020-01-01 11:00:00", "names no time zone, as the first time does"),
+        ("2020-01-01 10:00:00 UTC", "2020-01-02", "names no time zone, as the first time does"),
+    ],
+)
+def test_times_with_and_without_a_zone_cannot_be_compared(tmp_path, first, second, says):
+    path = written(tmp_path, "a.csv", f"u,i,t\n1,a,{first}\n1,b,{second}\n")
+    with pytest.raises(UserError, match=f"line 3, column 't': '{re.escape(second)}' {says}"):
+        prepared(tmp_path, "csv", "--raw", path, *COLUMNS)
+    paths = [written(tmp_path, f"{at}.csv", f"u,i,t\n1,{at},{time}\n") for at, time in enumerate((first, second))]
+    with pytest.raises(UserError, match=f"1.csv line 2, column 't': .* {says}"):  # of two files
+        prepared(tmp_path, "csv", "--raw", *paths, *COLUMNS)
+    assert len(prepared(tmp_path, "csv", "--raw", path, *COLUMNS, "--bad_rows", "drop")) == 1
+
+
+def test_the_format_may_stand_behind_the_files(tmp_path):
+    path = written(tmp_path, "a.csv", "u,i,t,e\n1,a,1,x\n")
+    assert prepared(tmp_path, *COLUMNS, "--raw", path, "csv") == [("1", "a", "1")]
+    assert prepared(tmp_path, "--raw", path, *COLUMNS, "--where", "e=x", "csv") == [("1", "a", "1")]
+    with pytest.raises(UserError, match="the format of the raw files comes first: recbole-scale prepare FORMAT --raw"):
+        prepared(tmp_path, *COLUMNS, "--raw", path)
+
+
 def test_times_of_two_units_in_one_file_are_refused(tmp_path):
     path = written(tmp_path, "a.csv", "u,i,t\n1,a,1500000000\n1,b,1500000001000\n2,a,1500000002\n")
     with pytest.raises(UserError, match="two units, 1500000000 looks like s and 1500000001000 like ms"):
@@ -192,6 +220,64 @@ def test_nested_fields_and_arrays_of_objects(tmp_path):
     assert prepared(tmp_path, "jsonl", "--raw", dotted, "--user", "a.b", "--item", "i", "--time", "t") == [
         ("u", "x", "3")
     ]
+
+
+def test_numbers_that_pandas_made_floats_are_ids(tmp_path):
+    """One missing value makes a column of whole numbers floats, in JSON lines and in Parquet."""
+    expected = [("3", "12", "1"), ("3", "x y", "2"), ("4", "9007199254740991", "3")]
+    rows = [{"u": 3.0, "i": 12.0, "t": 1}, {"u": 3, "i": "x y", "t": 2}, {"u": 4.0, "i": 9007199254740991.0, "t": 3}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    assert prepared(tmp_path, "jsonl", "--raw", written(tmp_path, "a.jsonl", lines), *COLUMNS) == expected
+    assert prepared(tmp_path, "jsonl", "--raw", written(tmp_path, "a.json", json.dumps(rows)), *COLUMNS) == expected
+    table = pa.table({"u": [3.0, None, float("nan"), 4.0], "i": [1.0, 2.0, 3.0, 4.0], "t": [1, 2, 3, 4]})
+    path = str(tmp_path / "a.parquet")
+    pq.write_table(table, path)
+    with pytest.raises(UserError, match="row 2, column 'u': '' is empty or absent"):
+        prepared(tmp_path, "parquet", "--raw", path, *COLUMNS)
+    call = ("parquet", "--raw", path, *COLUMNS, "--bad_rows", "drop")
+    assert prepared(tmp_path, *call) == [("3", "1", "1"), ("4", "4", "4")]
+    pq.write_table(pa.table({"u": [3.5, 4.0], "i": [1, 2], "t": [1, 2]}), path)
+    with pytest.raises(UserError, match=r"column 'u' is numbers with fractions \(double\), which cannot be a user"):
+        prepared(tmp_path, *call)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (3.5, "'3.5' is no whole number"),
+        (1e300, r"'1e\+300' is no whole number, or too large"),
+        (float("nan"), "'nan' is no whole number"),
+        (True, "'true' is no text or whole number"),
+        ([1], r"'\[1\]' is no text or whole number"),
+        ({"id": 1}, "is no text or whole number"),
+        (10**50, "'10{39}' is too long for an id"),
+        ("\ud800", "is half of a letter"),
+        (None, "'' is empty or absent"),
+    ],
+)
+def test_what_is_no_id_in_json_is_told_for_what_it_is(tmp_path, value, says):
+    row = json.dumps(value)
+    text = '{"u": 1, "i": "a", "t": 1, "e": 1}\n' + f'{{"u": {row}, "i": "a", "t": 2, "e": 2}}\n'
+    call = ("jsonl", "--raw", written(tmp_path, "a.jsonl", text), *COLUMNS)
+    with pytest.raises(UserError, match=rf"line 2, column 'u': .*{says}"):
+        prepared(tmp_path, *call)
+    assert prepared(tmp_path, *call, "--bad_rows", "drop") == [("1", "a", "1")]
+    assert prepared(tmp_path, *call, "--where", "e=1") == [
+        ("1", "a", "1")
+    ]  # a row that is not wanted may hold anything
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_rows_are_chosen_by_true_and_by_whole_numbers(tmp_path, form):
+    rows = [
+        {"u": 1, "i": "a", "t": 1, "bought": False, "kind": 1.0},
+        {"u": 1, "i": "b", "t": 2, "bought": True, "kind": 2.0},
+    ]
+    path = written(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    if form == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path := str(tmp_path / "a.parquet"))
+    for where in ("bought=true", "kind=2"):
+        assert prepared(tmp_path, form, "--raw", path, *COLUMNS, "--where", where) == [("1", "b", "2")]
 
 
 def test_json_that_is_none_is_told(tmp_path):

@@ -195,12 +195,33 @@ def test_transforms_change_the_rows_as_their_names_say(folder, transform, on_dem
     assert changed.float().mean() > 0.3
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16", "gb18030"])
+@pytest.mark.parametrize("model", ["ScaledSASRec", "GRU4Rec", "BPR"])
+def test_interactions_are_read_in_any_encoding(walk, model, encoding):
+    path = walk / "dataset" / "walk" / "walk.inter"
+    lines = path.read_text().replace("\ti1\t", "\tcaf\u00e9\t")
+    settings = {**PLAIN, "bad_rows": "as_recbole", "load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    for text in (lines, lines.replace("\n", "\tmore\n").replace("\tmore\n", "\n", 1)):  # the second is read leniently
+        path.write_bytes(text.encode(encoding))
+        data = create_dataset(make_config(model, "walk", config_dict={**settings, "encoding": encoding}))
+        assert "caf\u00e9" in data.field2id_token["item_id"] and data.item_num == 41
+    if encoding != "latin-1":  # which any bytes are
+        wrong = {"utf-16": b"\x00\xd8a\x00"}.get(encoding, b"\xff") + b"\n\x00"
+        path.write_bytes(lines[:-1].encode(encoding) + wrong)
+        says = f"walk.inter, line 1121, column 3.*not {'UTF-8' if encoding == 'utf-8' else encoding} text"
+        with pytest.raises(UserError, match=says):
+            config = make_config(model, "walk", config_dict={**settings, "bad_rows": "refuse", "encoding": encoding})
+            create_dataset(config)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
 def test_features_are_read_with_their_gaps_in_any_encoding(walk, encoding):
     lines = ["item_id:token\tname:token\tprice:float\ttags:token_seq\tsizes:float_seq",
              "i0\tcaf\u00e9\t1.5\ta b\t1 2", "i1\t\t\t\t", "i2\tx\t2.5\tb\t3", "i3\ty"]  # fmt: skip
     path = walk / "dataset" / "walk" / "walk.item"
     path.write_bytes("\n".join(lines).encode(encoding))
+    interactions = path.with_suffix(".inter")
+    interactions.write_bytes(interactions.read_text().encode(encoding))
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "name", "price", "tags", "sizes"]}
     config = make_config("BPR", "walk", config_dict={**PLAIN, "encoding": encoding, "load_col": columns})
     data = create_dataset(config)

@@ -138,6 +138,20 @@ def test_a_last_row_without_a_newline_is_a_row(tmp_path):
     assert read_rows(path)["run_id"].tolist() == ["only", "c"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_what_a_windows_editor_has_saved_are_rows(tmp_path, end):
+    """A byte order mark before the first row, and line ends of two letters; a further row comes behind them."""
+    path = tmp_path / "runs.jsonl"
+    rows = (end or "\n").join(json.dumps({"run_id": name, "status": "ok"}) for name in "ab") + end
+    path.write_bytes(rows.encode("utf-8-sig"))
+    assert read_rows(path)["run_id"].tolist() == ["a", "b"]
+    append_row(path, {"run_id": "c", "status": "ok"})
+    assert read_rows(path)["run_id"].tolist() == ["a", "b", "c"]
+    path.write_bytes(b"\xef\xbb\xbf")  # an empty file
+    append_row(path, {"run_id": "c"})
+    assert read_rows(path)["run_id"].tolist() == ["c"]
+
+
 @pytest.mark.parametrize("content", [
     b"a thesis\n", b"without a newline", b"user_id:token\titem_id:token\n1\t2", b"{\n  \"run_id\": 1\n}\n",
     b"\x89PNG\r\n\x1a\n\x00",

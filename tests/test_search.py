@@ -321,6 +321,25 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--cpus_per_trial=2"], "--cpus_per_trial is not for --tool=Hyperopt"),
+        (["--no_halving"], "--no_halving is not for --tool=Hyperopt"),
+        (["--tool=Ray"], "--resume takes tool from s/search.json; leave '--tool' out"),
+        (["--algo=random"], "--resume takes algo from s/search.json"),
+        (["--dataset=other"], "--resume takes dataset from s/search.json"),
+        (["--params_file=x.hyper"], "--resume takes params_file from s/search.json"),
+        (["--learning_rate=1"], "--resume takes learning_rate from s/search.json"),
+    ],
+)
+def test_what_a_search_that_goes_on_cannot_take_is_told(walk, capsys, words, says):
+    make_plan(walk / "s", tool="Hyperopt", algo="bayes").save()
+    before = Path("s/search.json").read_bytes()
+    code, _, err = hyper(capsys, "--resume", "s", *words)
+    assert code == 2 and err.startswith(f"error: {says}") and Path("s/search.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_search_as_it_ends_a_process_and_says_how_to_go_on(walk, capsys, monkeypatch, signum, code):
     path = write_space(walk, "learning_rate choice [0.1,0.01]\n")

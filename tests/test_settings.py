@@ -11,12 +11,21 @@ import yaml
 from conftest import QUICK
 
 import recbole_scale
+from recbole_scale import cli
 from recbole_scale.errors import UserError, shown
 from recbole_scale.model.sizes import SIZE_NAMES, load_size
 from recbole_scale.runs import plan
 from recbole_scale.runs.prepared import LoadedData, build_model, prepare
 from recbole_scale.runs.run import make_config
-from recbole_scale.settings import load_settings_file, parse_arguments, parse_value, properties_folder, write
+from recbole_scale.settings import (
+    load_settings_file,
+    parse_arguments,
+    parse_value,
+    properties_folder,
+    settings_text,
+    value_text,
+    write,
+)
 from recbole_scale.settings.checks import UNDOCUMENTED, WORKED_OUT, documented
 from recbole_scale.settings.keys import NORM_CLIPPING, ScaledSASRecSettings, SizeSettings
 from recbole_scale.settings.kinds import PATH
@@ -387,6 +396,56 @@ def test_an_odd_search_space_is_refused_at_once_with_its_line(folder, line, says
         read_space("odd.hyper", "ScaledSASRec")
     sentence = str(refusal.value)
     assert sentence.startswith("odd.hyper, line 2: ") and says in sentence and len(sentence) < 600
+
+
+TEXTS = [
+    "1e-3",
+    "no",
+    "[a]",
+    "007",
+    "a: b",
+    "None",
+    "~",
+    "",
+    " x ",
+    "a #b",
+    "#b",
+    "'",
+    '"',
+    "{",
+    "a\nb",
+    "caf\u00e9",
+    "\U0001f600",
+    "\u2028",
+    "\x7f",
+    "- a",
+    "2020-01-01",
+    "0x1F",
+    "1_000",
+    "null",
+    "True",
+    "@x",
+    "%x",
+    "a, b",
+    "!!int 3",
+    "&a",
+    "*a",
+    "=",
+    "x y",
+]
+
+
+@pytest.mark.parametrize(
+    "value", [*TEXTS, TEXTS, {"a": TEXTS, "b": None}, 1e-5, 3, True, None, [5, 10], {"LS": "valid_and_test"}]
+)
+def test_a_value_that_is_handed_on_arrives_as_it_is(tmp_path, value):
+    """On the command line of another process, through the parser there, and in a file."""
+    _, settings = cli.parser_of("run_recbole").parse_with_settings([f"--key={value_text(value)}", "--other=1"])
+    assert settings == {"key": value, "other": 1} and type(settings["key"]) is type(value)
+    (tmp_path / "x.yaml").write_bytes(settings_text({"key": value}).encode("utf-8-sig"))
+    assert load_settings_file(str(tmp_path / "x.yaml")) == {"key": value}
+    if isinstance(value, str) and re.fullmatch(r"\w+ \w+|\w+, \w+", value):
+        assert value_text(value) == value  # what needs no quotes has none
 
 
 def test_a_fine_grid_is_counted_and_not_listed(folder):

@@ -207,17 +207,32 @@ def test_a_sweep_file_gives_the_same_plan(walk: Path, capsys: pytest.CaptureFixt
         (["--dataset", "walk", "--shapes", "1x8", "--n_layers=2"], "decides n_layers itself: --shapes says which"),
         (["--dataset", "walk", "--shapes", "1x8", "--model=GRU4Rec"], "a ladder is of ScaledSASRec"),
         (["--dataset", "walk", "--shapes", "1x8", "--sweep", "s.yaml"], "s.yaml: recbole-scale sweep decides seed"),
-        (["--dataset", "walk", "--shapes", "1x8", "--config_files", "c.yaml"], "c.yaml: recbole-scale sweep decides"),
+        (
+            ["--dataset", "walk", "--shapes", "1x8", "--config_files", "c.yaml"],
+            "c.yaml: recbole-scale sweep decides per_",
+        ),
         (["--dataset", "walk", "--shapes", "1x8", "1x8x2"], "are the same"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(walk: Path, arguments: list[str], sentence: str) -> None:
     Path("s.yaml").write_text("settings: {seed: 2020}")
-    Path("c.yaml").write_text("results_file: mine.jsonl")
+    Path("c.yaml").write_text("per_user_file: mine.npz")
     with pytest.raises(UserError) as told:
         main([*arguments, "--topk=[5]"])
     assert sentence in str(told.value)
     assert not (walk / "results").exists()
+
+
+def test_a_config_file_says_what_no_option_says(walk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.yaml").write_text("dataset: walk\nseed: 7\nresults_file: mine.jsonl\ndata_fraction: 0.5\ntopk: [5]\n")
+    main(["--shapes", "1x8", "--epochs", "1", "--config_files", "c.yaml"])
+    told = "from the config files: dataset walk, seed 7, data_fraction 0.5, results_file mine.jsonl\n"
+    assert capsys.readouterr().out.startswith(told)
+    row = json.loads(Path("mine.jsonl").read_text())
+    assert (row["dataset"], row["seed"], row["data_fraction"]) == ("walk", 7, 0.5)
+    main(["--shapes", "1x8", "--epochs", "1", "--config_files", "c.yaml", "--seeds", "3", "--rows", "r.jsonl"])
+    assert capsys.readouterr().out.startswith("from the config files: dataset walk, data_fraction 0.5\n")
+    assert json.loads(Path("r.jsonl").read_text())["seed"] == 3
 
 
 HEAD, GPUS = {"CPU": 64.0}, {"CPU": 96.0, "GPU": 8.0}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from recbole_scale.bars import bar
 from recbole_scale.challenges.cases import Cases
@@ -20,6 +19,7 @@ from recbole_scale.data.histories import Histories
 from recbole_scale.data.splits import Split
 from recbole_scale.errors import UserError
 from recbole_scale.files import WholeFile, whole_files
+from recbole_scale.settings import settings_text
 
 CHUNK = 1 << 15
 
@@ -85,7 +85,7 @@ def export(
         "train_neg_sample_args": None,
     }
     with whole_files(place / f"{name}.yaml") as (file,):
-        file.write(yaml.safe_dump(settings, sort_keys=False).encode())
+        file.write(settings_text(settings).encode())
     return parts
 
 

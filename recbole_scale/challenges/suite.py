@@ -19,6 +19,7 @@ from recbole_scale.challenges.measuring import measure, measure_trajectory
 from recbole_scale.challenges.models import Checkpoint, build_ranker
 from recbole_scale.challenges.options import SEEDS
 from recbole_scale.challenges.table import Measured
+from recbole_scale.data.atomic import encoding_of
 from recbole_scale.data.dataset import HistoryDataset
 from recbole_scale.errors import UserError, check_choice
 
@@ -124,7 +125,8 @@ def _domains(checkpoint: Checkpoint, domain_field: str) -> tuple[np.ndarray, lis
     if not path.is_file():
         raise UserError(f"multi_domain needs a column '{domain_field}:token' in {path}, and there is no such file")
     tokens = dataset.field2id_token[dataset.iid_field]
-    return multi_domain.read_domains(path, tokens, domain_field, dataset.iid_field, config["field_separator"])
+    form = config["field_separator"], encoding_of(config)
+    return multi_domain.read_domains(path, tokens, domain_field, dataset.iid_field, *form)
 
 
 def _is_ready_made(dataset: HistoryDataset) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -27,7 +26,7 @@ from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
 from recbole_scale.runs.prepared import check_ranked_users, data_digest
 from recbole_scale.runs.run import make_config
-from recbole_scale.settings import MANY, run_id
+from recbole_scale.settings import MANY, run_id, value_text
 from recbole_scale.text import counted
 
 # the same for everybody: split, order, ranking, measures
@@ -80,12 +79,8 @@ class Run:
 
     def arguments(self, dataset: str, more: dict[str, Any]) -> list[str]:
         """The command line of this run alone."""
-        values = [f"--{k}={_as_yaml(v)}" for k, v in {**self.settings, **more}.items()]
+        values = [f"--{k}={value_text(v)}" for k, v in {**self.settings, **more}.items()]
         return [f"--model={self.model}", f"--dataset={dataset}", *values]
-
-
-def _as_yaml(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def split_name(name: str) -> tuple[str, dict[str, Any]]:

@@ -5,10 +5,12 @@ Quotation marks are ordinary characters here: a stray one in an item id must not
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +28,16 @@ BLOCK_BYTES = (
 )  # each block has a dictionary of its own: small blocks repeat it, large ones hold much text at once
 
 
-def read_header(path: str | os.PathLike[str], separator: str = "\t", encoding: str = "utf-8-sig") -> dict[str, str]:
+UTF8 = "utf-8-sig"  # UTF-8, whose byte order mark is none of the text
+
+
+def encoding_of(config: Any) -> str:
+    """How a data set's atomic files are encoded, by its setting."""
+    name = config["encoding"] or "utf-8"
+    return UTF8 if codecs.lookup(name).name == "utf-8" else str(name)
+
+
+def read_header(path: str | os.PathLike[str], separator: str = "\t", encoding: str = UTF8) -> dict[str, str]:
     """Fields of an atomic file in order, each with its type.
 
     Raises:
@@ -34,13 +45,13 @@ def read_header(path: str | os.PathLike[str], separator: str = "\t", encoding: s
     """
     check_file(path)
     try:
-        if encoding == "utf-8-sig":  # one line of bytes: text is decoded in blocks, which hold faults of later lines
+        if encoding == UTF8:  # one line of bytes: text is decoded in blocks, which hold faults of later lines
             with open(path, "rb") as raw:
                 line = raw.readline().decode(encoding)
         else:
             with open(path, encoding=encoding, newline="\n") as file:
                 line = file.readline()
-    except UnicodeDecodeError as failure:
+    except UnicodeError as failure:
         name = encoding.removesuffix("-sig").upper()
         raise UserError(f"{path}, line 1: not {name} text") from failure
     if not (line := line.rstrip("\r\n")):
@@ -94,6 +105,7 @@ def read_atomic(
     required: tuple[str, ...] = (),
     fields: dict[str, str] | None = None,
     bad_rows: str | None = None,
+    encoding: str = UTF8,
 ) -> pd.DataFrame:
     """Read some columns of an atomic file: tokens as str, floats as float64.
 
@@ -105,11 +117,12 @@ def read_atomic(
         fields: all fields of the file with the type to read them as (default: the header's).
         bad_rows: the setting of this name, where there is one: "as_recbole" cuts lines with more columns than the
             header and leaves out those with an empty required token, with one warning that counts both.
+        encoding: of the file, as :func:`encoding_of` gives it.
 
     Raises:
         UserError: naming file, line and column of the first thing that is wrong.
     """
-    coded = read_coded(path, columns, separator, required, fields, bad_rows)
+    coded = read_coded(path, columns, separator, required, fields, bad_rows, encoding)
     return pd.DataFrame({name: _texts(v) if isinstance(v, Coded) else v for name, v in coded.items()})
 
 
@@ -120,12 +133,13 @@ def read_coded(
     required: tuple[str, ...] = (),
     fields: dict[str, str] | None = None,
     bad_rows: str | None = None,
+    encoding: str = UTF8,
 ) -> dict[str, Coded | np.ndarray]:
     """As :func:`read_atomic`, with tokens as int32 codes over their distinct texts, in order of first appearance.
 
     Memory is 4 bytes a token, 8 a float, and the distinct texts.
     """
-    fields = fields or read_header(path, separator)
+    fields = fields or read_header(path, separator, encoding)
     for name in columns:
         if name not in fields:
             raise UserError(f"{path}, line 1: there is no column '{name}'{nearest(name, fields)}")
@@ -133,19 +147,21 @@ def read_coded(
     lenient, cut = bad_rows == "as_recbole", 0
 
     def fault(otherwise: object) -> UserError:
-        told = first_bad_line(path, fields, columns, separator, required, bad_rows)
+        told = first_bad_line(path, fields, columns, separator, required, bad_rows, encoding)
         return UserError(told or f"{path}: {otherwise}")
 
     try:
         try:
-            table = _read_table(path, fields, columns, separator)
+            table = _read_table(path, fields, columns, separator, encoding)
         except pa.ArrowInvalid:
             if not lenient:
                 raise
-            narrow, cut = _cut_to_header(path, len(fields), separator)
+            narrow, cut = _cut_to_header(path, len(fields), separator, encoding)
             table = _read_table(narrow, fields, columns, separator)
-    except pa.ArrowInvalid as failure:
-        raise fault(failure) from failure
+    except (pa.ArrowInvalid, UnicodeError) as failure:
+        raise fault(
+            f"not {encoding.removesuffix('-sig')} text" if isinstance(failure, UnicodeError) else failure
+        ) from failure
     rows = table.num_rows
     if lenient:
         table = _with_ids(table, [f"{name}:token" for name in required if fields[name] == "token"])
@@ -171,15 +187,17 @@ def read_coded(
     return coded
 
 
-def _cut_to_header(path: str | os.PathLike[str], width: int, separator: str) -> tuple[pa.BufferReader, int]:
-    """The file's text with every line cut to ``width`` columns, and how many lines had more."""
+def _cut_to_header(
+    path: str | os.PathLike[str], width: int, separator: str, encoding: str
+) -> tuple[pa.BufferReader, int]:
+    """The file's text, in UTF-8, with every line cut to ``width`` columns, and how many lines had more."""
     lines, cut = [], 0
-    with open(path, "rb") as file:
+    with open(path, encoding=encoding, errors="surrogateescape", newline="\n") as file:
         for line in file:
-            parts = line.rstrip(b"\r\n").split(separator.encode())
+            parts = line.rstrip("\r\n").split(separator)
             cut += len(parts) > width
-            lines.append(separator.encode().join(parts[:width]))
-    return pa.BufferReader(b"\n".join([*lines, b""])), cut
+            lines.append(separator.join(parts[:width]))
+    return pa.BufferReader("\n".join([*lines, ""]).encode("utf-8", "surrogateescape")), cut
 
 
 def _with_ids(table: pa.Table, names: list[str]) -> pa.Table:
@@ -193,7 +211,9 @@ def _with_ids(table: pa.Table, names: list[str]) -> pa.Table:
     return table
 
 
-def _read_table(path: object, fields: dict[str, str], columns: list[str], separator: str) -> pa.Table:
+def _read_table(
+    path: object, fields: dict[str, str], columns: list[str], separator: str, encoding: str = UTF8
+) -> pa.Table:
     texts = pa.dictionary(pa.int32(), pa.string())
     types = {
         f"{name}:{kind}": pa.float64() if kind == "float" and name in columns else texts
@@ -201,7 +221,12 @@ def _read_table(path: object, fields: dict[str, str], columns: list[str], separa
     }
     return pacsv.read_csv(
         path,
-        read_options=pacsv.ReadOptions(column_names=list(types), skip_rows=1, block_size=BLOCK_BYTES),
+        read_options=pacsv.ReadOptions(
+            column_names=list(types),
+            skip_rows=1,
+            block_size=BLOCK_BYTES,
+            encoding="utf8" if encoding == UTF8 else encoding,
+        ),
         parse_options=pacsv.ParseOptions(delimiter=separator, quote_char=False, escape_char=False),
         convert_options=pacsv.ConvertOptions(
             column_types=types,
@@ -233,7 +258,7 @@ def first_bad_line(
     separator: str,
     required: tuple[str, ...] = (),
     bad_rows: str | None = None,
-    encoding: str = "utf-8-sig",
+    encoding: str = UTF8,
 ) -> str:
     """Find the first malformed line the slow way; runs only after the fast way has failed.
 
@@ -243,7 +268,7 @@ def first_bad_line(
     lenient = bad_rows == "as_recbole"
     hint = "; bad_rows: as_recbole reads such lines as RecBole does" if bad_rows == "refuse" else ""
     # bytes that are no UTF-8 become lone surrogates, which no sound text holds
-    errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
+    errors = "surrogateescape" if encoding == UTF8 else "replace"
     with open(path, encoding=encoding, errors=errors, newline="\n") as file:
         next(file)
         for number, line in enumerate(file, 2):
@@ -259,14 +284,14 @@ def first_bad_line(
                 empty_id = values[at] == "" and kind == "token" and name in required
                 if name not in columns or (lenient and empty_id):
                     continue
-                if fault := _fault(values[at], kind, name in required):
+                if fault := _fault(values[at], kind, name in required, encoding):
                     return f"{path}, line {number}, column {at + 1} ({name}): {fault}{hint * empty_id}"
     return ""
 
 
-def _fault(value: str, kind: str, required: bool) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        return "not UTF-8 text"
+def _fault(value: str, kind: str, required: bool, encoding: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" or (letter == "\ufffd" and encoding != UTF8) for letter in value):
+        return f"not {'UTF-8' if encoding == UTF8 else encoding} text"
     if required and value.strip() == "":
         return "the value is empty"
     if required and kind == "token" and value == PADDING:

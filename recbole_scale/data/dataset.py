@@ -14,7 +14,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_scale.data import rows as our_rows  # by name only: it may be what is just being imported
-from recbole_scale.data.atomic import PADDING, read_atomic, read_header, with_kinds
+from recbole_scale.data.atomic import PADDING, encoding_of, read_atomic, read_header, with_kinds
 from recbole_scale.data.defaults import decide_by_data
 from recbole_scale.data.hashed import drawn_users, share_of_user
 from recbole_scale.data.histories import Histories, time_order
@@ -104,7 +104,8 @@ class HistoryDataset(SequentialDataset):
         if filters is None:
             return None
         names = self.uid_field, self.iid_field, self.time_field
-        return Recipe(path, *names, self.config["field_separator"], filters, self.config["bad_rows"])
+        encoding = encoding_of(self.config)
+        return Recipe(path, *names, self.config["field_separator"], filters, self.config["bad_rows"], encoding)
 
     def _has_features(self) -> bool:
         """Whether RecBole would read a file of user or item features, and leave out who is not in it."""
@@ -260,7 +261,7 @@ class HistoryDataset(SequentialDataset):
 
 def read_kinds(dataset: DataSet, path: str | os.PathLike[str]) -> dict[str, str]:
     """Fields of an interaction file with the types that a RecBole dataset reads them as (see :func:`with_kinds`)."""
-    fields = read_header(path, dataset.config["field_separator"])
+    fields = read_header(path, dataset.config["field_separator"], encoding_of(dataset.config))
     return with_kinds(path, fields, (dataset.uid_field, dataset.iid_field), dataset.time_field)
 
 
@@ -272,7 +273,8 @@ def load_interactions(dataset: DataSet, path: str, source: Any, columns: list[st
     separator = dataset.config["field_separator"]
     fields = read_kinds(dataset, path)
     required = tuple(f for f in (dataset.uid_field, dataset.iid_field, dataset.time_field) if f in columns)
-    frame = read_atomic(path, columns, separator, required, fields, dataset.config["bad_rows"])
+    encoding = encoding_of(dataset.config)
+    frame = read_atomic(path, columns, separator, required, fields, dataset.config["bad_rows"], encoding)
     if dataset.time_field in columns:
         check_units(path, frame[dataset.time_field].to_numpy())
     note_fields(dataset, {name: fields[name] for name in columns}, source)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from recbole_scale.data.atomic import read_coded, read_header, with_kinds
+from recbole_scale.data.atomic import UTF8, read_coded, read_header, with_kinds
 from recbole_scale.data.cache import cache_path, content_digest, read_cache, write_cache
 from recbole_scale.data.coded import Coded
 from recbole_scale.data.histories import Histories, in_time_order, sort_by_time
@@ -38,7 +38,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is read from which file: names of the user, item and time columns, filters, ``bad_rows``."""
+    """What is read from which file: names of the user, item and time columns, filters, ``bad_rows``, encoding."""
 
     path: Path
     user: str
@@ -47,12 +47,14 @@ class Recipe:
     separator: str = "\t"
     filters: LogFilters = field(default_factory=LogFilters)
     bad_rows: str | None = "refuse"
+    encoding: str = UTF8
 
     def settings(self) -> dict[str, Any]:
         """Return what a cache depends on, the file's bytes apart."""
         names = {"user": self.user, "item": self.item, "time": self.time, "separator": self.separator}
         lenient = {"bad_rows": self.bad_rows} if self.bad_rows == "as_recbole" else {}
-        return {**names, "filters": self.filters.plain(), **lenient}
+        other = {"encoding": self.encoding} if self.encoding != UTF8 else {}
+        return {**names, "filters": self.filters.plain(), **lenient, **other}
 
 
 @dataclass(frozen=True)
@@ -106,10 +108,10 @@ def read_log(recipe: Recipe) -> Log:
     """As :func:`load_log`, from the atomic file."""
     needed = [recipe.user, recipe.item, recipe.time]
     values = [name for name, _ in recipe.filters.values]
-    header = read_header(recipe.path, recipe.separator)
+    header = read_header(recipe.path, recipe.separator, recipe.encoding)
     fields = with_kinds(recipe.path, header, (recipe.user, recipe.item), recipe.time)
     wanted = list(dict.fromkeys(needed + values))
-    columns = read_coded(recipe.path, wanted, recipe.separator, tuple(needed), fields, recipe.bad_rows)
+    columns = read_coded(recipe.path, wanted, recipe.separator, tuple(needed), fields, recipe.bad_rows, recipe.encoding)
     user, item, time = (columns.pop(name) for name in needed)
     assert isinstance(user, Coded) and isinstance(item, Coded) and isinstance(time, np.ndarray)
     check_units(recipe.path, time)

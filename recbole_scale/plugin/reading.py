@@ -5,7 +5,6 @@ Installed by :mod:`recbole_scale.plugin.register`, the one place that touches Re
 
 from __future__ import annotations
 
-import codecs
 import os
 from typing import Any
 
@@ -15,7 +14,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_scale.data import dataset as our_dataset  # by name only: it may be what is just being imported
-from recbole_scale.data.atomic import PADDING, check_file, first_bad_line, read_header
+from recbole_scale.data.atomic import PADDING, check_file, encoding_of, first_bad_line, read_header
 from recbole_scale.data.histories import time_order
 from recbole_scale.data.texts import as_objects
 from recbole_scale.errors import UserError, nearest
@@ -81,8 +80,7 @@ def _load_features(self: Any, filepath: str, source: Any) -> Any:
     wanted, unwanted = self._get_load_and_unload_col(source)
     if wanted == set():
         return None
-    separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
-    encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    separator, encoding = self.config["field_separator"], encoding_of(self.config)
     fields = read_header(filepath, separator, encoding)
     columns = [name for name in fields if (wanted is None or name in wanted) and name not in (unwanted or ())]
     kinds = {name: fields[name] for name in columns}

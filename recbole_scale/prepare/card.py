@@ -168,7 +168,7 @@ def differences(stats: Mapping[str, Any], expected: Mapping[str, int]) -> list[s
 def read_card(path: Path) -> dict[str, Any]:
     """The data card at ``path``; empty where there is none, or something else, and without parts of another kind."""
     try:
-        card = json.loads(path.read_text("utf-8"))
+        card = json.loads(path.read_text("utf-8-sig"))
         json.dumps(card, ensure_ascii=False).encode()  # half a letter cannot be shown
     except (OSError, ValueError, RecursionError):
         return {}

@@ -18,6 +18,7 @@ from recbole_scale.prepare.options import INSTEAD_OF_QUOTE
 from recbole_scale.prepare.times import TimeColumn, parse_numbers
 
 WHERE = "where "  # before the name of a column that only chooses rows
+FAULT = "fault "  # before the name of an id's role: a column of what is wrong with its values, null where nothing is
 Locate = Callable[[int], str]  # row of the batch -> "line 7" (or "row 7" where a format has no lines)
 
 # what pandas, and so RecBole, reads back as "missing", and the name RecBole keeps for padding
@@ -158,6 +159,8 @@ class LogBuilder:
         if repeated is not None:
             check("user", repeated, "the header line is repeated; take it out")
         for role, column in coded.items():
+            for reason, bad in _told(batch.get(FAULT + role)):
+                check(role, bad, reason, column)
             for reason, bad in _bad_ratings(column) if role == "rating" else _bad_ids(column):
                 check(role, bad, reason, column)
         values, bad_times = self._time.parse(batch["time"], keep)
@@ -242,6 +245,15 @@ def _bad_ids(column: pa.DictionaryArray) -> list[tuple[str, np.ndarray]]:
     ]
     found = [(reason, _rows_with(column, bad)) for reason, bad in checks]
     return [(reason, rows) for reason, rows in found if rows is not None]
+
+
+def _told(faults: Any) -> list[tuple[str, np.ndarray]]:
+    """Return (reason, rows) of the faults that a reader has found."""
+    if faults is None or faults.null_count == len(faults):
+        return []
+    column = faults.dictionary_encode()
+    codes = pc.fill_null(column.indices, -1).to_numpy(zero_copy_only=False)
+    return [(reason, codes == number) for number, reason in enumerate(column.dictionary.to_pylist())]
 
 
 def _bad_ratings(column: pa.DictionaryArray) -> list[tuple[str, np.ndarray]]:

@@ -146,6 +146,7 @@ def _print_comparison(differs: list[str], expect: str, log: Interactions, filter
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, or 1 when ``--expect`` finds a difference. Raises UserError for mistakes."""
     given = parser().parse_args(argv)
+    given.format = given.format or _last_word(given)
     if given.format not in FORMATS:
         raise UserError(
             f"there is no format '{given.format}'{nearest(given.format, FORMATS)}; known: {', '.join(FORMATS)}"
@@ -156,6 +157,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = prepare(given.format, given.raw, given.out, _options(given), filters, given.expect, given.overwrite)
     _print_next(done.path.parent)
     return 1 if done.differs else 0
+
+
+def _last_word(given: argparse.Namespace) -> str:
+    """The format where it stands behind the values of a list: ``--raw log.csv csv``."""
+    for words in (given.raw, given.where):
+        if len(words) > 1 and words[-1] in FORMATS and not Path(words[-1]).exists():
+            return str(words.pop())
+    raise UserError(f"the format of the raw files comes first: recbole-scale prepare FORMAT --raw {given.raw[0]} ...; "
+                    f"formats are {', '.join(FORMATS)}")  # fmt: skip
 
 
 def _options(given: argparse.Namespace) -> Options:

@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.json
 
-from recbole_scale.errors import UserError
-from recbole_scale.prepare.columns import Locate, LogBuilder
+from recbole_scale.errors import UserError, shown
+from recbole_scale.prepare.columns import FAULT, WHERE, Locate, LogBuilder
 from recbole_scale.prepare.sources import Block, text_blocks
 
 TYPES = {"rating": pa.float64(), "time": pa.int64()}  # all else is text
 PARSE_BYTES = 4 << 20  # pyarrow parses pieces of this size side by side; a longer line takes the slow way
+EXACT = 2**53  # whole numbers below it are exact as floats
 NULL_BEHIND_OBJECT = re.compile(rb"\}[ \t\r]*n")
 
 
@@ -92,6 +93,8 @@ def _add_rows(
     source: str, rows: list[dict[str, Any]], locate: Locate, fields: Mapping[str, str], builder: LogBuilder
 ) -> None:
     batch = {role: pa.array([_plain(row[role], role) for row in rows], pa.string()) for role in fields}
+    ids = [role for role in fields if role not in TYPES and not role.startswith(WHERE)]
+    batch |= {FAULT + role: pa.array([_fault(row[role]) for row in rows], pa.string()) for role in ids}
     builder.add(source, batch, locate, fields)
 
 
@@ -159,23 +162,30 @@ def _parse_line(line: bytes) -> tuple[dict[str, Any], str]:
 
 
 def _plain(value: Any, role: str) -> str | None:
-    """Return a JSON value as the text the block reader would give, or None where it is no text or number."""
+    """A JSON value as the block reader would give it, None where it is absent; what is no text or number, as it is
+    shown."""
     if role == "rating" and isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return str(pa.scalar(float(value)).cast(pa.string()).as_py())
         except OverflowError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
-    if isinstance(value, float) and role != "time":
-        return None
-    if (
-        isinstance(value, int) and abs(value) >= 10**40
-    ):  # str() of a huge integer is slow, and refused past 4,300 digits
-        return None
-    text = str(value)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair, which no UTF-8 file can hold
-        return None
-    return text
+            return shown(value)
+    if value is None or isinstance(value, str):
+        return None if value is None else value.encode("utf-8", "replace").decode()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and role != "time" and value.is_integer() and abs(value) < EXACT:
+        return str(int(value))  # pandas makes 3.0 of 3 where one value of the column is missing
+    return str(value) if isinstance(value, float) else shown(value)
+
+
+def _fault(value: Any) -> str | None:
+    """Why a JSON value is no id; None where it is one, or absent."""
+    if isinstance(value, str):
+        surrogates = value.encode("utf-8", "replace").decode() != value
+        return "is half of a letter, which no UTF-8 file can hold" if surrogates else None
+    if isinstance(value, float):
+        exact = value.is_integer() and abs(value) < EXACT
+        return None if exact else "is no whole number, or too large to be exact, and so no id; write it as text"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return None if abs(value) < 10**40 else "is too long for an id"  # refused by str() past 4,300 digits
+    return None if value is None else "is no text or whole number, and so no id"

@@ -32,7 +32,7 @@ def parser() -> CommandParser:
     made = CommandParser(
         "recbole-scale prepare", "Turn published raw files, or your own log, into a RecBole atomic file.", _EXAMPLES
     )
-    made.add_argument("format", metavar="FORMAT", help=_FORMATS)
+    made.add_argument("format", nargs="?", metavar="FORMAT", help=_FORMATS)
     made.add_argument(
         "--raw", nargs="+", required=True, metavar="PATH", help="raw files; MovieLens also as zip or folder"
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recbole_scale.errors import UserError, nearest
@@ -163,9 +165,17 @@ def _nth_row(done: int, row: int) -> str:
 
 
 def _as_text(array: Any, path: Path, name: str, role: str) -> Any:
-    """Texts and integers stay exact; a timestamp becomes its own text; anything else is refused."""
+    """Texts and integers stay exact; a timestamp becomes its own text; anything else is refused.
+
+    Whole numbers may be floats, as pandas writes them where one of a column is missing.
+    """
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
+    if pa.types.is_floating(array.type) and role not in ("time", "rating"):
+        with suppress(pa.ArrowInvalid):  # has fractions
+            array = pc.if_else(pc.is_nan(array), None, array).cast(pa.int64())
+    if role.startswith(WHERE) and (pa.types.is_boolean(array.type) or pa.types.is_floating(array.type)):
+        return array.cast(pa.string())
     if role == "time" and (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
         array = array.cast(pa.timestamp("us", getattr(array.type, "tz", None)))
     elif not (
@@ -174,7 +184,8 @@ def _as_text(array: Any, path: Path, name: str, role: str) -> Any:
         or pa.types.is_large_string(array.type)
         or (pa.types.is_floating(array.type) and role in ("time", "rating"))
     ):
-        raise UserError(f"'{path}' column '{name}' is {array.type}, which cannot be a {role}: make it text or integer")
+        what = f"numbers with fractions ({array.type})" if pa.types.is_floating(array.type) else str(array.type)
+        raise UserError(f"'{path}' column '{name}' is {what}, which cannot be a {role}: make it text or integer")
     return array.cast(pa.string())
 
 

@@ -22,7 +22,8 @@ INTEGER = r"^\d{1,18}$"
 DECIMAL = r"^\d{1,12}\.\d{1,6}$"
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 NUMBER_PATTERN = re.compile(NUMBER + r"\Z", re.ASCII)
-ISO = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?\s?(Z|UTC|[+-]\d{2}:?\d{2})?$"
+ZONE = r"\s?(Z|UTC|[+-]\d{2}:?\d{2})$"
+ISO = r"^\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?" + ZONE.replace("$", "?$")
 
 
 def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -36,11 +37,12 @@ def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 class TimeColumn:
     """Collects times batch by batch. ``unit``: auto, s, ms, us or ns, for numbers; ISO text (UTC unless it says
-    otherwise) needs none. A column is all numbers or all ISO text: the first batch decides."""
+    otherwise) needs none. A column is all numbers or all ISO text, with a zone or without: what comes first decides."""
 
     def __init__(self, unit: str = "auto", form: str | None = None) -> None:
         self.unit, self.form = unit, form
         self.kind: str | None = None  # "number" or "iso"
+        self._zoned: bool | None = None  # does ISO text name its time zone?
         self._parts: list[np.ndarray] = []
         self._micro: list[bool] = []  # is the part in millionths of the file's unit?
         self._largest: dict[str, int] = {}  # source -> its largest time, in the file's own unit
@@ -106,6 +108,12 @@ class TimeColumn:
             return "is not a time (it is no finite number)"
         if text.startswith("-"):
             return "is a negative time; times count from 1970 and up"
+        if self.kind == "iso" and re.match(ISO, text):
+            return (
+                "names a time zone, as the first time does not"
+                if re.search(ZONE, text)
+                else ("names no time zone, as the first time does")
+            )
         if self.kind == "iso":
             return "is not a time like the others, which are ISO text (2020-01-31T12:00:00)"
         return "is not a time: give epoch seconds, milliseconds or ISO text, or say --time_format"
@@ -159,13 +167,17 @@ class TimeColumn:
         """Epoch microseconds; what pandas cannot read, or lies before 1970, is bad."""
         self._last_micro = True
         fits = pc.match_substring_regex(array, ISO).to_numpy(zero_copy_only=False)
+        zoned = pc.match_substring_regex(array, ZONE).to_numpy(zero_copy_only=False)
+        if self._zoned is None and fits.any():
+            self._zoned = bool(zoned[fits.argmax()])
+        fits = fits & (zoned == self._zoned)
         array = pc.replace_substring_regex(array, r"\s?UTC$", "Z")
         for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):  # no text, or each text, names its zone
             with suppress(pa.ArrowInvalid):
                 values = array.cast(kind).cast(pa.int64()).to_numpy(zero_copy_only=False)
                 bad = ~fits | (values < 0)
                 return np.where(bad, 0, values), bad
-        # a fault, or some zones and some none: one at a time
+        # a fault: one at a time
         stamps = pd.to_datetime(array.to_pandas().where(fits), format="ISO8601", utc=True, errors="coerce")
         values = stamps.dt.tz_convert(None).to_numpy().astype("datetime64[us]").astype(np.int64)
         bad = stamps.isna().to_numpy() | (values < 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from recbole_scale.report.costs import Costs
 from recbole_scale.report.next_runs import Step, next_runs
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict, still_learning
+from recbole_scale.settings import value_text
 from recbole_scale.text import counted, duration, show_count
 
 _PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "data_fraction", "epochs",
@@ -144,7 +144,7 @@ def sweep_line(
         words += ["--tune", str(len(tuning["valid_nll"])), "--tune_seed", str(tuning["seed"])]
         words += ["--tune_epochs", str(tuning["epochs"])]
     words += ["--rows", rows_file]
-    words += [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+    words += [f"--{key}={value_text(value)}" for key, value in settings.items()]
     return shlex.join(words)
 
 

@@ -209,11 +209,10 @@ def results_table(row: RunRow) -> str:
         head += ["valid filtered", "test filtered"]
     names = list(dict.fromkeys([*columns[1], *columns[0]]))
     one_held_out = "LS" in (row.get("split") or {})  # so that Recall is the hit rate
-    called = [metric_name(name) if one_held_out else name for name in names]
     rows = [["metric", *head]]
-    for name, word in zip(names, called, strict=True):
+    for name in names:
         found = [column.get(name) for column in columns]
-        rows.append([word, *("" if value is None else f"{value:.4f}" for value in found)])
+        rows.append([metric_name(name, one_held_out), *("" if value is None else f"{value:.4f}" for value in found)])
     return "\n" + text_table(rows)
 
 
@@ -224,5 +223,6 @@ def other_best(valid_metric: str, both: Mapping[str, Any]) -> str:
         return ""
     other = "ranking" if valid_metric.lower() == "nll" else "nll"
     shown = {name: value for name, value in both[f"test_metrics_{other}"].items() if name in ("nll", "ndcg@10")}
-    told = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    return f"\n\nbest by {other}: the model of epoch {both[f'best_epoch_{other}']}, test {told}"
+    told = ", ".join(f"{metric_name(name)} {value:.4f}" for name, value in shown.items())
+    by = "NLL" if other == "nll" else other
+    return f"\n\nbest by {by}: the model of epoch {both[f'best_epoch_{other}']}, test {told}"

@@ -6,6 +6,7 @@ named in one sentence.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import json
@@ -123,7 +124,7 @@ def _end_of_rows(descriptor: int, path: Path, first_column: str) -> tuple[int, b
         head = _first_line(descriptor, end)
         if not isinstance(row := _parsed(head), dict) or first_column not in row:
             raise UserError(f"{path} holds something else than rows of runs; nothing was added to it")
-    last = os.pread(descriptor, size - end, end)
+    last = os.pread(descriptor, size - end, end).removeprefix(codecs.BOM_UTF8)
     if isinstance(row := _parsed(last), dict) and first_column in row:
         return size, b"\n"
     if last and not (last.startswith(opening) or opening.startswith(last)):
@@ -190,7 +191,7 @@ def read_lines(path: str | os.PathLike[str], kinds: Mapping[str, str] | None = N
         raise UserError(f"the results file {path} cannot be read ({(failure.strerror or '').lower()})") from failure
     if len(content) > MOST_BYTES:
         raise UserError(f"{path} is longer than the {MOST_BYTES:,} bytes that a results file may have")
-    lines = bytes(content).split(b"\n")
+    lines = bytes(content).removeprefix(codecs.BOM_UTF8).split(b"\n")  # which Windows' editors put before a text
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

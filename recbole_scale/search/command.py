@@ -73,12 +73,11 @@ def _search(plan: SearchPlan) -> Any:
 
 def _planned(options: argparse.Namespace, given: dict[str, Any]) -> tuple[SearchPlan, str]:
     """A plan from the options, checked before anything is spent."""
-    check_choice("--tool", options.tool, TOOLS)
+    tool = options.tool or "Ray"
+    check_choice("--tool", tool, TOOLS)
     check_choice("--algo", options.algo or "bayes", ALGORITHMS)
-    for name in _OF_RAY if options.tool == "Hyperopt" else ("early_stop",):
-        if (value := getattr(options, name)) is not None and value is not False:
-            raise UserError(f"--{name} is not for --tool={options.tool}; run_hyper --help shows what is")
-    if options.algo and options.tool == "Ray":
+    _check_for_tool(options, tool)
+    if options.algo and tool == "Ray":
         raise UserError("--algo is for --tool=Hyperopt; with Ray, values are drawn at random and ASHA stops bad trials")
     if "gpu_id" in given:
         raise UserError("run_hyper hands out GPUs by itself; choose them with CUDA_VISIBLE_DEVICES instead of --gpu_id")
@@ -100,12 +99,19 @@ def _planned(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Search
         bigger=bool(config["valid_metric_bigger"]),
         epochs=int(config["epochs"]),
         seed=int(config["seed"]),
-        tool=options.tool,
-        algo=options.algo or ("bayes" if options.tool == "Hyperopt" else "random"),
+        tool=tool,
+        algo=options.algo or ("bayes" if tool == "Hyperopt" else "random"),
         halving=not options.no_halving,
         **{name: value for name in _CHANGEABLE if (value := getattr(options, name)) is not None},
     )
     return plan, os.path.relpath(path) if options.params_file else f"packaged {os.path.basename(path)}"
+
+
+def _check_for_tool(options: argparse.Namespace, tool: str) -> None:
+    """Refuse options of the other tool, which would change nothing."""
+    for name in _OF_RAY if tool == "Hyperopt" else ("early_stop",):
+        if (value := getattr(options, name)) is not None and value is not False:
+            raise UserError(f"--{name} is not for --tool={tool}; run_hyper --help shows what is")
 
 
 _OF_RAY = (
@@ -143,8 +149,11 @@ def _resumed(options: argparse.Namespace, given: dict[str, Any]) -> tuple[Search
     plan = SearchPlan.load(folder)
     if plan is None:
         raise UserError(f"there is no search to resume in {folder}")
-    if given:
-        raise UserError(f"--resume takes the settings from {folder}/search.json; leave '--{next(iter(given))}' out")
+    said = {name: getattr(options, name) for name in ("model", "dataset", "tool", "algo")}
+    other = [name for name, value in said.items() if value not in (None, getattr(plan, name))]
+    for name in (*given, *other, *(name for name in ("params_file", "config_files") if getattr(options, name))):
+        raise UserError(f"--resume takes {name} from {folder}/search.json; leave '--{name}' out")
+    _check_for_tool(options, plan.tool)
     for name in _CHANGEABLE:
         if getattr(options, name) is not None:
             setattr(plan, name, getattr(options, name))

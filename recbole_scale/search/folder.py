@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -45,7 +46,7 @@ def read_json(path: Path, kinds: Mapping[str, str], needed: str) -> dict[str, An
         UserError: the file is damaged.
     """
     try:
-        content = parsed_object(path.read_bytes(), kinds)
+        content = parsed_object(path.read_bytes().removeprefix(codecs.BOM_UTF8), kinds)
         if row := content.get("row"):
             check_kinds(row, KINDS_OF_COLUMNS)
             content["row"] = {**dict.fromkeys(COLUMNS), **row}

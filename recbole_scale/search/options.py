@@ -36,7 +36,7 @@ def parser() -> CommandParser:
         DECIDED,
     )
     add: Any = made.add_argument
-    add("--tool", default="Ray", help="Ray (parallel, ASHA stops bad trials) or Hyperopt (default: %(default)s)")
+    add("--tool", help="Ray (parallel, ASHA stops bad trials) or Hyperopt (default: Ray)")
     add("--model", "-m", help="name of the model (default: ScaledSASRec)")
     add("--dataset", "-d", help="name of the data set (default: ml-100k)")
     add(

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_scale.errors import UserError
 from recbole_scale.files import write_text
 from recbole_scale.runs import plan as run_plan
 from recbole_scale.runs.records import append_row
 from recbole_scale.search.folder import Trial, trials
 from recbole_scale.search.plan import SearchPlan, as_text
+from recbole_scale.settings import settings_text
 from recbole_scale.text import counted, metric_name, text_table
 
 
@@ -100,7 +99,7 @@ def write_best(plan: SearchPlan, best: Outcome) -> str:
     score = f"{metric_name(plan.metric)} on valid {best.score:.6g}"
     head = f"# Trial {best.number} of {plan.num_samples}: best {score} ({best.status})\n"
     path = Path(plan.folder) / "best.yaml"
-    write_text(path, head + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), "the best trial")
+    write_text(path, head + settings_text(settings), "the best trial")
     return os.path.relpath(path)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_scale.data.atomic import read_coded, read_header, with_kinds
+from recbole_scale.data.atomic import encoding_of, read_coded, read_header, with_kinds
 from recbole_scale.data.histories import ragged_ranges, time_order
 from recbole_scale.errors import UserError
 from recbole_scale.prepare.sequences import first_words, items_in_order, split_words
@@ -167,10 +167,10 @@ def _line_users(trained: Trained, path: Path) -> Iterator[tuple[Any, np.ndarray,
 def _atomic_users(trained: Trained, path: Path) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
     dataset, config = trained.dataset, trained.config
     separator = config["field_separator"]
-    fields = read_header(path, separator)
+    fields = read_header(path, separator, encoding_of(config))
     names = [dataset.uid_field, dataset.iid_field, *([dataset.time_field] if dataset.time_field in fields else [])]
     fields = with_kinds(path, fields, names[:2], dataset.time_field)
-    user, item, *time = read_coded(path, names, separator, tuple(names), fields).values()
+    user, item, *time = read_coded(path, names, separator, tuple(names), fields, None, encoding_of(config)).values()
     order = time_order(user.codes, time[0] if time else np.zeros(len(user.codes)))  # type: ignore[union-attr, arg-type]
     counts = np.bincount(user.codes, minlength=len(user.texts))  # type: ignore[union-attr]
     numbers = numbers_of(trained, item.texts)[item.codes[order]]  # type: ignore[union-attr]

@@ -12,6 +12,8 @@ from recbole_scale.settings.reading import (
     parse_arguments,
     parse_value,
     properties_folder,
+    settings_text,
+    value_text,
 )
 
 __all__ = [
@@ -31,4 +33,6 @@ __all__ = [
     "parse_value",
     "properties_folder",
     "run_id",
+    "settings_text",
+    "value_text",
 ]

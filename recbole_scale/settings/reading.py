@@ -5,9 +5,10 @@ Values are YAML scalars, lists and mappings; nothing is ever evaluated as Python
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,25 @@ SettingsLoader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+0123456789."),
 )
+
+
+class _Writer(yaml.SafeDumper):
+    """YAML that :class:`SettingsLoader` reads back: what that takes for a number or None is quoted where it is text."""
+
+    yaml_implicit_resolvers = SettingsLoader.yaml_implicit_resolvers
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """A config file that :func:`load_settings_file` reads as ``settings``."""
+    return yaml.dump(dict(settings), Dumper=_Writer, sort_keys=False, allow_unicode=True)
+
+
+def value_text(value: Any) -> str:
+    """What :func:`parse_value` reads as ``value``: plain where that is so, else as JSON."""
+    if isinstance(value, str) and parse_value(value) == value:
+        return value
+    letters = json.dumps(value, ensure_ascii=False)  # YAML knows no pairs of \\u for one letter
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in letters)
 
 
 def load_yaml(text: str) -> Any:

@@ -54,7 +54,7 @@ class Folder:
         if not self.plan_file.is_file():
             return None
         try:
-            return Plan.from_json(json.loads(self.plan_file.read_text("utf-8")))
+            return Plan.from_json(json.loads(self.plan_file.read_text("utf-8-sig")))
         except (OSError, ValueError, KeyError, TypeError) as failure:
             raise UserError(f"{self.plan_file} is no plan of a study; remove it to plan anew") from failure
 

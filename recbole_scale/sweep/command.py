@@ -16,10 +16,10 @@ from recbole_scale.fit.rows import Row
 from recbole_scale.model.sizes import Rung, equal_shapes, rung_of, shaped
 from recbole_scale.runs import records
 from recbole_scale.runs.row_file import check_appendable
-from recbole_scale.settings import load_settings_file
+from recbole_scale.settings import find_settings_file, load_settings_file
 from recbole_scale.signals import Interrupted
 from recbole_scale.sweep.engine import Engine, RowsFile, in_process
-from recbole_scale.sweep.options import parser
+from recbole_scale.sweep.options import FROM_FILES, ROWS, parser
 from recbole_scale.sweep.sweep import (
     Grid,
     LoadedData,
@@ -33,7 +33,7 @@ from recbole_scale.sweep.tuning import Tuning, told, tuning_file
 from recbole_scale.text import counted, duration, parse_count, show_count, text_table
 
 # config files may hold these; the options win
-_IN_FILES = ("dataset", "epochs", "size", "n_layers", "hidden_size")
+_IN_FILES = (*FROM_FILES, "epochs", "size", "n_layers", "hidden_size")
 _GRID_OPTIONS = ("dataset", "sizes", "shapes", "layers", "d_model", "equal_n", "seeds", "fractions", "epochs")
 
 
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.tune_epochs is not None and not options.tune:
         raise UserError("--tune_epochs is for the runs of --tune, which is not given")
     grid, loaded = read_grid(options, settings), LoadedData()
+    options.rows = options.rows or ROWS
     if not options.tune:
         return _carry_out(plan_sweep(grid, loaded), grid.dataset, options, loaded)
     tuning = Tuning.of(grid, options.tune, options.tune_seed, options.tune_epochs)
@@ -197,6 +198,7 @@ def read_grid(options: argparse.Namespace, more: dict[str, Any]) -> Grid:
     settings = {**_from_file(options.sweep, given), **more}
     files = file_names(options.config_files)
     parser().check_files(files, but=_IN_FILES)
+    _add_from_configs(files, given, options)
     rungs = _rungs(given)
     if "dataset" not in given:
         raise UserError("a sweep needs --dataset")
@@ -225,6 +227,17 @@ def _from_file(path: str | None, given: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"{path}: a sweep has no option '{name}'{nearest(name, known)}")
         given.setdefault(name, value)
     return settings
+
+
+def _add_from_configs(files: Sequence[str], given: dict[str, Any], options: argparse.Namespace) -> None:
+    """Add what config files say of the sweep to ``given`` and the rows' file, where no option does, and tell it."""
+    found = {key: value for path in files for key, value in load_settings_file(find_settings_file(path)).items()}
+    missing = [key for key, name in FROM_FILES.items() if name not in given and getattr(options, name) is None]
+    taken = {key: found[key] for key in missing if found.get(key) is not None}
+    options.rows = taken.get("results_file", options.rows)
+    given.update({FROM_FILES[key]: value for key, value in taken.items()})
+    if taken:
+        print(f"from the config files: {', '.join(f'{key} {value}' for key, value in taken.items())}")
 
 
 def _rungs(given: dict[str, Any]) -> list[Rung]:

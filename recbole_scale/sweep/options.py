@@ -19,6 +19,10 @@ DECIDED = {
     "per_user_file": "--per_user names the folder of these files",
 }
 
+ROWS = "results/runs.jsonl"
+# what config files may say where the option of this name does not
+FROM_FILES = {"dataset": "dataset", "seed": "seeds", "data_fraction": "fractions", "results_file": "rows"}
+
 _EXAMPLES = """  recbole-scale sweep --dataset ml-100k --shapes 1x8 2x16 2x32 tiny --seeds 1 2 3 --epochs 10
   recbole-scale sweep --dataset ml-1m --shapes 2x16 tiny 4x64 --fractions 0.1 0.25 0.5 1 --seeds 1
   recbole-scale sweep --dataset ml-1m --equal_n 98.3K --epochs 10 --dropout_bottom=0.2
@@ -69,7 +73,7 @@ def parser() -> CommandParser:
     add("--tune_epochs", type=int, metavar="E", help="epochs of these runs (default: the fewest of the sweep)")
     add("--sweep", metavar="FILE", help="YAML file with these options and 'settings:'")
     add("--config_files", nargs="+", metavar="FILE", help="config files of every run")
-    add("--rows", default="results/runs.jsonl", metavar="FILE", help="where rows go (default: %(default)s)")
+    add("--rows", metavar="FILE", help=f"where rows go (default: {ROWS})")
     add("--per_user", metavar="DIR", help="also write each run's users, ranks and NLL there, for paired comparison")
     add("--keep", default="best", choices=["best", "none"], help="checkpoints to keep (default: %(default)s)")
     add("--ray_address", metavar="ADDRESS", help="run on Ray: auto, HOST:PORT, or local to start one here")

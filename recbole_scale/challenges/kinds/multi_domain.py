@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from recbole_scale.challenges.cases import Cases
-from recbole_scale.data.atomic import read_coded, read_header
+from recbole_scale.data.atomic import UTF8, read_coded, read_header
 from recbole_scale.data.coded import Coded
 from recbole_scale.data.texts import as_objects
 from recbole_scale.errors import UserError, nearest
@@ -25,6 +25,7 @@ def read_domains(
     domain: str = "domain",
     item: str = "item_id",
     separator: str = "\t",
+    encoding: str = UTF8,
 ) -> tuple[np.ndarray, list[str]]:
     """Domain of each item, from a column of an atomic file.
 
@@ -36,6 +37,7 @@ def read_domains(
         domain: name of the domain column, a token.
         item: name of the item column.
         separator: one character between columns.
+        encoding: of the file.
 
     Returns:
         number of each item's domain int64 [V + 1] (entry 0: -1), and the domains' names in order.
@@ -43,14 +45,14 @@ def read_domains(
     Raises:
         UserError: there is no such column, it is no token, or an item of the data set is not in the file.
     """
-    fields = read_header(path, separator)
+    fields = read_header(path, separator, encoding)
     tokens = [name for name, kind in fields.items() if kind == "token"]
     if domain not in fields or fields[domain] != "token":
         raise UserError(
             f"{path}, line 1: multi_domain needs a column '{domain}:token', the columns are {', '.join(fields)}"
             f"{nearest(domain, tokens)}"
         )
-    columns = read_coded(path, [item, domain], separator, (item, domain))
+    columns = read_coded(path, [item, domain], separator, (item, domain), fields, None, encoding)
     items, domains = columns[item], columns[domain]
     assert isinstance(items, Coded) and isinstance(domains, Coded)
     names = domains.texts.to_pylist()
