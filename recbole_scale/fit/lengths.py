@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.tables import by_size
@@ -68,7 +68,7 @@ def _doubling(
     pairs = len(won)
     error = float("nan")
     if pairs > 1:
-        error = float(scipy.stats.t.isf(0.025, pairs - 1) * np.std(won, ddof=1) / np.sqrt(pairs))
+        error = float(-scipy.special.stdtrit(pairs - 1, 0.025) * np.std(won, ddof=1) / np.sqrt(pairs))
     return Doubling(n, epochs, float(np.mean(won)), error, pairs)
 
 

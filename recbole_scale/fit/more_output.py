@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import scipy.stats
+import scipy.special
 
 from recbole_scale.fit.law_output import aligned, finite, not_told, shown
 from recbole_scale.fit.lengths import length_sentences
@@ -106,7 +106,7 @@ def _and(parts: Sequence[str]) -> str:
 def _which(second: float, hill: float, spare: int) -> str:
     """Whether the misses of two forms of three constants each differ by more than chance: an F test, 95 %."""
     smaller, larger = sorted((second**2, hill**2))
-    if larger <= smaller * float(scipy.stats.f.isf(0.025, spare, spare)):
+    if larger <= smaller * float(scipy.special.fdtri(spare, spare, 0.975)):
         return "; the runs do not tell the two apart"
     return ""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.tables import by_size, curve_of
@@ -45,7 +45,7 @@ class Ends:
         if self.noise is None:
             return one.loss != other.loss
         # Student's t, with Bonferroni's share of the probability for every size that might have been the best
-        sure = scipy.stats.t.isf(_SURE / max(self.sizes - 1, 1), self.spare)
+        sure = -scipy.special.stdtrit(self.spare, _SURE / max(self.sizes - 1, 1))
         return bool(abs(one.loss - other.loss) > sure * self.noise * np.sqrt(1 / one.runs + 1 / other.runs))
 
     @property

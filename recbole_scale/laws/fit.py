@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 from numpy.typing import ArrayLike
 
 from recbole_scale.errors import UserError
@@ -19,7 +19,7 @@ from recbole_scale.laws.observations import Observations
 MOST_RESAMPLES = 100_000  # beyond that only memory and time are spent
 MIN_RESAMPLES = 80  # below that the ends of a 95 % band rest on two resamples each
 WIDEST = 5.0  # a 95 % band of an exponent that spans more than this factor tells next to nothing of the constants
-NORMAL = scipy.stats.norm.ppf((np.arange(41) + 0.5) / 41)  # errors of one run, for random ones; fewer cut its tails
+NORMAL = scipy.special.ndtri((np.arange(41) + 0.5) / 41)  # errors of one run, for random ones; fewer cut its tails
 _AT_EDGE = 1.01  # an exponent this close to the end of the scan has run into it
 _NO_SHARE = float(np.log(1e5))  # a power term this far below E at the smallest size says nothing of its exponent
 
@@ -214,4 +214,4 @@ def _lack_of_fit(residuals: Array, logs: Array, parameters: int) -> float:
     inner = float(((residuals - means[codes]) ** 2).sum()) / within
     outer = float((counts * means**2).sum()) / between
     rounding = 1e-20  # residuals of 1e-10 and less are arithmetic
-    return float(scipy.stats.f.sf((outer + rounding) / (inner + rounding), between, within))
+    return float(scipy.special.fdtrc(between, within, (outer + rounding) / (inner + rounding)))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import scipy.stats
+import scipy.special
 from numpy.typing import NDArray
 
 from recbole_scale.laws.fitting import Array
@@ -93,7 +93,7 @@ def noise_of(residuals: Residuals, count: int, rng: np.random.Generator) -> Nois
     weights = np.exp(posterior - posterior.max())
     drawn = rng.choice(len(level), count, p=weights / weights.sum())
     # the rarest one in a thousand is cut: with one spare run its width knows no bounds, and no 95 % band sees it
-    chi2 = np.maximum(rng.chisquare(spare, count), scipy.stats.chi2.ppf(1e-3, spare))
+    chi2 = np.maximum(rng.chisquare(spare, count), scipy.special.chdtri(spare, 0.999))
     sigma = np.sqrt(rest[drawn] / chi2)
     calm, ratio = _levels(residuals).T[:, level[drawn]]
     return Noise(sigma, slope[drawn], ratio * sigma, calm, _best(log_v, rest, len(residuals.values)))
