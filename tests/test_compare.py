@@ -359,6 +359,8 @@ def test_tables_show_means_deviations_and_corrected_differences(tmp_path):
     assert all(line.count("|") == len(header) + 1 for line in markdown.splitlines())
     assert "better\\_one" in latex and "a\\_b" in latex and "\\textbf{0.7000 $\\pm$ 0.0000}" in latex
     assert all(line.count(" & ") == len(header) - 1 for line in latex.splitlines() if line.endswith("\\\\"))
+    alone = summarise(groups | {"base": []}, users | {"base": []}, "base", {}, samples=200)
+    assert all("reference" not in row for row in cells(alone, "base")[1])  # which failed; nothing is compared with it
     write_users(tmp_path / "other.npz", np.arange(200, 400), np.ones(200, int))
     with pytest.raises(UserError, match=r"the users in .*other.npz are not those of .*0-0.npz"):
         summarise(groups, users | {"base": [users["base"][0], tmp_path / "other.npz"]}, "base", {})

@@ -88,7 +88,7 @@ def test_lines_of_rows_follow_quoted_line_ends():
 
 def test_double_quotes_in_ids_are_replaced_and_told(tmp_path, capsys):
     path = written(tmp_path, "a.csv", 'u,i,t\n1,"12"" Mix",1\n1,7" single,2\n2,7" single,3\n')
-    with pytest.raises(UserError, match=r"line 2, column 'i': .* a double quote"):
+    with pytest.raises(UserError, match=r"line 2, column 'i': .* a double quote.*; --id_quotes replace writes"):
         prepared(tmp_path, "csv", "--raw", path, *COLUMNS)
     capsys.readouterr()
     rows = prepared(tmp_path, "csv", "--raw", path, *COLUMNS, "--id_quotes", "replace")
@@ -174,6 +174,41 @@ def test_the_format_may_stand_behind_the_files(tmp_path):
     assert prepared(tmp_path, "--raw", path, *COLUMNS, "--where", "e=x", "csv") == [("1", "a", "1")]
     with pytest.raises(UserError, match="the format of the raw files comes first: recbole-scale prepare FORMAT --raw"):
         prepared(tmp_path, *COLUMNS, "--raw", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "forms"),
+    [
+        ("31/12/2019 18:05", "'%d/%m/%Y %H:%M'"),
+        ("12/31/2019", "'%m/%d/%Y'"),
+        ("03/04/2019 6:05 PM", "'%d/%m/%Y %I:%M %p' or '%m/%d/%Y %I:%M %p'"),  # either day or month comes first
+        ("31.12.2019 18:05:07", "'%d.%m.%Y %H:%M:%S'"),
+        ("2019/12/31", "'%Y/%m/%d'"),
+    ],
+)
+def test_the_form_of_a_time_is_proposed(tmp_path, text, forms):
+    path = written(tmp_path, "a.csv", f"u;i;t\n1;a;{text}\n")
+    with pytest.raises(UserError, match=re.escape(f"'{text}' is not a time") + f".*--time_format {re.escape(forms)}"):
+        prepared(tmp_path, "csv", "--raw", path, *COLUMNS)
+    for form in forms.split(" or "):
+        assert prepared(tmp_path, "csv", "--raw", path, *COLUMNS, "--time_format", form.strip("'"))
+
+
+@pytest.mark.parametrize("form", ["inter", "sequences"])
+def test_every_format_that_asks_for_an_encoding_takes_one(tmp_path, form):
+    head = "user_id:token\titem_id:token\ttimestamp:float\n"
+    text = head + "1\tcaf\u00e9\t1\n" if form == "inter" else "1 caf\u00e9\n"
+    path = written(tmp_path, "a.txt", text, "latin-1")
+    with pytest.raises(UserError, match="say --encoding"):
+        prepared(tmp_path, form, "--raw", path)
+    assert prepared(tmp_path, form, "--raw", path, "--encoding", "latin-1") == [("1", "caf\u00e9", "1")]
+
+
+@pytest.mark.parametrize("option", [["--no_header"], ["--quote", "none"], ["--no_user_column"], ["--delimiter", ";"]])
+def test_an_option_that_would_change_nothing_is_told(tmp_path, option):
+    path = written(tmp_path, "a.jsonl", '{"u": 1, "i": 2, "t": 3}\n')
+    with pytest.raises(UserError, match=f"{option[0]} is for .*; not for jsonl"):
+        prepared(tmp_path, "jsonl", "--raw", path, *COLUMNS, *option)
 
 
 def test_times_of_two_units_in_one_file_are_refused(tmp_path):

@@ -34,7 +34,9 @@ from recbole_scale.study import command, planner
 from recbole_scale.study.clock import Clock, Watch
 from recbole_scale.study.command import main, time_given
 from recbole_scale.study.counting import counting_rows
+from recbole_scale.study.log import prepared_log
 from recbole_scale.study.machines import Machines
+from recbole_scale.study.options import parser
 from recbole_scale.study.planner import SHAPES, Measured, Plan, make_plan, seeds_that_sharpen
 from recbole_scale.study.running import MOST_BEYOND
 from recbole_scale.sweep.engine import RowsFile, in_process
@@ -384,6 +386,24 @@ def test_a_mistake_is_one_sentence_and_runs_nothing(walk, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         main([*arguments, "--MAX_ITEM_LIST_LENGTH=10"] if arguments else arguments)
     assert not (walk / "studies").exists() or not list((walk / "studies").rglob("*.jsonl"))
+
+
+def test_a_messy_file_is_read_by_the_options_of_prepare(folder):
+    """As a spreadsheet saves it: semicolons, dates of the country, a quote in a title, a row that is none."""
+    rows = ["Kunde;Artikel;Am", *(f'J\u00f6rg {n};12" Vinyl;31/12/2019 18:0{n % 10}' for n in range(12)), "x;y;soon"]
+    Path("log.csv").write_bytes("\r\n".join(rows).encode("cp1252"))
+    words = ["--csv", "log.csv", "--user", "Kunde", "--item", "Artikel", "--time", "Am", "--hours", "1"]
+    more = ["--encoding", "cp1252", "--id_quotes", "replace", "--time_format", "%d/%m/%Y %H:%M", "--bad_rows", "drop"]
+    assert prepared_log(parser().parse_args([*words, *more]), "dataset") == "log"
+    text = Path("dataset/log/log.inter").read_text("utf-8")
+    assert text.count("\n") == 13 and "J\u00f6rg 3\t12\u2033 Vinyl\t1577815380\n" in text
+    assert prepared_log(parser().parse_args([*words, *more]), "dataset") == "log"  # which is there
+    other = [*words, *more, "--where", "Artikel=x"]
+    with pytest.raises(UserError, match=r"dataset/log was made of log\.csv with other options; --dataset log alone"):
+        prepared_log(parser().parse_args(other), "dataset")
+    with pytest.raises(UserError, match="--bad_rows tells how a file is read, and --dataset log is prepared"):
+        prepared_log(parser().parse_args(["--dataset", "log", "--bad_rows", "drop"]), "dataset")
+    assert Path("dataset/log/log.inter").read_text("utf-8") == text
 
 
 def test_a_damaged_plan_is_named(walk):

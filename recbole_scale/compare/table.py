@@ -162,7 +162,7 @@ def cells(lines: Sequence[Line], reference: str) -> tuple[list[str], list[list[s
             if metric == "NLL" and line.nll_kind in NLL_MARKS:
                 text += f" ({NLL_MARKS[line.nll_kind]})"
             row.append(f"{text} <" if line.name == best[metric] else text)
-        row += [_difference(line.differences.get(m)) for m in METRICS]
+        row += [_difference(line.differences.get(m), line.name == reference) for m in METRICS]
         cost, seen = line.cost, line.cost["interactions_seen"]
         row += [f"{cost['epochs']:.4g}", "" if math.isnan(seen) else show_count(seen), f"{cost['seconds_train']:.4g}"]
         row += [f"{cost['seconds_evaluate']:.3g}", f"{cost['peak_memory_mb']:,.0f}"]
@@ -179,9 +179,9 @@ def _best(lines: Sequence[Line], metric: str) -> str | None:
     return (min if metric == "NLL" else max)(known)[1] if known else None
 
 
-def _difference(found: tuple[Difference, float] | None) -> str:
+def _difference(found: tuple[Difference, float] | None, is_reference: bool) -> str:
     if found is None:
-        return "reference"
+        return "reference" if is_reference else ""  # which no run has finished of
     difference, p = found
     star = "*" if p < LEVEL else ""
     return f"{difference.mean:+.4f}{star} [{difference.low:+.4f}, {difference.high:+.4f}], {p:.2g}"

@@ -26,8 +26,8 @@ RESERVED_IDS = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
     *("NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"),
 )
-# control characters (tab, line ends), the double quote and the byte order mark break the atomic file
-UNSAFE_ID = '[\\x00-\\x1f\\x7f"\\x{feff}\\x{85}\\x{2028}\\x{2029}]|^[\\s\\p{Z}]|[\\s\\p{Z}]$'
+# control characters (tab, line ends) and the byte order mark break the atomic file
+UNSAFE_ID = "[\\x00-\\x1f\\x7f\\x{feff}\\x{85}\\x{2028}\\x{2029}]|^[\\s\\p{Z}]|[\\s\\p{Z}]$"
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,12 @@ def _bad_ids(column: pa.DictionaryArray) -> list[tuple[str, np.ndarray]]:
         ("is empty or absent", pc.equal(texts, "")),
         ("reads back as missing in RecBole; rename it", pc.is_in(texts, value_set=pa.array(RESERVED_IDS))),
         (
-            "holds a tab, a line end, a double quote or a space at its edge, which break an atomic file",
+            "holds a tab, a line end or a space at its edge, which break an atomic file",
             pc.match_substring_regex(texts, UNSAFE_ID),
+        ),
+        (
+            f"holds a double quote, which breaks an atomic file; --id_quotes replace writes {INSTEAD_OF_QUOTE} for it",
+            pc.match_substring(texts, '"'),
         ),
     ]
     found = [(reason, _rows_with(column, bad)) for reason, bad in checks]

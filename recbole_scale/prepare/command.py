@@ -56,7 +56,7 @@ def prepare(
         filters = default_filters(format_name)
     log, dropped = apply_filters(read.log, filters)
     stats = statistics(log)
-    card = _card(format_name, folder.name, read, filters, dropped, stats)
+    card = _card(format_name, folder.name, read, options, filters, dropped, stats)
     with whole_files(target, target.with_suffix(".json")) as (data_file, card_file):
         write_interactions(data_file, log)
         card["sha256"] = data_file.sha256()
@@ -88,7 +88,13 @@ def _check_target(target: Path, raw: Sequence[str | Path], overwrite: bool) -> N
 
 
 def _card(
-    name: str, dataset: str, read: Raw, filters: Filters, dropped: dict[str, int], stats: dict[str, Any]
+    name: str,
+    dataset: str,
+    read: Raw,
+    options: Options | None,
+    filters: Filters,
+    dropped: dict[str, int],
+    stats: dict[str, Any],
 ) -> dict[str, Any]:
     return {
         "name": dataset,
@@ -96,6 +102,7 @@ def _card(
         "source": FORMATS[name].publisher,
         "licence": FORMATS[name].licence,
         "files": [_file_entry(file) for file in read.files],
+        "options": asdict(options or Options()),
         "filters": asdict(filters),
         "rows_read": sum(file.rows for file in read.files),
         "dropped": {**read.dropped, **dropped},
@@ -154,7 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     filters = paper_filters(given.format) if given.filter else default_filters(given.format)
     changes = {entry.name: getattr(given, entry.name) for entry in fields(Filters)}
     filters = replace(filters, **{name: value for name, value in changes.items() if value is not None})
-    done = prepare(given.format, given.raw, given.out, _options(given), filters, given.expect, given.overwrite)
+    done = prepare(
+        given.format, given.raw, given.out, reading(given, given.format), filters, given.expect, given.overwrite
+    )
     _print_next(done.path.parent)
     return 1 if done.differs else 0
 
@@ -168,12 +177,19 @@ def _last_word(given: argparse.Namespace) -> str:
                     f"formats are {', '.join(FORMATS)}")  # fmt: skip
 
 
-def _options(given: argparse.Namespace) -> Options:
-    columns = {role: getattr(given, role) for role in COLUMNS}
-    columns = {role: name for role, name in columns.items() if name is not None}
-    if (columns or given.where) and not FORMATS[given.format].own_columns:
+_OF_FORMATS = {
+    "encoding": ("csv", "jsonl", "inter", "sequences"), "time_format": ("csv", "jsonl", "parquet", "inter"),
+    "delimiter": ("csv", "sequences"), "no_header": ("csv",), "quote": ("csv",), "no_user_column": ("sequences",),
+}  # fmt: skip
+
+
+def reading(given: argparse.Namespace, form: str) -> Options:
+    """How the files are read, by the options that were given; raises UserError where these are not for ``form``."""
+    named: dict[str, Any] = {role: getattr(given, role, None) for role in COLUMNS}
+    columns: dict[str, str] = {role: name for role, name in named.items() if name is not None}
+    if (columns or given.where) and not FORMATS[form].own_columns:
         name = next(iter(columns), "where")
-        raise UserError(f"--{name} is for csv, jsonl, parquet and inter; {given.format} has fixed columns")
+        raise UserError(f"--{name} is for csv, jsonl, parquet and inter; {form} has fixed columns")
     if "session" in columns:
         if "user" in columns:
             raise UserError("--session takes the place of --user: a sequence is a session's; give one of them")
@@ -181,22 +197,20 @@ def _options(given: argparse.Namespace) -> Options:
     for role, other in (("item", "user"), ("time", "user"), ("time", "item")):
         if columns.get(role) == columns.get(other) is not None:
             raise UserError(f"--{other} and --{role} are the same column, '{columns[role]}'; each needs its own")
-    if given.format in ("csv", "jsonl", "parquet"):
+    if form in ("csv", "jsonl", "parquet"):
         for role in ("user", "item", "time"):
             if role not in columns:
                 hint = ", or --time order where the rows are in order" if role == "time" else ""
-                raise UserError(f"{given.format} needs --{role} COL: the {role} column of your file{hint}")
-    for option, known in (("encoding", ("csv", "jsonl")), ("time_format", ("csv", "jsonl", "parquet", "inter"))):
-        if getattr(given, option) is not None and given.format not in known:
-            raise UserError(f"--{option} is for {', '.join(known)}; not for {given.format}")
-    if given.delimiter is not None and given.format not in ("csv", "sequences"):
-        raise UserError(f"--delimiter is for csv and sequences; {given.format} has its own")
+                raise UserError(f"{form} needs --{role} COL: the {role} column of your file{hint}")
+    for option, known in _OF_FORMATS.items():
+        if getattr(given, option, None) not in (None, False, "double") and form not in known:
+            raise UserError(f"--{option} is for {', '.join(known)}; not for {form}")
     delimiter = "\t" if given.delimiter in ("\\t", "tab") else given.delimiter
     return Options(
         columns=columns,
         delimiter=delimiter,
         header=not given.no_header,
-        user_column=not given.no_user_column,
+        user_column=not getattr(given, "no_user_column", False),
         time_unit=given.time_unit,
         bad_rows=given.bad_rows,
         quote=given.quote == "double",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from recbole_scale.arguments import CommandParser
 from recbole_scale.errors import UserError
@@ -43,30 +44,8 @@ def parser() -> CommandParser:
     )
     for role, text in COLUMNS.items():
         own.add_argument(f"--{role}", metavar="COL", help=text)
-    own.add_argument("--delimiter", type=str, help="one character, or '::'; sniffed when not given")
-    own.add_argument("--no_header", action="store_true", help="the csv file has no header line")
     own.add_argument("--no_user_column", action="store_true", help="sequences: lines start with an item")
-    own.add_argument("--quote", default="double", choices=("double", "none"), help="none: quotes are characters")
-    own.add_argument(
-        "--encoding", metavar="NAME", help="of csv and jsonl files: latin-1, cp1252, gb18030 (default: UTF-8)"
-    )
-    own.add_argument("--time_format", metavar="FORM", help="of times that are text: '%%m/%%d/%%Y %%I:%%M:%%S %%p'")
-    made.add_argument(
-        "--id_quotes",
-        default="refuse",
-        choices=("refuse", "replace"),
-        help=f"double quotes in ids, which break an atomic file: replace writes {INSTEAD_OF_QUOTE} for them",
-    )
-    own.add_argument(
-        "--where",
-        nargs="+",
-        default=[],
-        action="extend",
-        metavar="COL=VALUE",
-        help="keep rows whose column has the value",
-    )
-    own.add_argument("--time_unit", default="auto", choices=("auto", "s", "ms", "us", "ns"), help="of numeric times")
-    made.add_argument("--bad_rows", default="error", choices=("error", "drop"), help="stop at one, or drop and count")
+    add_reading(own)
     kept = made.add_argument_group("filters")
     kept.add_argument("--filter", choices=("paper",), help="the paper's filters; the options below then add to them")
     kept.add_argument("--duplicates", choices=DUPLICATES, help="drop repeated (user, item, time) or (user, item)")
@@ -79,6 +58,30 @@ def parser() -> CommandParser:
     )
     made.add_argument("--overwrite", action="store_true", help="replace an atomic file that was not made here")
     return made
+
+
+# options of how files are written, without the encoding, which is a setting of atomic files too
+READING = ("delimiter", "no_header", "quote", "time_format", "time_unit", "where", "id_quotes", "bad_rows")
+
+
+def add_reading(group: Any) -> None:
+    """Options of how files are written, which ``recbole-scale study`` has as well."""
+    add = group.add_argument
+    add("--delimiter", help="one character, or '::'; sniffed when not given")
+    add("--no_header", action="store_true", help="the csv file has no header line")
+    add("--quote", default="double", choices=("double", "none"), help="none: quotes are characters")
+    add("--encoding", metavar="NAME", help="of the files: latin-1, cp1252, gb18030 (default: UTF-8)")
+    add("--time_format", metavar="FORM", help="of times that are text: '%%d/%%m/%%Y %%H:%%M'")
+    add("--time_unit", default="auto", choices=("auto", "s", "ms", "us", "ns"), help="of numeric times")
+    add(
+        "--where", nargs="+", default=[], action="extend", metavar="COL=VALUE",
+        help="keep rows whose column has the value",
+    )  # fmt: skip
+    add(
+        "--id_quotes", default="refuse", choices=("refuse", "replace"),
+        help=f"double quotes in ids, which break an atomic file: replace writes {INSTEAD_OF_QUOTE} for them",
+    )  # fmt: skip
+    add("--bad_rows", default="error", choices=("error", "drop"), help="stop at one, or drop and count")
 
 
 def _seconds(text: str) -> float:

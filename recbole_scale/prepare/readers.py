@@ -135,7 +135,9 @@ def _read_inter(path: Path, builder: LogBuilder, options: Options) -> None:
     """An atomic file: tab-separated, header ``field:type``; no quoting, as RecBole's own files have none."""
     names = {**INTER_FIELDS, **options.columns}
     chosen = {role: name for role, name in options.read.items() if role.startswith(WHERE)}
-    layout = Layout("\t", names={**{role: names[role] for role in builder.roles}, **chosen}, typed=True)
+    layout = Layout(
+        "\t", names={**{role: names[role] for role in builder.roles}, **chosen}, typed=True, encoding=options.encoding
+    )
     read_delimited(path, (), layout, builder)
 
 
@@ -190,7 +192,7 @@ def _as_text(array: Any, path: Path, name: str, role: str) -> Any:
 
 
 def _read_sequences(path: Path, builder: LogBuilder, options: Options) -> None:
-    read_sequences(path, options.delimiter, options.user_column, builder)
+    read_sequences(path, options.delimiter, options.user_column, builder, options.encoding)
 
 
 GROUPLENS = "https://grouplens.org/datasets/movielens/"
@@ -237,7 +239,7 @@ FORMATS = {
 
 def _optional_fields(path: Path, options: Options) -> list[str]:
     """Return the roles rating and domain when an atomic file's header has them or the user asks for them."""
-    first = next(text_blocks(path), None)
+    first = next(text_blocks(path, encoding=options.encoding), None)
     header = first.data.splitlines()[0].decode("utf-8") if first else ""
     fields = [name.split(":")[0] for name in header.split("\t")]
     return [role for role in ("rating", "domain") if role in options.columns or INTER_FIELDS[role] in fields]

@@ -15,7 +15,9 @@ from recbole_scale.prepare.columns import LogBuilder
 from recbole_scale.prepare.sources import text_blocks
 
 
-def read_sequences(path: Path, delimiter: str | None, user_column: bool, builder: LogBuilder) -> None:
+def read_sequences(
+    path: Path, delimiter: str | None, user_column: bool, builder: LogBuilder, encoding: str | None = None
+) -> None:
     """Read one user a line into ``builder``, split at white space (or ``delimiter``); time counts 1, 2, 3 ... a user.
 
     ``user_column``: the first word is the user; without it the line number is. Raises UserError with the line of a
@@ -23,7 +25,7 @@ def read_sequences(path: Path, delimiter: str | None, user_column: bool, builder
     """
     seen: list[Any] = []
     places: list[np.ndarray] = []
-    for block in text_blocks(path):
+    for block in text_blocks(path, encoding=encoding):
         lines = pa.array(block.data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n"))
         numbers = np.flatnonzero(pc.not_equal(pc.utf8_trim_whitespace(lines), "").to_numpy(zero_copy_only=False))
         lines = lines.take(pa.array(numbers))

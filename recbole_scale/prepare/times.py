@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
@@ -20,6 +21,12 @@ MICRO = 10**6
 LARGEST = np.iinfo(np.int64).max
 INTEGER = r"^\d{1,18}$"
 DECIMAL = r"^\d{1,12}\.\d{1,6}$"
+# forms of times that are proposed where a time has one of them
+FORMS = [
+    day + clock
+    for day in ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%d %b %Y", "%b %d, %Y")
+    for clock in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M")
+]
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 NUMBER_PATTERN = re.compile(NUMBER + r"\Z", re.ASCII)
 ZONE = r"\s?(Z|UTC|[+-]\d{2}:?\d{2})$"
@@ -33,6 +40,13 @@ def parse_numbers(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     values = pc.if_else(pa.array(fits), unsigned, "0").cast(pa.float64()).to_numpy(zero_copy_only=False)
     bad = ~(fits & np.isfinite(values))
     return np.where(bad, 0.0, values), bad
+
+
+def _fits(text: str, form: str) -> bool:
+    try:
+        return bool(datetime.strptime(text, form))
+    except ValueError:
+        return False
 
 
 class TimeColumn:
@@ -116,7 +130,9 @@ class TimeColumn:
             )
         if self.kind == "iso":
             return "is not a time like the others, which are ISO text (2020-01-31T12:00:00)"
-        return "is not a time: give epoch seconds, milliseconds or ISO text, or say --time_format"
+        forms = [form for form in FORMS if _fits(text, form)]
+        form = f" {' or '.join(map(repr, forms))}" if forms else ""
+        return f"is not a time: give epoch seconds, milliseconds or ISO text, or say --time_format{form}"
 
     def append(self, values: np.ndarray, source: str) -> None:
         """Add one parsed batch of ``source`` (values as :meth:`parse` returned them, bad rows taken out)."""

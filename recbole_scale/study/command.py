@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_resamples(options.resamples)
     seconds, more = time_given(options.hours, options.minutes)
     clock = Clock(begun(), seconds)
+    if options.encoding and not (options.csv or options.parquet):
+        settings["encoding"] = options.encoding  # of the atomic file
     dataset = prepared_log(options, str(settings.get("data_path", "dataset")))
     folder = Folder(Path(options.out or Path("studies") / dataset))
     loaded = LoadedData()

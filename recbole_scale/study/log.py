@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from recbole_scale.errors import UserError
 from recbole_scale.prepare.card import read_card
-from recbole_scale.prepare.command import prepare
-from recbole_scale.prepare.readers import Options
+from recbole_scale.prepare.command import prepare, reading
+from recbole_scale.prepare.options import READING
 from recbole_scale.prepare.sources import sha256_of
+from recbole_scale.study.options import parser
 
 
 def prepared_log(options: argparse.Namespace, data_path: str) -> str:
@@ -26,6 +29,9 @@ def prepared_log(options: argparse.Namespace, data_path: str) -> str:
     if not kinds:
         if columns:
             raise UserError(f"--{next(iter(columns))} names a column of a file; a prepared data set has its own")
+        for name in READING:
+            if getattr(options, name) != parser().get_default(name):
+                raise UserError(f"--{name} tells how a file is read, and --dataset {options.dataset} is prepared")
         return str(options.dataset)
     kind = kinds[0]
     missing = [f"--{role}" for role in ("user", "item", "time") if role not in columns]
@@ -35,8 +41,14 @@ def prepared_log(options: argparse.Namespace, data_path: str) -> str:
     kind = "parquet" if _is_parquet(path) else kind
     name = options.dataset or re.sub(r"[^\w.-]+", "-", path.name.split(".")[0]).strip("-.") or "log"
     target = Path(data_path) / name
-    if not _made_of(target / f"{name}.json", path):
-        prepare(kind, [path], target, Options(columns=columns))
+    read, card = reading(options, kind), read_card(target / f"{name}.json")
+    if not _made_of(card, path):
+        prepare(kind, [path], target, read)
+    elif card.get("options", asdict(read)) != asdict(read):
+        raise UserError(
+            f"{target} was made of {path} with other options; --dataset {name} alone studies it as it is, and "
+            f"--{kind} {path} --dataset NAME makes another"
+        )
     return str(name)
 
 
@@ -48,7 +60,7 @@ def _is_parquet(path: Path) -> bool:
         return file.read(4) == b"PAR1"
 
 
-def _made_of(card_file: Path, raw: Path) -> bool:
-    """Whether a data set was prepared from exactly this file."""
-    files = read_card(card_file).get("files") or [{}]
-    return bool(raw.is_file() and files[0].get("sha256") and files[0]["sha256"] == sha256_of(raw))
+def _made_of(card: dict[str, Any], raw: Path) -> bool:
+    """Whether a data set with this card was prepared from exactly this file."""
+    made_of = (card.get("files") or [{}])[0].get("sha256")
+    return bool(made_of) and raw.is_file() and made_of == sha256_of(raw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_scale.arguments import ONE_PROCESS, CommandParser
+from recbole_scale.prepare.options import add_reading
 
 _SWEEP = "recbole-scale sweep"
 DECIDED = {
@@ -44,6 +45,7 @@ def parser() -> CommandParser:
     source.add_argument("--dataset", metavar="D", help="a data set that is prepared; with a file: its new name")
     for role in ("user", "item", "time"):
         add(f"--{role}", metavar="COL", help=f"the file's {role} column")
+    add_reading(made.add_argument_group("how the file is written, where that is not found out"))
     add("--hours", nargs="+", metavar="H", help="time for everything; 'H more' sharpens a finished study")
     add("--minutes", nargs="+", metavar="M", help="the same in minutes")
     add("--sizes", nargs="+", metavar="SIZE", help="the ladder by name (tiny), count (98.3K) or shape (2x64)")

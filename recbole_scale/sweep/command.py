@@ -113,8 +113,8 @@ class Progress:
         self._left, self._rows, self._count = {point.run_id: point for point in points}, rows, len(points)
         self._done, self._parallel = 0.0, 1  # FLOPs of finished runs, and how many runs go on at once
         self._running: dict[str, float] = {}  # FLOPs so far of those
-        form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} so far]"
-        self._bar = bar(total=sum(p.flops_to_train for p in points), desc="sweep", bar_format=form)
+        form = "sweep {percentage:3.0f}%|{bar}| {desc} [{elapsed} so far]"
+        self._bar = bar(total=sum(p.flops_to_train for p in points), bar_format=form)
         self._show()
 
     def __enter__(self) -> Progress:
@@ -150,9 +150,8 @@ class Progress:
         todo = sum(point.flops_to_train for point in self._left.values())
         left = duration(seconds * (1 - running / todo)) if todo else "nothing"
         self._bar.n = self._done + running
-        self._bar.set_postfix_str(
-            f"{self._count - len(self._left)}/{self._count} runs{remark}, {left} left", refresh=False
-        )
+        ended = self._count - len(self._left)
+        self._bar.set_description_str(f"{ended}/{self._count} runs{remark}, {left} left", refresh=False)
         self._bar.refresh()
 
 
