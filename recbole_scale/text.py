@@ -26,6 +26,13 @@ def show_count(value: float, billion: str = "B") -> str:
     return f"{value:.3g}"
 
 
+def show_reach(value: float) -> str:
+    """A count that a law gives, or that it is beyond anything one could train."""
+    if value > 1e13:
+        return "more than 10T"
+    return show_count(value) if value >= 100 else "less than 100"
+
+
 def counted(count: int, what: str, width: int = 0) -> str:
     """A count and what is counted: ``1 run``, ``2 runs``, ``1,000 runs``; ``width``: letters of the count."""
     return f"{count:>{width},} {what}{'s' * (count != 1)}"
@@ -41,6 +48,11 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.2g} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def milliseconds(value: float) -> str:
+    """Milliseconds as 0.82 ms, 16.5 ms or 1,650 ms."""
+    return f"{value:.3g} ms" if value < 999.5 else f"{value:,.0f} ms"
 
 
 def text_table(

@@ -6,18 +6,20 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from study_rows_made import SHAPES, made_row
+from worlds import world
 
 from recbole_scale.errors import UserError, exit_code
 from recbole_scale.fit.command import main, range_of
 from recbole_scale.fit.joint import joint_answer, joint_rows
 from recbole_scale.fit.law_output import skill_sentence
 from recbole_scale.fit.more import more_of, prices
-from recbole_scale.fit.more_output import price_table
+from recbole_scale.fit.more_output import more_sentences, price_table
 from recbole_scale.fit.rows import Question, choose
 from recbole_scale.fit.study import answer, estimate_flops
 from recbole_scale.fit.tries import best_settings
@@ -25,7 +27,7 @@ from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.laws.metrics import fit_metric_law
 from recbole_scale.laws.rollout import Judgement, rollout, widening
 from recbole_scale.report.command import main as report_main
-from recbole_scale.text import counted, parse_count, show_count
+from recbole_scale.text import counted, milliseconds, parse_count, show_count, show_reach
 
 SCRIPT = Path(__file__).parents[1] / "run_scripts" / "fit_power_law.py"
 LADDER = (("a", 1, 20), ("b", 1, 32), ("c", 2, 32), ("d", 2, 64), ("e", 4, 64), (None, 4, 128), ("large", 8, 128))
@@ -320,6 +322,9 @@ def test_counts_are_read(text, value):
 def test_counts_are_written_and_words_are_no_counts():
     assert [counted(n, "run") for n in (0, 1, 2, 1234)] == ["0 runs", "1 run", "2 runs", "1,234 runs"]
     assert counted(1, "row", 5) == "    1 row"
+    assert [show_reach(value) for value in (0.458, 98_304, 1.39e20, np.inf)] == [
+        "less than 100", "98.3K", "more than 10T", "more than 10T"]  # fmt: skip
+    assert [milliseconds(value) for value in (0.4444, 164.6, 1650)] == ["0.444 ms", "165 ms", "1,650 ms"]
     assert [show_count(value) for value in (829_440_000, 98_304, 999_999, 12.0, 3e40)] == [
         "829M",
         "98.3K",
@@ -485,7 +490,10 @@ def test_nothing_learnt_is_told_before_the_law(tmp_path, capsys):
     assert f"Uniform guessing {guessing:.3f} nats." in told
     assert "The smallest size (4.8K) has not learnt yet" in told and "Train longer before asking about size." in told
     constant = re.compile(r" (E|x0|alpha|limit) [\d.,KMG]+ \[")
-    assert not constant.search(told) and "not told, since the smallest has not learnt yet" in told
+    assert not constant.search(told)
+    assert not any(
+        word in told for word in ("L = E", "rollout", "follows the loss", "costs, step by step", "E and its")
+    )
     learnt = lines_of(with_loss(lambda n: 5 + (900 / n) ** 0.25, markov_nll=5.0), tmp_path, capsys)
     assert constant.search(learnt) and "not told" not in learnt
     assert "has not learnt" not in learnt and "No size is better than the last item alone" in learnt
@@ -497,7 +505,7 @@ def test_a_law_that_is_not_identified_shows_its_range_and_no_constants(tmp_path,
     assert "not identified" in law and "10x larger, at 15.7M: " in law and "cannot be told from no gain" in law
     assert law.count("alpha") == 1 and "the law has no skill against" in flat  # in the form alone
     steep = lines_of(with_loss(lambda n: 7 - 0.15 * np.log(n / 5e3)), tmp_path, capsys)
-    assert re.search(r"now 6\.1[34]: a gain rollout:", steep)
+    assert re.search(r"now 6\.1[34] ± 0\.\d\d: a gain rollout:", steep)
 
 
 def test_best_sizes_at_equal_flops_need_no_joint_law(tmp_path, capsys):
@@ -531,6 +539,34 @@ def test_a_law_can_be_in_any_count_of_size(x):
     found = answer(rows, Question(x=x, resamples=80))
     assert found.law.predict(max(row[x] for row in found.choice.fitted)) > 0
     assert sorted({row[x] for row in found.choice.fitted})[0] == np.exp(found.law.fit.seen.logs.min()).round()
+
+
+def test_forms_of_a_metric_are_told_apart_where_the_runs_do_and_open_ones_stay_open():
+    rows = world("does not", 0)
+    question = Question(resamples=100, predict=("10x",))
+    found = answer(rows, question)
+    told = more_sentences(more_of(rows, found), found)
+    form = next(
+        one for one in told if one.startswith("HR@10 by the Performance Law, another form: peaks at 89.5K (95 %")
+    )
+    assert form.endswith("; the runs are for the saturating law")
+    rng = np.random.default_rng(0)
+    for row in rows:
+        row["test_metrics"] = {"recall@10": 0.2 + 0.01 * rng.standard_normal()}
+    found = answer(rows, question)
+    (first, second) = more_sentences(more_of(rows, found), found)
+    assert first.startswith("whether HR@10 follows the loss these runs do not tell: logit = ")
+    assert re.search(r"; its slope may be 0 or (more|less)$", first)
+    assert second.endswith("; the runs do not tell the two apart")
+
+
+def test_an_open_limit_is_called_that():
+    law = fit_metric_law([1e3, 1e4, 1e5, 1e6], [0.1, 0.15, 0.18, 0.2], resamples=0)
+    fit = replace(law.inner.fit, reasons=("unknown_floor", "floor"))
+    assert replace(law, inner=replace(law.inner, fit=fit)).message == (
+        "not identified: the 95 % band of the limit is wider than the whole gain over the sizes measured; "
+        "the 95 % band of the limit reaches 1"
+    )
 
 
 def test_more_is_told_of_the_rows(written):

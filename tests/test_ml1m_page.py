@@ -195,7 +195,7 @@ def verdict():
     share = max(np.mean(gains >= 0.002), np.mean(gains < 0.002))
     reason = (
         f"The runs promise {value:.1f} more hits in 1,000 visits for each doubling up to {count(THEN)} (95 % band "
-        f"{low:.1f} to {high:.1f}), and the 2.0 more hits in 1,000 visits asked for lie within that range{remark}."
+        f"{low:.1f} to {high:.1f}), and the 2.0 asked for lie within that range{remark}."
     )
     return reason, share, [
         f"Now, at {count(NOW)}: of 1,000 visits, the next item is among the first ten", f"{now:.0f}",
@@ -255,9 +255,10 @@ def answer():
     low, high = SIZES[-2:]
     return [
         reason, *numbers,
-        f"one training run {duration(3600 * hours(NOW))} now, {duration(3600 * hours(THEN))} then; serving "
-        f"{serving(NOW):.2g} ms a user now, {serving(THEN):.2g} ms then; memory of training {memory(NOW)} now, "
-        f"{memory(THEN)} then (estimates for this machine).",
+        f"one training run {duration(3600 * hours(NOW))} at {count(NOW)}, {duration(3600 * hours(THEN))} at "
+        f"{count(THEN)}; serving a user {serving(NOW):.3g} ms at {count(NOW)}, {serving(THEN):.3g} ms at "
+        f"{count(THEN)}; memory of training {memory(NOW)} at {count(NOW)}, {memory(THEN)} at {count(THEN)} "
+        "(estimates for this machine).",
         f"{100 * share:.0f} of 100 resamples of the runs say that it does not pay; held out, {count(held)} was "
         f"predicted at {predicted:.3f} nats and measured at {seen:.3f} ({100 * (predicted / seen - 1):+.2f} %), "
         "inside its band.",
@@ -371,12 +372,13 @@ def further():
         second = made()[0].more.performance[metric][0]
         low, high = np.quantile(second.peaks, [0.025, 0.975], method="nearest")
         if np.isfinite(low):
-            peak += f" (95 % band of the peak {count(low)} to {count(high) if np.isfinite(high) else 'no end'})"
+            peak += f" (95 % band of the peak {count(low)} to {count(high) if high < 1e13 else 'more than 10T'})"
         hill = np.sqrt(np.mean([(v - at(size, metric)) ** 2 for size, v in zip(n, value, strict=True)]))
         apart = max(square, hill**2) / min(square, hill**2)
-        alike = "; the runs do not tell the two apart" if f_test.sf(apart, len(n) - 3, len(n) - 3) >= 0.025 else ""
-        told.append(f"{name}, Performance Law in its place: {peak}; it misses the runs by {np.sqrt(square):.4f}, the "
-                    f"saturating law by {hill:.4f} (root mean square){alike}.")  # fmt: skip
+        assert f_test.sf(apart, len(n) - 3, len(n) - 3) >= 0.025
+        alike = "; the runs do not tell the two apart"
+        told.append(f"{name} by the Performance Law, another form: {peak}; it misses the runs by "
+                    f"{np.sqrt(square):.4f}, the saturating law by {hill:.4f} (root mean square){alike}.")  # fmt: skip
     return told
 
 

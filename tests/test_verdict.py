@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from recbole_scale.model.sizes import scaled_shape
 from recbole_scale.report.commands import next_commands
 from recbole_scale.report.costs import Costs, forward_flops
 from recbole_scale.report.gains import banded, recent
-from recbole_scale.report.page import as_page
+from recbole_scale.report.page import answer_text, as_page
 from recbole_scale.report.report import Study, make_study
 from recbole_scale.report.sections import evidence_section, key_figures
 from recbole_scale.report.verdict import decide
@@ -64,6 +65,15 @@ def test_rows_whose_larger_sizes_are_worse_decide_by_themselves():
     assert [bool(one["not_told_since"]) for one in as_json(study.found)["predictions"]] == [True, False]
     page = as_page(study, [])
     assert "not told, since 1.57M is already worse" in page
+    # what it costs is told of the size that is best, and nothing of a band that is not told
+    size = "98.3K"
+    assert re.search(f"one training run [^;]* at {size}; serving a user [^;]* at {size}; memory [^;]* at {size} ", page)
+    assert (
+        "measured, not predicted; runs of one size differ by 0.0" in page and "where the width comes from" not in page
+    )
+    (step,) = next_commands(study, verdict, Costs(study.choice.fitted), "rows.jsonl")
+    assert "--shapes 8x128 --seeds 4 5 6 " in step.line and step.line.count(" --tune 4 ") == 1
+    assert step.gives.startswith("See whether 1.57M is worse for its rate alone: 4 rates, 3 runs of the best, about ")
 
 
 def test_a_ranking_that_falls_with_size_is_no_yes_by_the_loss():
@@ -82,6 +92,15 @@ def test_where_nothing_was_learnt_nothing_is_predicted():
     study = make_study(world("nothing learnt", 0), Question(resamples=100, predict=("10x",)))
     assert "at n_blocks = 15.7M: not told, since the smallest has not learnt yet" in as_text(study.found)
     assert as_json(study.found)["predictions"][0]["not_told_since"] == "the smallest has not learnt yet"
+    verdict = decide(study)
+    assert verdict.gain is None and verdict.at_then is None and verdict.sure is None
+    page = as_page(study, [])
+    assert "No sliders: the smallest has not learnt yet." in page and "one training run 1.6 h at 1.57M;" in page
+    assert not any(
+        word in page for word in ("Now, at", "At 10x", 'id="whatif"', "Further laws", "Rollout", "training FLOPs")
+    )
+    assert "On made, the smallest size (6.14K) has not learnt yet" in answer_text(study)
+    assert answer_text(study).endswith("). Train longer before asking about size.")
 
 
 def test_what_is_promised_at_ten_times_the_size_holds_on_the_known_curve():
@@ -179,6 +198,15 @@ def test_an_open_verdict_names_the_command_that_decides_it():
     first = study_of("nothing learnt", 1)
     (learn,) = next_commands(first, decide(first), Costs(first.choice.fitted), "runs.jsonl")
     assert "--epochs 24" in learn.line and "--shapes 2x16" in learn.line
+
+
+def test_a_law_that_is_not_identified_has_no_constants_on_the_page():
+    single = make_study([row for row in world("pays", 0) if row["seed"] == 1], Question(resamples=100))
+    assert not single.found.law.identified
+    shown = evidence_section(single, decide(single), []).split("NDCG@10: limit")[0]
+    assert "L(N) = E + (x0 / N)^alpha, not identified: the 95\u00a0% band of" in shown and "<td>alpha</td>" not in shown
+    paying = study_of("pays", 0)
+    assert "<td>alpha</td>" in evidence_section(paying, decide(paying), [])
 
 
 def test_costs_follow_the_runs():

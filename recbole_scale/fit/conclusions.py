@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.special
 
 from recbole_scale.fit.references import COUNTING, GUESSING, LAST_ITEM, reference_losses
 from recbole_scale.fit.rows import Row
@@ -125,4 +126,5 @@ def range_against_now(law: PowerLaw | MetricLaw, larger: float, at: float, now: 
         less, more = -more, -less
     verdict = "a gain" if less > 0 else "a loss" if more < 0 else "cannot be told from no gain"
     (lower, upper), (form, unit) = law.interval(larger), (".4f", "") if isinstance(law, MetricLaw) else (".2f", " nats")
-    return f"{lower:{form}} to {upper:{form}}{unit}, now {now:{form}}: {verdict}"
+    half = -scipy.special.ndtri(0.025) * float(np.median(error)) * now
+    return f"{lower:{form}} to {upper:{form}}{unit}, now {now:{form}} ± {half:{form}}: {verdict}"

@@ -86,9 +86,28 @@ def as_text(answer: Answer) -> str:
         f"{choice.dataset}, {choice.model}: {question.loss} against {question.x}, "
         f"{counted(len(choice.fitted), 'run')} of {counted(len(sizes), 'size')}",
         *_what_is_learnt(answer),
-        "",
-        *_law_lines("L = E + (x0 / x)^alpha", answer.law, answer, question.loss),
+        *(_prediction_lines(answer, "") if learnt_nothing(answer) else _what_follows(answer)),
     ]
+    if notes := notes_of(answer):
+        lines += ["", *(f"note: {note}" for note in notes)]
+    return "\n".join(lines)
+
+
+def notes_of(answer: Answer) -> list[str]:
+    """The notes; where nothing was learnt those on the choice of rows alone, for no law is told."""
+    return answer.choice.notes if learnt_nothing(answer) else answer.notes
+
+
+def learnt_nothing(answer: Answer) -> str:
+    """That the smallest size has not learnt yet, as a clause: its rows have no law to tell; else empty."""
+    question = answer.question
+    return unlearnt_smallest(answer.choice.fitted + answer.choice.held_out, question.x, question.loss)
+
+
+def _what_follows(answer: Answer) -> list[str]:
+    """Every law with what judges it, and the predictions."""
+    loss = answer.question.loss
+    lines = ["", *_law_lines("L = E + (x0 / x)^alpha", answer.law, answer, loss)]
     if answer.held_out:
         lines += ["", "held out (95 % band of the mean of as many runs; error above 0: predicted too high)"]
         lines += _judgement_table(answer.held_out)
@@ -102,17 +121,15 @@ def as_text(answer: Answer) -> str:
             lines += _judgement_table(answer.metric_judgements[name])
     lines += _prediction_lines(answer, "")
     if answer.whole is not None:
-        lines += ["", *_law_lines("held-out sizes fitted too", answer.whole.law, answer.whole, question.loss)]
+        lines += ["", *_law_lines("held-out sizes fitted too", answer.whole.law, answer.whole, loss)]
         lines += _prediction_lines(answer.whole, ", held-out sizes fitted too")
-    if answer.notes:
-        lines += ["", *(f"note: {note}" for note in answer.notes)]
-    return "\n".join(lines)
+    return lines
 
 
 def _what_is_learnt(answer: Answer) -> list[str]:
     """The losses that need no model, and whether the runs are better."""
     rows, question = answer.choice.fitted + answer.choice.held_out, answer.question
-    nothing = unlearnt_smallest(rows, question.x, question.loss)
+    nothing = learnt_nothing(answer)
     best = min(mean for _, mean, _ in means_along(rows, question.x, question.loss))
     told = [reference_sentence(rows), f"{nothing[:1].upper()}{nothing[1:]}. {LEARN_FIRST}" if nothing else ""]
     told.append("" if nothing else past_sentence(rows, question.x, question.loss))
@@ -120,18 +137,12 @@ def _what_is_learnt(answer: Answer) -> list[str]:
 
 
 def _law_lines(form: str, law: PowerLaw | MetricLaw, answer: Answer, column: str) -> list[str]:
-    """A law with its constants, or, where the rows do not fix them, its range at a larger size against now.
-
-    Where nothing was learnt there is neither: what such runs would tell of size is not there yet.
-    """
-    rows, question = answer.choice.fitted + answer.choice.held_out, answer.question
-    if unlearnt_smallest(rows, question.x, question.loss):
-        return [f"{form}: not told, since the smallest has not learnt yet"]
+    """A law with its constants, or, where the rows do not fix them, its range at a larger size against now."""
     lines = [f"{form}, {law.message}"]
     if law.identified or not answer.question.resamples:
         return [*lines, *constants_table(law)]
     largest, now, runs = means_along(answer.choice.fitted, answer.question.x, column)[-1]
-    if silent := why_not_told(rows, question.x, question.loss, AHEAD * largest):
+    if silent := not_told(answer, AHEAD * largest):
         return [*lines, f"  {AHEAD:g}x larger: not told, since {silent}"]
     told = range_against_now(law, AHEAD * largest, largest, now, runs)
     return [*lines, *([f"  {AHEAD:g}x larger, at {show_count(AHEAD * largest)}: {told}"] if told else [])]

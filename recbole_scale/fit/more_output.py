@@ -9,14 +9,14 @@ from typing import Any
 
 import scipy.special
 
-from recbole_scale.fit.law_output import aligned, finite, not_told, shown
+from recbole_scale.fit.law_output import aligned, finite, learnt_nothing, not_told, shown
 from recbole_scale.fit.lengths import length_sentences
 from recbole_scale.fit.more import More, Price
 from recbole_scale.fit.study import Answer
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.performance import PerformanceLaw
 from recbole_scale.laws.repeated import MOST_REPEATS
-from recbole_scale.text import duration, metric_name, show_count
+from recbole_scale.text import duration, metric_name, milliseconds, show_count, show_reach
 
 LENGTHS = "by the law of size and repeated data, one run"
 _POOLED = (("size", "sizes"), ("amount of data", "amounts of data"), ("number of epochs", "numbers of epochs"))
@@ -53,14 +53,16 @@ def more_text(more: More, found: Answer) -> str:
     lines = [*more_sentences(more, found), *length_sentences(more.doublings)]
     if lengths := length_table(more, found):
         lines += ["", f"{LENGTHS} (95 % band)", *aligned(lengths)]
-    if more.prices:
+    if more.prices and not learnt_nothing(found):
         lines += ["", f"what {metric_name(str(more.metric))} costs, step by step", *aligned(price_table(more.prices))]
     lines += [f"note: {note}" for note in more.notes]
     return "\n".join(lines)
 
 
 def more_sentences(more: More, found: Answer) -> list[str]:
-    """The same as a sentence for each law."""
+    """The same as a sentence for each law; none where nothing was learnt."""
+    if learnt_nothing(found):
+        return []
     told = []
     runs, *parts = more.pooled
     over = f"{runs} runs of {_and([_of(n, what) for n, what in zip(parts, _POOLED, strict=True)])}"
@@ -69,9 +71,8 @@ def more_sentences(more: More, found: Answer) -> list[str]:
         said = f"logit = {law.a:.3f} {'-' if law.b >= 0 else '+'} {abs(law.b):.3f} * loss, over {over} (runs lie "
         said += f"{law.spread:.3f} off it in logits)"
         if low <= 0:
-            told.append(
-                f"{metric_name(name)} does not follow the loss in these runs: {said}; its slope may be 0 or less"
-            )
+            open_ = f"whether {metric_name(name)} follows the loss these runs do not tell: {said}"
+            told.append(f"{open_}; its slope may be 0 or {'more' if law.b < 0 else 'less'}")
             continue
         said = f"{metric_name(name)} follows the loss: {said}"
         for one in (one for one in found.predictions if not not_told(found, one.x)):
@@ -80,7 +81,7 @@ def more_sentences(more: More, found: Answer) -> list[str]:
         told.append(said)
     for name, (second, hill, spare) in more.performance.items():
         told.append(
-            f"{metric_name(name)}, Performance Law in its place: {_peak(second)}; it misses the runs by "
+            f"{metric_name(name)} by the Performance Law, another form: {_peak(second)}; it misses the runs by "
             f"{second.error:.4f}, the saturating law by {hill:.4f} (root mean square)"
             f"{_which(second.error, hill, spare)}"
         )
@@ -108,17 +109,16 @@ def _which(second: float, hill: float, spare: int) -> str:
     smaller, larger = sorted((second**2, hill**2))
     if larger <= smaller * float(scipy.special.fdtri(spare, spare, 0.975)):
         return "; the runs do not tell the two apart"
-    return ""
+    return f"; the runs are for the {'saturating' if hill < second else 'Performance'} law"
 
 
 def _peak(law: PerformanceLaw) -> str:
     """Where the metric is best, as far as the runs tell."""
     low, high = law.peak_band
-    upper = show_count(high) if math.isfinite(high) else "no end"
     if math.isinf(low) and law.peak is None:
         return "grows on"
-    said = "grows on" if law.peak is None else f"peaks at {show_count(law.peak)}"
-    return f"{said} (95 % band of the peak {show_count(low)} to {upper})"
+    said = "grows on" if law.peak is None else f"peaks at {show_reach(law.peak)}"
+    return f"{said} (95 % band of the peak {show_reach(low)} to {show_reach(high)})"
 
 
 def length_table(more: More, found: Answer) -> list[list[str]]:
@@ -135,7 +135,7 @@ def length_table(more: More, found: Answer) -> list[list[str]]:
 def price_table(prices: Sequence[Price]) -> list[list[str]]:
     """What every size costs and the step to it, below a head."""
     money = any(one.money is not None for one in prices)
-    head = ["size", "metric", "gain", "training for +1 %", *(["price of +1 %"] if money else []), "ms a user"]
+    head = ["size", "metric", "gain", "training for +1 %", *(["price of +1 %"] if money else []), "to serve a user"]
     return [head, *(_price_row(one, money) for one in prices)]
 
 
@@ -145,7 +145,7 @@ def high_low(low: Any, high: Any) -> str:
 
 
 def _price_row(one: Price, money: bool) -> list[str]:
-    serving = "-" if one.serving_ms is None else f"{one.serving_ms:.3g}"
+    serving = "-" if one.serving_ms is None else milliseconds(one.serving_ms)
     if one.gain is None:
         return [show_count(one.n), f"{one.metric:.4f}", "", "", *([""] if money else []), serving]
     gain = f"{one.gain:+.1f}{'' if math.isnan(one.error) else f' ± {2 * one.error:.1f}'} %"

@@ -28,6 +28,7 @@ _HELD = 1e-6  # of the log of a limit: so near to the highest mean, it lies ther
 _WORDS = {
     "the loss does not fall": "the metric does not rise",
     "the 95 % band of E reaches 0": "the 95 % band of the limit reaches 1",
+    "the 95 % band of E": "the 95 % band of the limit",
 }
 
 

@@ -13,7 +13,7 @@ from recbole_scale.fit.tables import number
 from recbole_scale.fit.tries import planned_epochs
 from recbole_scale.model.sizes import EQUAL_N, load_size, named, nearest_size, scaled_shape, shaped
 from recbole_scale.report.costs import Costs
-from recbole_scale.report.next_runs import Step, next_runs
+from recbole_scale.report.next_runs import MORE_RUNS, Step, next_runs
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict, still_learning
 from recbole_scale.settings import value_text
@@ -23,6 +23,7 @@ _PLACE = {"size", "n_layers", "hidden_size", "n_heads", "inner_size", "seed", "d
           "show_progress", "state", "dataset", "model", "checkpoint_dir", "results_file", "per_user_file"}  # fmt: skip
 _TRIES = (2, 4, 8)  # runs to add at one size
 _MOST = 4
+_RATES = 4  # to try at a size that is worse than a smaller one
 _NEAR = math.log(1.4)  # a shape stands for a size within this factor: no shape is smaller than one layer of 8
 
 
@@ -40,6 +41,8 @@ def next_commands(study: Study, verdict: Verdict, costs: Costs, rows_file: str) 
     """Commands that sharpen the answer most, the one that would decide it first."""
     if not verdict.learnt or study.deciding is None:
         return [_learn(study, costs, rows_file)] if not verdict.learnt else [_more_sizes(study, costs, rows_file)]
+    if verdict.at_then is None and study.ends.over_the_top:
+        return [] if study.ends.large.overfits_after else [_tune(study, costs, rows_file)]
     chosen = _deciding(study.deciding, study, verdict)
     steps = [] if chosen is None else [chosen]
     longer = [_longer(study, verdict.now, costs, rows_file)] if still_learning(study, verdict.now) else []
@@ -114,6 +117,17 @@ def _learn(study: Study, costs: Costs, rows_file: str) -> Command:
     return Command(line, f"First see that the smallest size learns at all: {counted(epochs, 'epoch')}{takes}.", minutes)
 
 
+def _tune(study: Study, costs: Costs, rows_file: str) -> Command:
+    """The largest size at rates of its own, since it is worse than another: a poor rate does that as well."""
+    large = study.ends.large.n
+    hours = costs.of(large).hours
+    minutes = None if hours is None else 60.0 * hours * (_RATES + MORE_RUNS)
+    takes = "" if minutes is None else f", about {duration(60 * minutes)}"
+    line = sweep_line(study, [large], next_seeds(study, large, MORE_RUNS), rows_file, tune=_RATES)
+    what = f"See whether {show_count(large)} is worse for its rate alone: {_RATES} rates, {MORE_RUNS} runs of the best"
+    return Command(line, f"{what}{takes}.", minutes)
+
+
 def _more_sizes(study: Study, costs: Costs, rows_file: str) -> Command:
     """The sizes that are missing for a law."""
     sizes = [size.n for size in study.sizes]
@@ -125,11 +139,17 @@ def _more_sizes(study: Study, costs: Costs, rows_file: str) -> Command:
 
 
 def sweep_line(
-    study: Study, sizes: Sequence[float], seeds: Sequence[int], rows_file: str, epochs: int | None = None
+    study: Study,
+    sizes: Sequence[float],
+    seeds: Sequence[int],
+    rows_file: str,
+    epochs: int | None = None,
+    tune: int = 0,
 ) -> str:
     """The sweep that adds runs like those there are, as one shell line.
 
-    A size that is there gets the settings of its own runs, new ones the largest's; a rate tuned for that one, none.
+    A size that is there gets the settings of its own runs, new ones the largest's; a rate tuned for that one, none,
+    nor where so many rates are to be tried (``tune``).
     """
     row = _row_near(study, sizes[0])
     there = len(sizes) == 1 and abs(float(row["n_blocks"]) / sizes[0] - 1) <= EQUAL_N
@@ -143,6 +163,9 @@ def sweep_line(
         settings.pop("learning_rate", None)
         words += ["--tune", str(len(tuning["valid_nll"])), "--tune_seed", str(tuning["seed"])]
         words += ["--tune_epochs", str(tuning["epochs"])]
+    elif tune:
+        settings.pop("learning_rate", None)
+        words += ["--tune", str(tune)]
     words += ["--rows", rows_file]
     words += [f"--{key}={value_text(value)}" for key, value in settings.items()]
     return shlex.join(words)

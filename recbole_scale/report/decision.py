@@ -14,7 +14,7 @@ from recbole_scale.report.html import commands, figures, paragraph, section, tab
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict
 from recbole_scale.report.whatif import answer_figures, curves, references, show_memory, what_if
-from recbole_scale.text import duration, show_count
+from recbole_scale.text import duration, milliseconds, show_count
 
 
 def verdict_section(study: Study, verdict: Verdict, costs: Costs, steps: Sequence[Command]) -> str:
@@ -33,8 +33,7 @@ def next_section(steps: Sequence[Command]) -> str:
 
 def what_if_section(study: Study, verdict: Verdict, costs: Costs) -> str:
     """Sliders and the two figures that they move on; nothing without a law, why not where it may not speak of size."""
-    if study.deciding is not None and verdict.at_then is None:
-        silent = not_told(study.deciding, verdict.then)
+    if (silent := _silent(study, verdict)) and verdict.at_then is None:
         return section("Move the size", paragraph(f"No sliders: {silent}.", "muted"), levels_table(study))
     known = curves(study, verdict, costs)
     if known is None:
@@ -53,10 +52,8 @@ def levels_table(study: Study) -> str:
 def width_table(study: Study, verdict: Verdict) -> str:
     """Where the width of the band at the verdict's size comes from."""
     found = study.deciding
-    if found is None:
-        return ""
-    shares = found.law.width(verdict.then)
-    if not shares:
+    shares = {} if found is None or _silent(study, verdict) else found.law.width(verdict.then)
+    if found is None or not shares:
         return ""
     forms = " or ".join(["another term", *(form for form in found.law.forms if form != "two power terms")])
     what = {
@@ -91,20 +88,27 @@ def _numbers(study: Study, verdict: Verdict) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
+def _silent(study: Study, verdict: Verdict) -> str:
+    """Why the rows let no law speak of the larger size, as a clause; else empty."""
+    return not_told(study.deciding, verdict.then) if study.deciding is not None else ""
+
+
 def _facts(study: Study, verdict: Verdict, costs: Costs) -> list[tuple[str, str]]:
-    return [("What it costs:", _costs(costs, verdict)), ("How sure:", _how_sure(study, verdict))]
+    return [("What it costs:", _costs(study, verdict, costs)), ("How sure:", _how_sure(study, verdict))]
 
 
-def _costs(costs: Costs, verdict: Verdict) -> str:
-    """Training, serving and memory at the two sizes."""
-    now, then = costs.of(verdict.now), costs.of(verdict.then)
+def _costs(study: Study, verdict: Verdict, costs: Costs) -> str:
+    """Training, serving and memory at the size there is and, where one may speak of it, at the larger one."""
+    sizes = [verdict.now] if _silent(study, verdict) else [verdict.now, verdict.then]
+    each = {show_count(n): costs.of(n) for n in sizes}
     said = []
-    if now.hours is not None and then.hours is not None:
-        said.append(f"one training run {duration(3600 * now.hours)} now, {duration(3600 * then.hours)} then")
-    if now.serving_ms is not None and then.serving_ms is not None:
-        said.append(f"serving {now.serving_ms:.2g} ms a user now, {then.serving_ms:.2g} ms then")
-    if now.memory_mb is not None and then.memory_mb is not None:
-        said.append(f"memory of training {show_memory(now.memory_mb)} now, {show_memory(then.memory_mb)} then")
+    for what, told in (
+        ("one training run", {n: duration(3600 * one.hours) for n, one in each.items() if one.hours is not None}),
+        ("serving a user", {n: milliseconds(one.serving_ms) for n, one in each.items() if one.serving_ms is not None}),
+        ("memory of training", {n: show_memory(one.memory_mb) for n, one in each.items() if one.memory_mb is not None}),
+    ):
+        if len(told) == len(each):
+            said.append(f"{what} {', '.join(f'{value} at {n}' for n, value in told.items())}")
     return "; ".join(said) + " (estimates for this machine)." if said else "not known: the rows carry no times."
 
 
@@ -123,7 +127,9 @@ def _how_sure(study: Study, verdict: Verdict) -> str:
             f"held out, {show_count(one.x)} was predicted at {one.predicted:.3f} nats and measured at "
             f"{one.observed:.3f} ({100 * one.signed_error:+.2f} %), {inside} its band"
         )
-    if not judged:
+    if verdict.at_then is None and not judged and study.ends.noise is not None:
+        said.append(f"measured, not predicted; runs of one size differ by {study.ends.noise:.3f} nats (sd)")
+    elif not judged:
         said.append("no size was held out to check the law")
     return "; ".join(said) + "."
 

@@ -22,7 +22,7 @@ from recbole_scale.fit.sizes import Ends, SizeMean, ends_of, size_means
 from recbole_scale.fit.study import Answer
 from recbole_scale.laws.fit import percentiles
 from recbole_scale.laws.loss import PowerLaw
-from recbole_scale.text import show_count
+from recbole_scale.text import show_count, show_reach
 
 WORTH = 0.01  # nats by which a doubling of the parameters must lower the loss to be called worth it: 1 % of perplexity
 _FEWEST, _MOST, _STEPS = 1e2, 1e14, 8  # sizes searched, and steps to a doubling
@@ -104,7 +104,7 @@ def headline(
     ends = ends_of(sizes)
     rows = choice.fitted + choice.held_out
     if nothing := unlearnt_smallest(rows, "n_blocks", loss):
-        return f"On {choice.dataset} {nothing}.", LEARN_FIRST
+        return f"On {choice.dataset}, {nothing}.", LEARN_FIRST
     first = _what_size_buys(choice.dataset + _part_of_data(choice), ends, found, loss, metric, len(sizes))
     return first + _references(rows, others, metric, ends.best.loss), _how_far(sizes, ends, found, refusal, worth)
 
@@ -175,19 +175,19 @@ def _how_far(sizes: Sequence[SizeMean], ends: Ends, found: Answer | None, refusa
         return _not_identified(law, ends)
     value, lower, upper = worth_up_to(law, worth)
     largest, rule = ends.large.n, f"doubling the parameters lowers the loss by less than {worth:g} nats"
-    said = [f"95 % band {_count(lower)} to {_count(upper)}"] if np.isfinite(lower) else []
+    said = [f"95 % band {show_reach(lower)} to {show_reach(upper)}"] if np.isfinite(lower) else []
     if law is not found.law:
-        said.append(f"{_count(worth_up_to(found.law, worth)[0])} without the held-out sizes")
+        said.append(f"{show_reach(worth_up_to(found.law, worth)[0])} without the held-out sizes")
     band = f" ({'; '.join(said)})" if said else ""
     step = last_step(sizes, ends.noise, law)
     if step is not None and (step.gain >= worth) != (value > largest):
         return _apart(step, value, band, rule, value > largest)
     if value <= largest:
-        return f"It is not worth it beyond about {_count(value)} parameters{band}: from there on {rule}."
+        return f"It is not worth it beyond about {show_reach(value)} parameters{band}: from there on {rule}."
     gain = float(law.predict(largest) - law.predict(2 * largest))
     return (
         f"It still pays at the largest size trained (a doubling of {_n(ends.large)} is worth {gain:.3f} nats), and by "
-        f"the law not beyond about {_count(value)} parameters{band}, where {rule}; that is extrapolated."
+        f"the law not beyond about {show_reach(value)} parameters{band}, where {rule}; that is extrapolated."
     )
 
 
@@ -200,8 +200,8 @@ def _apart(step: LastStep, value: float, band: str, rule: str, law_pays: bool) -
         f"(the law says {step.by_law:.3f} there)"
     )
     return (
-        f"How far it pays is not settled: by the law not beyond about {_count(value)} parameters{band}, where {rule}, "
-        f"but {measured}."
+        f"How far it pays is not settled: by the law not beyond about {show_reach(value)} parameters{band}, where "
+        f"{rule}, but {measured}."
     )
 
 
@@ -210,7 +210,7 @@ def _not_identified(law: PowerLaw, ends: Ends) -> str:
     why = law.message.removeprefix("not identified: ")
     larger = AHEAD * ends.large.n
     told = range_against_now(law, larger, ends.large.n, ends.large.loss, ends.large.runs)
-    ahead = f"; {AHEAD:g}x larger, at {_count(larger)}: {told}" if told else ""
+    ahead = f"; {AHEAD:g}x larger, at {show_reach(larger)}: {told}" if told else ""
     return f"How far it pays is not identified ({why}){ahead}."
 
 
@@ -231,10 +231,3 @@ def _n(size: SizeMean) -> str:
 
 def _times(factor: float) -> str:
     return f"{factor:.0f}x" if factor >= 9.95 else f"{factor:.2g}x"
-
-
-def _count(value: float) -> str:
-    """A count, or that it is beyond anything one could train."""
-    if value > 1e13:
-        return "more than 10T"
-    return show_count(value) if value >= 100 else "less than 100"

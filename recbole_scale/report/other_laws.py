@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recbole_scale.drawing import metric_name
 from recbole_scale.fit.joint_output import OPTIMUM_HEAD, optimum_row
+from recbole_scale.fit.law_output import learnt_nothing
 from recbole_scale.fit.more_output import LENGTHS, length_table, more_sentences, price_table
 from recbole_scale.report.html import bullets, details, paragraph, section, table
 from recbole_scale.report.report import Study
@@ -41,7 +42,7 @@ def joint_section(study: Study) -> str:
 def more_section(study: Study) -> str:
     """Further laws of the same rows, behind lines to click on."""
     more, found = study.more, study.deciding
-    if more is None or found is None:
+    if more is None or found is None or learnt_nothing(found):
         return ""
     head, *steps = price_table(more.prices)
     first, *lengths = length_table(more, found) or [[]]

@@ -89,4 +89,4 @@ def answer_text(study: Study, context: Context | None = None) -> str:
     """The verdict, what the sizes have won, and how far it goes by the loss alone."""
     verdict = decide(study, *((context.worth_hits, context.factor) if context else ()))
     won, by_loss = study.headline
-    return f"{verdict.word}: {verdict.reason}. {won} By the loss alone: {by_loss}"
+    return f"{verdict.word}: {verdict.reason}. {won} {'By the loss alone: ' if verdict.learnt else ''}{by_loss}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from recbole_scale.drawing import Drawn, metric_name
-from recbole_scale.fit.law_output import not_told, skill_sentence
+from recbole_scale.fit.law_output import not_told, notes_of, skill_sentence
 from recbole_scale.fit.rows import Row
 from recbole_scale.fit.sizes import metric_of
 from recbole_scale.fit.study import Answer
@@ -34,25 +34,24 @@ _KINDS_TOLD = {
 
 def key_figures(study: Study, verdict: Verdict) -> str:
     """The figures behind the answer in small boxes; of a law only where something was learnt."""
-    return cards(_key_figures(study) + (_law_figures(study) if verdict.learnt else []))
+    return cards(_key_figures(study) + (_cost(study) + _law_figures(study) if verdict.learnt else []))
 
 
 def evidence_section(study: Study, verdict: Verdict, drawn: Sequence[Drawn]) -> str:
     """The law behind lines to click on: constants and predictions, checks, residuals, the width of the band."""
     found = study.found
     law = [one for one in drawn if one.name in ("law", "metrics")]
-    notes = bullets(found.notes if found is not None else study.choice.notes, "muted")
-    if found is None:
+    notes = bullets(notes_of(found) if found is not None else study.choice.notes, "muted")
+    if found is None or not verdict.learnt:
         return section("The law and its evidence", figures(law), notes)
     constants = [paragraph(f"By the loss alone: {study.headline[1]}")]
-    if verdict.learnt:
-        constants.append(constants_table("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law))
-    for name, metric_law in found.metric_laws.items() if verdict.learnt else ():
+    constants.append(constants_table("L(N) = E + (x0 / N)^alpha, " + found.law.message, found.law))
+    for name, metric_law in found.metric_laws.items():
         if name == study.metric:
             caption = f"{metric_name(name)}: limit / (1 + (x0 / x)^alpha), {metric_law.message}"
             constants.append(constants_table(caption, metric_law))
     constants.append(_predictions(found, study.metric, "Predictions for one run, and the training cost"))
-    if found.whole is not None and verdict.learnt:
+    if found.whole is not None:
         constants.append(constants_table("Held-out sizes fitted too: " + found.whole.law.message, found.whole.law))
         constants.append(_predictions(found.whole, study.metric, "Predictions, held-out sizes fitted too"))
     caption = "Held out (95 % band of the mean of as many runs; error above 0: predicted too high)"
@@ -153,7 +152,7 @@ def _key_figures(study: Study) -> list[tuple[str, str]]:
     noise = study.ends.noise
     if noise is not None:
         pairs.append((f"{noise:.4f} nats", "standard deviation between seeds"))
-    return pairs + _cost(study)
+    return pairs
 
 
 def _law_figures(study: Study) -> list[tuple[str, str]]:
@@ -191,8 +190,10 @@ def _cost(study: Study) -> list[tuple[str, str]]:
 
 
 def constants_table(caption: str, law: Law) -> str:
-    """Constants of a law with their bands."""
+    """Constants of a law with their bands; the caption alone where its runs do not fix them."""
     bands = law.bands()
+    if not law.identified and np.isfinite(bands["alpha"]).all():
+        return paragraph(caption, "muted")
     body = []
     for name, value in law.constants().items():
         counts = name in ("x0", "n0", "d0")

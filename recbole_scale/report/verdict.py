@@ -84,12 +84,12 @@ def decide(study: Study, worth_hits: float = WORTH_HITS, factor: float = FACTOR)
         name, law = None, None if found is None else found.law
     fallen = _fallen(study)
     past = ends.over_the_top and not _ranks_better(study, name)
-    if past and ends.noise is not None:
-        law = None  # it only falls, and what it says beyond the best size is not so
+    unlearnt = nothing_learnt(study)
+    if unlearnt or (past and ends.noise is not None):
+        law = None  # it tells nothing yet; or only falls, and what it says beyond the best size is not so
     now = (ends.best if past else ends.large).n
     then = factor * now
     worth = worth_hits if name else study.worth
-    unlearnt = nothing_learnt(study)
     band, bend = None, ""
     if law is not None:
         band, bend = widened(gain_per_doubling(law, now, then), law, recent(study, name, now))
@@ -205,7 +205,7 @@ def _judge(
         return _UNKNOWN, "there are too few runs to tell noise from a trend"
     kind = isinstance(law, MetricLaw)
     told = f"{each(gain[0], kind)} for each doubling up to {show_count(then)} (95 % band {_ends(gain, kind)})"
-    asked = f"the {each(worth, kind)} asked for"
+    asked = f"the {f'{1000 * worth:.1f}' if kind else each(worth, kind)} asked for"
     if gain[1] >= worth:
         return _YES, f"the runs promise {told}, at least {asked}"
     if gain[2] < worth:

@@ -33,7 +33,7 @@ from recbole_scale.report.gains import banded, draws_of, gain_per_doubling, hits
 from recbole_scale.report.html import template
 from recbole_scale.report.report import Study
 from recbole_scale.report.verdict import Verdict
-from recbole_scale.text import duration, show_count
+from recbole_scale.text import duration, milliseconds, show_count
 
 _POINTS = 121
 _REACH = 10.0  # the sliders go so far beyond the size that the verdict speaks of
@@ -115,7 +115,6 @@ def curves(study: Study, verdict: Verdict, costs: Costs) -> dict[str, Any] | Non
         "gain": _gains(law, grid, verdict),
         "decides": None if verdict.gain is None else [_short(value) for value in verdict.gain],
         "now": int(np.searchsorted(grid, verdict.now)),
-        "learnt": verdict.learnt,
         "worth": sorted({_short(v) or low for v in [*np.geomspace(low, high, _WORTH_STEPS), verdict.worth]}),
     }
 
@@ -190,7 +189,7 @@ def _said(key: str, value: float | None, unit: str | None = None) -> str:
         "ndcg": lambda: f"{value:.4f}",
         "hours": lambda: duration(3600 * value),
         "memory": lambda: show_memory(value),
-        "serving": lambda: f"{value:.3g} ms a user",
+        "serving": lambda: f"{milliseconds(value)} a user",
     }[key]()
 
 

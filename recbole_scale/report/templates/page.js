@@ -57,7 +57,7 @@
     const form = {
       loss: (v) => v.toFixed(3) + " nats", hits: (v) => (1000 * v).toFixed(0) + " of 1,000 visits", ndcg: (v) => v.toFixed(4),
       hours: time, memory: (v) => (v < 1000 ? v.toFixed(0) + " MB" : (v / 1000).toPrecision(3) + " GB"),
-      serving: (v) => (v < 1 ? v.toPrecision(2) : v.toPrecision(3)) + " ms a user",
+      serving: (v) => (v < 999.5 ? Number(v.toPrecision(3)) : Math.round(v).toLocaleString("en")) + " ms a user",
     };
     const bare = { loss: (v) => v.toFixed(3), hits: (v) => (1000 * v).toFixed(0), ndcg: form.ndcg };  /* the unit stands before */
     const put = (id, text) => { const place = byId(id); if (place) place.textContent = text; };
@@ -110,7 +110,7 @@
       const gain = curves.decides, asked = worthOf(), hits = Boolean(curves.hits);
       put("at-worth", hits ? (1000 * asked).toPrecision(2) + " more hits in 1,000 visits" : asked.toPrecision(2) + " nats");
       if (!gain) return;
-      const word = !curves.learnt || !known(gain[1]) ? "Not known yet"
+      const word = !known(gain[1]) ? "Not known yet"
         : gain[1] >= asked ? "Yes" : gain[2] < asked ? "No" : "Not known yet";
       const place = (i) => (i === last ? "more than " + count(curves.n[last]) : count(curves.n[i]));
       const [mid, low, high] = [0, 1, 2].map((end) => upTo((g) => g[end]));
