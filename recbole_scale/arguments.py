@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from recbole_scale.settings.typed import defaults
 from recbole_scale.terminal import COMMANDS
 
 _PLACES = ("FILE", "DIR", "PATH")  # metavars of values that may hold commas and spaces
+NEGATIVE = r"-[\d.]"  # how a value begins that is no option
 _SPACE = "\0"  # argparse takes --topk=[5, 10] for a word of the list before it, because of the space
 _ALSO_ROWS = ("--runs", "--results_file")  # --rows has had these names, and the setting is called so
 # settings of several processes, for commands whose runs are one each
@@ -146,6 +148,7 @@ class CommandParser(argparse.ArgumentParser):
         self.register("type", int, whole_number)
         self.register("type", float, number)
         self.register("type", None, word)
+        self._negative_number_matcher = re.compile(NEGATIVE)  # argparse's own knows -1, and takes -1x8 for an option
         self.takes_settings = False  # whether what is no option of ours is a setting of a run
         self.decided, self.stated = decided or {}, {"nproc": 1, **(stated or {})}
         self.add_argument(
@@ -162,13 +165,15 @@ class CommandParser(argparse.ArgumentParser):
         """The options; one that does not exist is refused with the nearest that does."""
         options, rest = self.parse_known_args(args, namespace)
         if rest:
-            name = rest[0].partition("=")[0]
-            raise UserError(
-                f"there is no option {name}{nearest(name, self._option_string_actions)}"
-                if name.startswith("-")
-                else f"the word '{name}' belongs to no option; {self.prog} --help shows them"
-            )
+            self._refuse(rest[0].partition("=")[0])
         return options
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise UserError(
+            f"there is no option {name}{nearest(name, self._option_string_actions)}"
+            if name.startswith("-")
+            else f"the word '{name[:100]}' belongs to no option; {self.prog} --help shows them"
+        )
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -182,6 +187,10 @@ class CommandParser(argparse.ArgumentParser):
         """The options, and everything else as settings of a run."""
         self.takes_settings = True
         options, rest = self.parse_known_args(args)
+        for argument in rest:
+            near = get_close_matches(argument, self._option_string_actions, cutoff=0.85)  # --dryrun
+            if "=" not in argument and (near or not argument.startswith("-")):
+                self._refuse(argument)
         settings = parse_arguments(rest)
         self.check_settings(settings)
         return options, settings
@@ -246,7 +255,7 @@ class CommandParser(argparse.ArgumentParser):
 
 def _is_word(argument: str) -> bool:
     """Whether an argument is a value and no option; negative numbers are values."""
-    return not argument.startswith("-") or bool(re.match(r"-[\d.]", argument))
+    return not argument.startswith("-") or bool(re.match(NEGATIVE, argument))
 
 
 def _one_word(key: str, words: list[str], left: deque[str]) -> str:

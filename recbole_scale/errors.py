@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 from recbole_scale.signals import Interrupted, watched
 from recbole_scale.terminal import columns, folded, patient_output
@@ -41,9 +41,13 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the choice closest to ``word``, or ``""`` when none is close."""
     if len(word) > 100:  # comparing is quadratic, and nothing is near it
         return ""
-    by_lower = {choice.lower(): choice for choice in choices}
-    close = get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
-    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+    by_lower, word = {choice.lower(): choice for choice in choices}, word.lower()
+
+    def likeness(choice: str) -> tuple[float, int]:  # of equals with most letters in place: --itme is --item
+        return SequenceMatcher(None, choice, word).ratio(), sum(map(str.__eq__, choice, word))
+
+    best = max(get_close_matches(word, list(by_lower), n=3, cutoff=0.6), key=likeness, default="")
+    return f"; did you mean '{by_lower[best]}'?" if best else ""
 
 
 class _Short(reprlib.Repr):

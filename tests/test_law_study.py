@@ -287,6 +287,11 @@ def test_rates_that_a_sweep_tuned_are_told_as_that():
     ]
     other = [{**row, "tuning": {**row["tuning"], "learning_rate": 0.003}} for row in rows]  # not what they have
     assert "tuning is part of what" in choose(other, Question()).notes[-1]
+    mixed = [
+        {**rows[0], "tuning": None, "settings": {"seed": 1, "epochs": 10}},
+        *rows[1:],
+    ]  # one kept its size's own rate
+    assert "tuning is part of what" in choose(mixed, Question()).notes[-1]
 
 
 def test_sizes_off_the_law_are_noticed_and_widen_the_band():

@@ -184,6 +184,9 @@ def test_the_format_may_stand_behind_the_files(tmp_path):
         ("03/04/2019 6:05 PM", "'%d/%m/%Y %I:%M %p' or '%m/%d/%Y %I:%M %p'"),  # either day or month comes first
         ("31.12.2019 18:05:07", "'%d.%m.%Y %H:%M:%S'"),
         ("2019/12/31", "'%Y/%m/%d'"),
+        ("31/12/19", "'%d/%m/%y'"),
+        ("Tue Apr 03 18:00:09 +0000 2012", "'%a %b %d %H:%M:%S %z %Y'"),
+        ("Tue, 03 Apr 2012 18:00:09 GMT", "'%a, %d %b %Y %H:%M:%S %Z'"),
     ],
 )
 def test_the_form_of_a_time_is_proposed(tmp_path, text, forms):
@@ -405,3 +408,13 @@ def test_times_that_can_hardly_be_are_noted(tmp_path, capsys, times, unit, note)
     prepared(tmp_path, "csv", "--raw", path, *COLUMNS, "--time_unit", unit)
     out = capsys.readouterr().out
     assert (note in out) if note else "note: the" not in out
+
+
+def test_rows_that_were_not_chosen_are_told_as_that(tmp_path):
+    path = written(tmp_path, "a.csv", "u,i,t\n1,a,1\n1,b,2\n")
+    with pytest.raises(UserError, match=r"no row of the files is left \(2 dropped: i is not c\)"):
+        prepared(tmp_path, "csv", "--raw", path, *COLUMNS, "--where", "i=c")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("precious")
+    with pytest.raises(UserError, match="x is a file, but must be the data set's folder"):
+        prepared(tmp_path, "csv", "--raw", path, *COLUMNS)

@@ -212,6 +212,15 @@ def test_a_sweep_file_gives_the_same_plan(walk: Path, capsys: pytest.CaptureFixt
             "c.yaml: recbole-scale sweep decides per_",
         ),
         (["--dataset", "walk", "--shapes", "1x8", "1x8x2"], "are the same"),
+        (["--dataset", "walk", "--shapes", "1x8", "--epochs", "0"], "epochs is 0, but a run of a sweep trains"),
+        (["--dataset", "walk", "--shapes", "1x8", "--tune", "2", "--tune_epochs=0"], "epochs is 0, but a run"),
+        (["--dataset", "walk", "--shapes", "-1x8"], "size '-1x8' is none of tiny"),
+        (
+            ["--dataset", "walk", "--shapes", "1x8", "--dryrun"],
+            "no option --dryrun; did you mean '--dry_run'?",
+        ),
+        (["walk", "--shapes", "1x8"], "the word 'walk' belongs to no option; recbole-scale sweep --help"),
+        (["--dataset", "walk", "--shapes", "1x8", "--rows", "c.yaml"], "c.yaml is no row; nothing was added"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(walk: Path, arguments: list[str], sentence: str) -> None:

@@ -111,7 +111,7 @@ def note_tuning(rows: Sequence[Row], notes: list[str]) -> None:
     apart = [name for name in names if len({json.dumps(table.get(name), default=str) for table in tables}) > 1]
     tuned = [row.get("tuning") or {} for row in rows]  # of `sweep --tune`
     if "learning_rate" in apart and all(
-        one.get("learning_rate") == table["learning_rate"] for one, table in zip(tuned, tables, strict=True)
+        one and one.get("learning_rate") == table.get("learning_rate") for one, table in zip(tuned, tables, strict=True)
     ):
         apart.remove("learning_rate")
         tries = span(sorted({len(one["valid_nll"]) for one in tuned}))

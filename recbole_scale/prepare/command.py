@@ -52,6 +52,9 @@ def prepare(
     expected = expected_counts(expect, format_name) if expect else None
     _check_target(target, raw, overwrite)
     read = read_raw(format_name, raw, options)
+    if not len(read.log):
+        told = "; ".join(f"{rows:,} dropped: {reason}" for reason, rows in read.dropped.items())
+        raise UserError(f"no row of the files is left ({told})")
     if filters is None:
         filters = default_filters(format_name)
     log, dropped = apply_filters(read.log, filters)

@@ -90,8 +90,6 @@ def apply_filters(log: Interactions, filters: Filters) -> tuple[Interactions, di
             before, log = len(log), step(log)
             if reason:
                 dropped[reason] = before - len(log)
-    if len(log) == 0 and not any(dropped.values()):
-        raise UserError("no interaction is left: every row of the files was dropped for what is wrong with it")
     if len(log) == 0:
         listed = "; ".join(f"{rows} ({reason})" for reason, rows in dropped.items() if rows)
         raise UserError(f"the filters leave no interaction; they dropped {listed}")

@@ -67,7 +67,7 @@ READING = ("delimiter", "no_header", "quote", "time_format", "time_unit", "where
 def add_reading(group: Any) -> None:
     """Options of how files are written, which ``recbole-scale study`` has as well."""
     add = group.add_argument
-    add("--delimiter", help="one character, or '::'; sniffed when not given")
+    add("--delimiter", type=str, help="one character, or '::'; sniffed when not given")
     add("--no_header", action="store_true", help="the csv file has no header line")
     add("--quote", default="double", choices=("double", "none"), help="none: quotes are characters")
     add("--encoding", metavar="NAME", help="of the files: latin-1, cp1252, gb18030 (default: UTF-8)")

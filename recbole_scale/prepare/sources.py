@@ -69,7 +69,7 @@ def check_raw_paths(paths: Sequence[str | Path]) -> list[Path]:
         same_size = sum(other.stat().st_size == path.stat().st_size for other in found) > 1
         key = (path.stat().st_size, sha256_of(path) if same_size and path.is_file() else str(path.resolve()))
         if key in seen:
-            raise UserError(f"'{path}' has the same content as '{seen[key]}': give each domain file once")
+            raise UserError(f"'{path}' has the same content as '{seen[key]}': give each file once")
         seen[key] = path
     return found
 

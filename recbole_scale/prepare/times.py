@@ -22,11 +22,10 @@ LARGEST = np.iinfo(np.int64).max
 INTEGER = r"^\d{1,18}$"
 DECIMAL = r"^\d{1,12}\.\d{1,6}$"
 # forms of times that are proposed where a time has one of them
-FORMS = [
-    day + clock
-    for day in ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%d %b %Y", "%b %d, %Y")
-    for clock in ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M")
-]
+_DAYS = ("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y", "%d.%m.%Y", "%d.%m.%y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d")
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", ", %H:%M")
+_MAILS = ("%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z")
+FORMS = [*(day + clock for day in (*_DAYS, "%d %b %Y", "%b %d, %Y") for clock in _CLOCKS), *_MAILS]
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 NUMBER_PATTERN = re.compile(NUMBER + r"\Z", re.ASCII)
 ZONE = r"\s?(Z|UTC|[+-]\d{2}:?\d{2})$"

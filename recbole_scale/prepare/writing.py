@@ -34,6 +34,8 @@ def target_in(folder: Path) -> Path:
     """
     if not folder.name:
         raise UserError(f"--out '{folder}' has no name; give the data set's folder, such as dataset/mine")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file, but must be the data set's folder")
     return folder / f"{check_dataset_name(folder.name)}.inter"
 
 

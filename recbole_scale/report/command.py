@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_scale.errors import UserError
-from recbole_scale.files import write_text
+from recbole_scale.files import check_writable, write_text
 from recbole_scale.fit.command import question_of, rows_of
 from recbole_scale.report.options import parser
 
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, least in (("worth_hits", 0.0), ("factor", 1.0)):
         if not getattr(options, name) > least:
             raise UserError(f"--{name} is a number above {least:g}, not {getattr(options, name):g}")
+    if options.figures:
+        check_writable("--figures", Path(options.figures, "law.png"))
     scored = [row for path in options.challenges for row in read_challenges(path)]
     rows, others = rows_of(options)
     study = make_study(rows, question, options.worth, others)

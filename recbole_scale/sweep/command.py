@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError("--tune_epochs is for the runs of --tune, which is not given")
     grid, loaded = read_grid(options, settings), LoadedData()
     options.rows = options.rows or ROWS
+    check_appendable(options.rows, records.COLUMNS)
     if not options.tune:
         return _carry_out(plan_sweep(grid, loaded), grid.dataset, options, loaded)
     tuning = Tuning.of(grid, options.tune, options.tune_seed, options.tune_epochs)
@@ -270,7 +271,6 @@ def _numbers(given: dict[str, Any], name: str, kind: type, default: list[Any]) -
 
 
 def _engine(options: argparse.Namespace, loaded: LoadedData) -> Engine:
-    check_appendable(options.rows, records.COLUMNS)
     rows = RowsFile(options.rows, options.keep)
     if options.ray_address is None:
         return in_process(loaded, rows)

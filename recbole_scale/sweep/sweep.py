@@ -88,6 +88,8 @@ def plan_sweep(grid: Grid, loaded: LoadedData) -> list[Point]:
         settings = {"valid_metric": "NLL", **rung.settings, **grid.settings, "seed": seed, "data_fraction": fraction}
         settings |= {"epochs": epochs} if epochs is not None else {}
         config = make_config("ScaledSASRec", grid.dataset, list(grid.config_files), quiet(settings))
+        if config["epochs"] < 1:
+            raise UserError(f"epochs is {config['epochs']}, but a run of a sweep trains for 1 at least")
         if fraction not in targets:
             prepared = prepare(config, loaded)
             targets[fraction] = prepared.train_data.n_targets, prepared.dataset

@@ -61,7 +61,7 @@ class Tuning:
             own = config["learning_rate"]
             around = [own * 2.0 ** (at - (count - 1) // 2) for at in range(count)] if count else tune
             tried[rung.name] = tuple(sorted({float(f"{rate:.6g}") for rate in around}))
-        return cls(grid, tried, seed, epochs or min(lengths))
+        return cls(grid, tried, seed, min(lengths) if epochs is None else epochs)
 
     def points(self, loaded: LoadedData) -> list[Point]:
         """The tuning runs, cheapest first."""
