@@ -176,6 +176,11 @@ def test_joint_refused_leaves_the_rest(tmp_path, capsys):
     predicted = law["more"]["repeated_data"]["predictions"]
     assert [(one["n"], one["epochs"]) for one in predicted] == [(1_572_864, epochs) for epochs in (6, 12, 24)]
     assert all(low < value < high for value, low, high in (one["loss"] for one in predicted))
+    found = answer(rows, Question(resamples=100))
+    more = more_of(rows, found)
+    for most, end in ((150.0, "to 150)"), (200.0, "to 200 or more)")):
+        wide = replace(more.repeated, draws=np.full_like(more.repeated.draws, most))
+        assert more_sentences(replace(more, repeated=wide), found)[-1].endswith(end)
     table = text.split("by the law of size and repeated data, one run (95 % band)\n")[1].splitlines()[:4]
     assert [line.split()[:2] for line in table[1:]] == [["1.57M", "6"], ["1.57M", "12"], ["1.57M", "24"]]
     # the page has the same table

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import logsumexp
+from scipy.stats import f as f_test
 
 from recbole_scale.errors import UserError
 from recbole_scale.laws.budget import compute_optimal
@@ -211,6 +212,11 @@ def test_lack_of_fit_tells_untuned_sizes_from_seed_noise():
     assert fit_power_law(x, loss, resamples=0).lack_of_fit > 0.01
     assert fit_power_law(x, loss * by_size, resamples=0).lack_of_fit < 0.01
     assert np.isnan(fit_power_law(x[::2], loss[::2], resamples=0).lack_of_fit)
+    law, (sizes, code) = fit_power_law(x, loss, resamples=0), np.unique(x, return_inverse=True)
+    means = np.array([law.residuals[code == k].mean() for k in range(len(sizes))])
+    outer = (means[code] ** 2).sum() / (len(sizes) - 3)
+    inner = ((law.residuals - means[code]) ** 2).sum() / (len(x) - len(sizes))
+    assert law.lack_of_fit == pytest.approx(f_test.sf(outer / inner, len(sizes) - 3, len(x) - len(sizes)))
 
 
 @pytest.mark.parametrize(

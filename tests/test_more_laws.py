@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,16 @@ def test_every_resample_of_the_law_of_repeated_data_is_tried_with_every_r(monkey
     low, high = law.interval(1e7, 1e6, [1.0, 16.0])
     lower, upper = law.interval(1e7, 1e6, [1.0, 16.0], new_run=1)
     assert (lower < low).all() and (upper > high).all()
+
+
+def test_a_new_run_of_the_law_of_repeated_data_has_the_noise_of_its_own_place():
+    n, epochs = (grid.ravel() for grid in np.meshgrid([1e4, 1e5, 1e6], [1.0, 4.0, 16.0]))
+    law = fit_repeated_law(n, np.full(9, 1e6), epochs, 5 + (1e3 / n) ** 0.3 + 0.5 / epochs, resamples=80)
+    one = {"sigma": np.array([0.01]), "slope": np.array([[-2.0, 1.0]]), "tau": np.array([0.003])}
+    law = replace(law, draws=law.draws[:1], noise=replace(law.noise, **one))  # of the law nothing is open
+    for place, log_sd in (((1e4, 1.0), 0.5), ((1e6, 1.0), -1.5), ((1e6, 16.0), -0.5), ((1e8, 64.0), -0.5)):
+        (low, high), spread = law.interval(place[0], 1e6, place[1], new_run=4), 0.01 * np.exp(log_sd) / 2
+        assert np.log(high / low) == pytest.approx(2 * 1.96 * np.hypot(spread, 0.003), rel=0.1)
 
 
 def test_the_law_of_repeated_data_comes_back():

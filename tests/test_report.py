@@ -450,6 +450,15 @@ def test_what_twice_the_epochs_win_is_told_by_pairs_of_one_seed_and_setting():
     assert one.enough is None and length_sentences([one])[0].endswith("whether 8 are enough cannot be told.")
 
 
+def test_lengths_without_a_common_setting_or_seed_are_compared_by_their_best():
+    rows = [made_row((2, 64), seed, epochs=epochs, best_valid_nll=loss) for seed, epochs, loss in
+            ((1, 8, 5.5), (1, 8, 5.4), (2, 16, 5.3))]  # fmt: skip
+    for rate, row in enumerate(rows):
+        row["settings"] = {**row["settings"], "learning_rate": float(rate)}
+    (one,) = doublings(rows)
+    assert one.won == pytest.approx(0.1) and one.pairs == 1 and np.isnan(one.error) and one.enough is False
+
+
 def test_a_drop_in_the_decay_of_wsd_is_no_sign_of_runs_stopped_early():
     rows = made_rows(seeds=(1, 2))[:-1]
     for row in rows:
@@ -599,6 +608,8 @@ def test_a_run_whose_row_stands_there_twice_counts_once_with_its_newest(tmp_path
     )
     path = write(tmp_path / "runs.jsonl", [first, failed, again, other, {**other, "run_id": None}])
     assert [row["test_nll"] for row in as_rows(read_rows(path))] == [None, 5.9, 5.8, 5.8]
+    apart = [again, {**again, "model": "SASRec"}, {**again, "dataset": "other"}]  # a name of a run is no more than that
+    assert len(as_rows(read_rows(write(tmp_path / "apart.jsonl", [*apart, again])))) == 3
 
 
 def test_counts_survive_rows_that_lack_them(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from study_rows_made import made_row
 from worlds import hits_that_pay, world
 
+from recbole_scale.fit.conclusions import past_sentence, unlearnt_smallest
 from recbole_scale.fit.law_output import as_json, as_text
 from recbole_scale.fit.rows import Question
 from recbole_scale.model.sizes import scaled_shape
@@ -63,6 +64,9 @@ def test_rows_whose_larger_sizes_are_worse_decide_by_themselves():
     assert "at n_blocks = 6.14K, one run" in text
     assert "no law for HR@10: it is 0.1" in text and "less than 0.2" in text
     assert [bool(one["not_told_since"]) for one in as_json(study.found)["predictions"]] == [True, False]
+    assert not past_sentence(rows, "n_parameters", "test_nll")
+    few = [row for row in rows if row["n_blocks"] >= 24576 * 4]  # too few sizes are left for a law up to the best
+    assert past_sentence(few, "n_blocks", "test_nll").endswith("no power law holds past that.")
     page = as_page(study, [])
     assert "not told, since 1.57M is already worse" in page
     # what it costs is told of the size that is best, and nothing of a band that is not told
@@ -92,6 +96,9 @@ def test_where_nothing_was_learnt_nothing_is_predicted():
     study = make_study(world("nothing learnt", 0), Question(resamples=100, predict=("10x",)))
     assert "at n_blocks = 15.7M: not told, since the smallest has not learnt yet" in as_text(study.found)
     assert as_json(study.found)["predictions"][0]["not_told_since"] == "the smallest has not learnt yet"
+    assert unlearnt_smallest(study.rows, "unique_interactions", "test_nll").startswith(
+        "the smallest amount of data (570K)"
+    )
     verdict = decide(study)
     assert verdict.gain is None and verdict.at_then is None and verdict.sure is None
     page = as_page(study, [])
@@ -239,6 +246,31 @@ def test_runs_stopped_while_they_learn_do_not_say_no():
     assert verdict.word == "Not known yet" and "still fell by 0.200 nats in the last epoch" in verdict.reason
     first = next_commands(study, verdict, Costs(study.choice.fitted), "runs.jsonl")[0]
     assert "--shapes 8x128" in first.line and "--epochs 24" in first.line and "learn to its end" in first.gives
+
+
+def test_what_twice_the_epochs_won_says_whether_a_no_stands():
+    """It is asked before a drop in the last epoch: of runs twice as long as the law's, else of those half as long."""
+    rows = world("does not", 0)
+    large = [row for row in rows if row["n_blocks"] == 1572864]
+    for row in large:
+        row["evaluations"] = [{"epoch": 0, "valid_nll": 6.3}, {"epoch": 1, "valid_nll": 6.1}]
+    for epochs, won, word in (
+        (16, 0.05, "Not known yet"),
+        (16, 0.001, "No"),
+        (4, 0.05, "Not known yet"),
+        (4, 0.001, "No"),
+    ):
+        by = won if epochs == 16 else -won
+        longer = [
+            {**row, "run_id": f"{row['run_id']}-{epochs}", "best_valid_nll": row["best_valid_nll"] - by,
+             "epochs": epochs, "settings": {**row["settings"], "epochs": epochs}} for row in large
+        ]  # fmt: skip
+        verdict = decide(make_study([*rows, *longer], Question(resamples=100)))
+        assert verdict.word == word, (epochs, won)
+        told = (
+            f"{max(epochs, 8)} epochs lower the valid loss by 0.050 nats against {min(epochs, 8)}, so longer runs may"
+        )
+        assert (told in verdict.reason) == (won == 0.05)
 
 
 def test_no_command_asks_for_a_size_that_has_no_shape():
