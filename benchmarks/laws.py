@@ -3,23 +3,21 @@
 Coverage is the share of noisy draws whose 95 % band holds the truth: the law at the smallest and largest fitted size
 and at 8 and 64 times the largest one, and a new run (with noise and a tuning error of its own) at three of them. The
 goal is 90 to 99 % where the fitted form is the true one, and at least 80 % at 8 times the largest size where it is not.
-Truth and noise are those of results/ml-1m unless the name of the design says otherwise. The law of repeated data has a
-table of its own: the number of repeats that it fits, and the law at the largest cell, at twice its epochs, at 8 times
-its size and at 8 times its unique interactions.
+Truth and noise are those of results/ml-1m unless the name of the design says otherwise. The law of repeated data has
+tables of its own: benchmarks/laws_repeated.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from recbole_scale.laws.loss import JointLaw, PowerLaw, fit_joint_law, fit_power_law
-from recbole_scale.laws.repeated import effective_data, fit_repeated_law
 
 Curve = Callable[[np.ndarray], np.ndarray]
 SIZES = 12.0 * np.array([2 * 16**2, 2 * 32**2, 2 * 64**2, 4 * 64**2, 4 * 128**2, 8 * 128**2])
@@ -105,58 +103,6 @@ GRIDS = (
 )
 
 
-@dataclass(frozen=True)
-class Repeated:
-    """Sizes, two amounts of unique data and four numbers of epochs, one run each; ``repeats`` is the true r."""
-
-    name: str
-    slope: float = 0.0  # of log noise along size
-    tuning: float = 0.0
-    repeats: float = 8.0
-
-
-REPEATED = (
-    Repeated("repeated 4 x 2 x 4, even"),
-    Repeated("repeated, both errors", -2.9, 0.002),
-)
-
-
-def draw_repeated(design: Repeated, draw: int, resamples: int) -> tuple[np.ndarray, float, bool]:
-    """Whether the bands of one noisy draw hold r and the law at four places; the width at twice the epochs."""
-    rng = np.random.default_rng(draw)
-    sizes = np.geomspace(1e4, 1e6, 4)
-    n, unique, epochs = (axis.ravel() for axis in np.meshgrid(sizes, [1e5, 1e6], [1.0, 3.0, 10.0, 30.0]))
-
-    def truth(n: np.ndarray, unique: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-        return joint(n, effective_data(unique, epochs, design.repeats))
-
-    noise = 0.002 * np.exp(design.slope * (np.log(n / 1e4) / np.log(1e2) - 0.5))
-    of_size = design.tuning * rng.standard_normal(len(sizes))[np.searchsorted(sizes, n)]
-    loss = truth(n, unique, epochs) * np.exp(of_size + noise * rng.standard_normal(len(n)))
-    law = fit_repeated_law(n, unique, epochs, loss, resamples=resamples, seed=draw)
-    asked = np.array([[1e6, 1e6, 30.0], [1e6, 1e6, 60.0], [8e6, 1e6, 30.0], [1e6, 8e6, 30.0]]).T
-    lower, upper = law.interval(*asked)
-    low, high = law.bands()["repeats"]
-    hits = [low <= design.repeats <= high, *((lower <= truth(*asked)) & (truth(*asked) <= upper))]
-    return np.array(hits), float((upper - lower)[1] / truth(*asked)[1]), law.identified
-
-
-def repeated_table(designs: Sequence[Repeated], draws: range, resamples: int) -> None:
-    """Print the coverage of the law of repeated data."""
-    print(f"\n{'law of repeated data':<26}" + "".join(f"{title:>9}" for title in
-          ("repeats", "largest", "2x ep.", "8x n", "8x data", "width 2x", "ident.", "goal")))  # fmt: skip
-    for design in designs:
-        hits, widths, known = zip(*(draw_repeated(design, draw, resamples) for draw in draws), strict=True)
-        shares = 100 * np.mean(hits, axis=0)
-        met = "met" if ((shares >= GOAL[0]) & (shares <= GOAL[1])).all() else "NOT MET"
-        cells = [
-            *(f"{share:.1f}" for share in shares),
-            f"{100 * np.median(widths):.2f} %",
-            f"{100 * np.mean(known):.0f} %",
-        ]
-        print(f"{design.name:<26}" + "".join(f"{cell:>9}" for cell in [*cells, met]), flush=True)
-
-
 def joint(n: np.ndarray, d: np.ndarray) -> np.ndarray:
     """True joint law of the grids."""
     return 4.0 + (6.8e5 / n) ** 0.2 + (3e5 / d) ** 0.3
@@ -238,16 +184,21 @@ def timings() -> None:
         print(f"{name:<46}{min(times):>8.3f}{goal:>8g}  {'met' if min(times) < goal else 'NOT MET'}")
 
 
-def main() -> None:
-    """Print both tables."""
+def options_of(what: str | None) -> argparse.Namespace:
+    """Draws, resamples and designs from the command line; ``what`` is the text of its help."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=what, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--draws", type=int, default=200, help="noisy data sets per design (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="seed of the first of them (default: %(default)s)")
     parser.add_argument("--resamples", type=int, default=400, help="resamples per band (default: %(default)s)")
     parser.add_argument("--design", default="", help="only designs whose name holds this")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print both tables."""
+    options = options_of(__doc__)
     if not options.design:
         timings()
     draws = range(options.first, options.first + options.draws)
@@ -263,8 +214,6 @@ def main() -> None:
             name, *cells = coverage(design, draws, options.resamples)
             star = "" if design.right_form else " *"
             print(f"{name + star:<26}" + "".join(f"{cell:>9}" for cell in cells), flush=True)
-    if chosen := [design for design in REPEATED if options.design in design.name]:
-        repeated_table(chosen, draws, options.resamples)
 
 
 if __name__ == "__main__":
