@@ -10,8 +10,9 @@ import pytest
 from recbole_scale.errors import UserError
 from recbole_scale.laws import repeated
 from recbole_scale.laws.isoflop import isoflop_optima
+from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.laws.metric_of_loss import fit_metric_of_loss
-from recbole_scale.laws.noise import Residuals, noise_of
+from recbole_scale.laws.noise import Residuals, _best, noise_of
 from recbole_scale.laws.performance import fit_performance_law
 from recbole_scale.laws.repeated import _slopes, effective_data, fit_repeated_law
 
@@ -150,3 +151,32 @@ def test_draws_of_noise_hold_the_error_of_few_sizes_on_a_grid():
         low, high = np.quantile((by_size[:, sizes] + by_run) @ pull, [0.025, 0.975])
         held += low <= error @ pull <= high
     assert 90 <= held <= 99  # 87 with the prior of a ladder of four sizes
+
+
+@pytest.mark.parametrize("amount", [0.0, -1.0, np.nan, np.inf])
+def test_amounts_of_data_are_above_0(amount):
+    n, epochs = np.repeat([1e4, 1e5, 1e6], 3), np.tile([1.0, 4.0, 16.0], 3)
+    unique = np.full(9, 1e6)
+    unique[4] = amount
+    with pytest.raises(UserError, match="unique must be a list of numbers above 0"):
+        fit_repeated_law(n, unique, epochs, np.full(9, 5.0))
+
+
+def test_the_likelihood_is_the_profile_of_a_gaussian():
+    # at its best variance, rest / runs, the log likelihood is -(log|V| + runs log(rest / runs)) / 2 and a constant
+    by_hand = max(-0.5 * (0.0 + 4 * np.log(3.0 / 4)), -0.5 * (2.0 + 4 * np.log(1.0 / 4)))
+    assert _best(np.array([0.0, 2.0]), np.array([3.0, 1.0]), 4) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_the_shares_of_a_band_are_those_of_its_draws():
+    x = np.repeat([1e3, 4e3, 1.6e4, 6.4e4, 2.6e5], 2)
+    noise = 0.002 * np.random.default_rng(3).standard_normal(10)
+    law = fit_power_law(x, (5.0 + (9e2 / x) ** 0.25) * np.exp(noise), list(enumerate(x)), resamples=200)
+    shares = law.width(1e7)
+    own, every = (
+        np.subtract(*np.quantile(np.concatenate(draws), (0.975, 0.025)))
+        for draws in ([law.fit.forms[0].log_law(law.fit.forms[0].replicates, np.log([[1e7]]))],
+                      [form.log_law(form.replicates, np.log([[1e7]])) for form in law.fit.forms])
+    )  # fmt: skip
+    assert len(law.fit.forms) > 1 and sum(shares.values()) == pytest.approx(1.0)
+    assert shares["form"] == pytest.approx(1.0 - (own / every) ** 2, rel=1e-9) and 0 < shares["form"] < 1
