@@ -9,10 +9,12 @@ import pytest
 
 from recbole_scale.errors import UserError
 from recbole_scale.laws import repeated
+from recbole_scale.laws.forms import _count
 from recbole_scale.laws.isoflop import isoflop_optima
 from recbole_scale.laws.loss import fit_power_law
 from recbole_scale.laws.metric_of_loss import fit_metric_of_loss
 from recbole_scale.laws.noise import Residuals, _best, noise_of
+from recbole_scale.laws.observations import Observations
 from recbole_scale.laws.performance import fit_performance_law
 from recbole_scale.laws.repeated import _slopes, effective_data, fit_repeated_law
 
@@ -180,3 +182,21 @@ def test_the_shares_of_a_band_are_those_of_its_draws():
     )  # fmt: skip
     assert len(law.fit.forms) > 1 and sum(shares.values()) == pytest.approx(1.0)
     assert shares["form"] == pytest.approx(1.0 - (own / every) ** 2, rel=1e-9) and 0 < shares["form"] < 1
+
+
+def test_another_count_of_size_is_known_at_every_size():
+    def parameters(n):
+        return n + 40 * np.sqrt(n) + 3000  # matrices, embeddings that grow with the width, the rest
+
+    n = np.array([6e3, 2.4e4, 9.8e4, 3.9e5])
+    seen = Observations.check({"x": n}, {"loss": 5 + (9e2 / n) ** 0.25}, None)
+    ahead = np.array([1e3, 5e4, 1e7])
+    assert np.exp(_count(seen, parameters(n))(np.log(ahead))) == pytest.approx(parameters(ahead), rel=1e-6)
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_a_metric_at_its_end_has_no_logit(end):
+    metric = np.linspace(0.1, 0.2, 8)
+    metric[2] = end
+    with pytest.raises(UserError, match="values between 0 and 1"):
+        fit_metric_of_loss(np.linspace(6, 5, 8), metric)
