@@ -150,6 +150,8 @@ def run_recbole_command() -> None:
 
 def _run_recbole() -> None:
     arguments, settings = _parser().parse_with_settings()
+    if arguments.nproc < 1:
+        raise UserError(f"--nproc is {arguments.nproc}, but must be at least 1")
     from recbole_scale.training import group
 
     files = file_names(arguments.config_files)

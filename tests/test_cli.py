@@ -68,6 +68,7 @@ MISTAKES = [
     (["--lr_schedule=cosin"], "lr_schedule is 'cosin', but must be one of cosine"),
     (["--metrics=[Recal]"], "no metric named 'Recal'"),
     (["--topk=[500]"], "topk asks for 500 items, but 'walk' has 40"),
+    (["--nproc=0"], "--nproc is 0, but must be at least 1"),
     (["--resume", "nothing.pth"], "there is no checkpoint nothing.pth"),
     (["--eval_args={split: {TS: 8}, order: TO, mode: full}"], "leave-one-out"),
     (["--user_inter_num_interval=[500,inf)"], "empty"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -137,7 +138,7 @@ def test_mistakes_are_one_sentence(walk):
     trained = load_trained(path)
     for arguments, sentence in (
         (("all", "recs.txt", 5), "must end in .parquet or .csv"),
-        (("all", "recs.csv", 41), "--topk is 41, but the data set has 40 items"),
+        (("all", "recs.csv", 41), "--topk is 41, but must be from 1 to 40, the items of the data set"),
         (("none.txt", "recs.csv", 5), "there is no file none.txt; --users takes 'all' or a file"),
         (("all", "recs.csv", 5, False, 0), "--batch_size is 0, but must be at least 1"),
         (("all", "recs.csv", 5, False, -1), "--batch_size is -1, but must be at least 1"),
@@ -149,6 +150,28 @@ def test_mistakes_are_one_sentence(walk):
     write_inter(walk / "dataset" / "walk" / "walk.inter", [*walk_rows(), ("u1", "i1", 99)])
     with pytest.raises(UserError, match=r"is not the one that .* was trained on"):
         load_trained(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"user_id,item_id\nJos\xe9,i1\n", "cannot be read as UTF-8 text with commas"),
+        (b"user_id,item_id\nu1,i1,i2\n", "its rows have more columns than its header, which has 2"),
+        (b"user_id,item_id\nu1,i1\nu2,i1,i2\n", "cannot be read as UTF-8 text with commas"),
+        (b"user_id,item_id,item_id\nu1,i1,i2\n", "line 1: there are two columns 'item_id'"),
+        (b"user_id,item_id\n", "nobody got a list, and recs.csv was not written: 0 users"),
+        (b"user_id,item_id\nu1,nothing\n", "nobody got a list, and recs.csv was not written: 0 users, 0 rows; 1 "),
+        (b"", "nobody got a list"),
+    ],
+)
+def test_a_file_of_users_that_is_none_leaves_the_lists_there_are(walk, content, says):
+    Path("users.csv").write_bytes(content)
+    Path("recs.csv").write_text("older")
+    with pytest.raises(UserError, match=says):
+        recommend(load_trained(checkpoint()), "users.csv", "recs.csv", topk=3)
+    assert Path("recs.csv").read_text() == "older"
+    Path("users.csv").write_bytes(b"\xef\xbb\xbfuser_id,item_id\r\nu1,i1\r\n")  # a spreadsheet's
+    assert recommend(load_trained(checkpoint()), "users.csv", "recs.csv", topk=3).users == 1
 
 
 def test_the_command(walk, capsys):

@@ -311,6 +311,7 @@ MISTAKES = [
     (["--params_file=no.hyper"], "no params file no.hyper"),
     (["--learning_rat=1"], "unknown key 'learning_rat' among the settings; did you mean 'learning_rate'?"),
     (["--display_file=x.gif"], "--display_file x.gif: a picture's name ends in .html"),
+    (["--dataset=wakl"], "there is no data set folder dataset/wakl; did you mean 'walk'?"),
     (["--num_samples=0"], "--num_samples must be from 1 to 100,000"),
     (["--cpus_per_trial=0"], "--cpus_per_trial must be above 0"),
     (["--reduction_factor=1"], "--reduction_factor must be from 1.1 to 1,000"),

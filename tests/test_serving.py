@@ -89,7 +89,9 @@ def test_the_command_with_a_catalogue_and_without_data(walk, capsys):
     assert "1 items to choose from that the model does not know" in capsys.readouterr().out
     assert sorted(pd.read_csv("a.csv")["item_id"]) == ["i5", "i6"]
     (walk / "users.txt").write_text("new zzz\n")
-    assert main(call) == 1  # nobody got a list
+    with pytest.raises(UserError, match=r"nobody got a list, and a\.csv was not written"):
+        main(call)
+    assert sorted(pd.read_csv("a.csv")["item_id"]) == ["i5", "i6"]
 
 
 def test_a_file_with_commas_is_read_or_refused(walk):

@@ -13,18 +13,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from recbole.data import create_dataset
 from recbole.utils import ModelType
 
 from recbole_scale import signals
 from recbole_scale.bars import bar, say
 from recbole_scale.errors import UserError, check_choice
-from recbole_scale.interfaces import RunConfig
 from recbole_scale.model.sizes import SIZE_NAMES
 from recbole_scale.plugin.register import WINDOW_MODELS, find_model
 from recbole_scale.runs import records
 from recbole_scale.runs.measuring import read_per_user
-from recbole_scale.runs.prepared import check_ranked_users, data_digest
+from recbole_scale.runs.prepared import check_ranked_users, digest_there
 from recbole_scale.runs.run import make_config
 from recbole_scale.settings import MANY, run_id, value_text
 from recbole_scale.text import counted
@@ -128,17 +126,9 @@ def plan_runs(
             chosen = {**PROTOCOL, **budget.settings(), **size, **times, **shared, **own, "seed": seed}
             config = make_config(model, dataset, config_dict=dict(chosen))
             check_ranked_users(config)
-            digest = digest or _digest_there(config)
+            digest = digest or digest_there(config)
             runs.append(Run(name, model, chosen, run_id(config), digest))
     return runs
-
-
-def _digest_there(config: RunConfig) -> str | None:
-    """What names the data; a data set that is not there is downloaded, or refused, before anything is run."""
-    if found := data_digest(config):
-        return found
-    create_dataset(config)
-    return data_digest(config)
 
 
 def _with_times(settings: dict[str, Any]) -> dict[str, list[str]]:

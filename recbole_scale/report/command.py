@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     question = question_of(options)
     if options.worth <= 0:
         raise UserError(f"--worth is a number of nats above 0, not {options.worth:g}")
-    for name, least in (("worth_hits", 0.0), ("factor", 1.0)):
-        if not getattr(options, name) > least:
-            raise UserError(f"--{name} is a number above {least:g}, not {getattr(options, name):g}")
+    check_demands(options)
     if options.figures:
         check_writable("--figures", Path(options.figures, "law.png"))
     scored = [row for path in options.challenges for row in read_challenges(path)]
@@ -49,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             save(one.figure, Path(options.figures), one.name)
     print(f"written: {out}" + (f" and figures in {options.figures}" if options.figures else ""))
     return 0
+
+
+def check_demands(options: argparse.Namespace) -> None:
+    """Refuse a worth or a factor for which there is no verdict."""
+    for name, least in (("worth_hits", 0.0), ("factor", 1.0)):
+        if not getattr(options, name) > least:
+            raise UserError(f"--{name} is a number above {least:g}, not {getattr(options, name):g}")
 
 
 def _again(arguments: Sequence[str] | None) -> str:

@@ -148,6 +148,14 @@ def data_digest(config: RunConfig) -> str | None:
     return files_digest(os.path.join(config["data_path"], f"{config['dataset']}{part}.inter") for part in parts)
 
 
+def digest_there(config: RunConfig) -> str | None:
+    """What names the data; a data set that is not there is downloaded, or refused, before anything is run."""
+    if found := data_digest(config):
+        return found
+    create_dataset(config)
+    return data_digest(config)
+
+
 def histories_of(dataset: DataSet) -> Histories | None:
     """Histories of a RecBole dataset that has users, items and times and is not built yet."""
     frame, fields = dataset.inter_feat, (dataset.uid_field, dataset.iid_field, dataset.time_field)

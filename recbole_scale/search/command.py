@@ -11,7 +11,7 @@ from typing import Any
 from recbole_scale.arguments import file_names
 from recbole_scale.errors import UserError, check_choice
 from recbole_scale.plugin.compat import load_ray_tune
-from recbole_scale.runs.prepared import data_digest
+from recbole_scale.runs.prepared import digest_there
 from recbole_scale.runs.run import make_config
 from recbole_scale.search.display import check_display, write_display
 from recbole_scale.search.folder import locked
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.display_file:
         check_display(options.display_file)
     plan, source = _resumed(options, settings) if options.resume else _planned(options, settings)
-    plan.digest = data_digest(make_config(plan.model, plan.dataset, None, dict(plan.settings)))
+    config = make_config(plan.model, plan.dataset, None, dict(plan.settings))
+    plan.digest = digest_there(config)
     if options.dry_run:
         print(plan.describe(source))
         return

@@ -51,6 +51,7 @@ def export_model(trained: Trained, path: str | os.PathLike[str]) -> str:
     if Path(path).suffix != ".pt2":
         raise UserError(f"--export {path}: the name must end in .pt2")
     check_writable("--export", path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     length = int(trained.config["MAX_ITEM_LIST_LENGTH"])
     example = torch.ones(2, length, dtype=torch.int64), torch.full((2,), length, dtype=torch.int64)
     batch = torch.export.Dim("batch", min=1)

@@ -126,6 +126,8 @@ def recommend(
             columns = _ranked(trained, chunk, topk, mask_history, allowed, summary)
             if columns is not None:
                 write(columns)
+        if not summary.users:  # what is there already is worth more than an empty file
+            raise UserError(f"nobody got a list, and {out} was not written: {summary}")
     return summary
 
 
@@ -159,7 +161,7 @@ def _allowed(trained: Trained, items: Sequence[str] | None, topk: int, summary: 
         if not allowed.any():
             raise UserError("the model knows none of the items to choose from; are they raw ids as in training?")
     if not 1 <= topk < len(trained.items):
-        raise UserError(f"--topk is {topk}, but the data set has {len(trained.items) - 1} items")
+        raise UserError(f"--topk is {topk}, but must be from 1 to {len(trained.items) - 1}, the items of the data set")
     return allowed
 
 

@@ -123,7 +123,15 @@ def _csv_users(trained: Trained, path: Path, columns: list[str]) -> tuple[Any, n
                 f"{path}, line 1: columns seem to be separated by commas, and none is '{name}'; name user and item "
                 f"{dataset.uid_field} and {dataset.iid_field}, or give one user a line: user item item"
             )
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    for name in (dataset.uid_field, dataset.iid_field, dataset.time_field):
+        if names.count(name) > 1:
+            raise UserError(f"{path}, line 1: there are two columns '{name}'; rename one")
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
+    except (ValueError, pd.errors.ParserError) as failure:  # bytes of another encoding, or more columns further down
+        raise UserError(f"{path} cannot be read as UTF-8 text with commas ({str(failure).strip()[:200]})") from failure
+    if len(frame.columns) != len(names) or not isinstance(frame.index, pd.RangeIndex):  # pandas shifts them
+        raise UserError(f"{path}: its rows have more columns than its header, which has {len(names)}")
     frame.columns = pd.Index(names)
     return frame_users(trained, frame)
 

@@ -19,6 +19,7 @@ from recbole_scale.fit.tables import number
 from recbole_scale.laws.fit import check_resamples
 from recbole_scale.model.sizes import Rung, rung_of
 from recbole_scale.prepare.card import read_card
+from recbole_scale.report.command import check_demands
 from recbole_scale.report.commands import Command
 from recbole_scale.report.next_runs import run_noise
 from recbole_scale.report.page import Context, answer_text, as_page
@@ -45,7 +46,7 @@ from recbole_scale.study.planner import (
 from recbole_scale.study.running import climb, more_time, tune
 from recbole_scale.study.timing import measure
 from recbole_scale.sweep.sweep import finished_rows, quiet
-from recbole_scale.text import duration
+from recbole_scale.text import duration, parse_count
 
 _TOPK = (5, 10, 50)
 _TIMING_AT_MOST = 0.2  # of the time, when no further size is timed
@@ -61,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, settings = parser().parse_with_settings(arguments)
     words = list(sys.argv[1:] if arguments is None else arguments)
     check_resamples(options.resamples)
+    check_demands(options)
+    for name in names_of(options.predict):
+        if parse_count(name.lower().removesuffix("x")) is None:
+            rung_of(name)
     seconds, more = time_given(options.hours, options.minutes)
     clock = Clock(begun(), seconds)
     if options.encoding and not (options.csv or options.parquet):

@@ -13,6 +13,7 @@ from recbole_scale.prepare.card import read_card
 from recbole_scale.prepare.command import prepare, reading
 from recbole_scale.prepare.options import READING
 from recbole_scale.prepare.sources import sha256_of
+from recbole_scale.settings.checks import check_dataset_name
 from recbole_scale.study.options import parser
 
 
@@ -40,7 +41,7 @@ def prepared_log(options: argparse.Namespace, data_path: str) -> str:
     path = Path(getattr(options, kind))
     kind = "parquet" if _is_parquet(path) else kind
     name = options.dataset or re.sub(r"[^\w.-]+", "-", path.name.split(".")[0]).strip("-.") or "log"
-    target = Path(data_path) / name
+    target = Path(data_path) / check_dataset_name(name)
     read, card = reading(options, kind), read_card(target / f"{name}.json")
     if not _made_of(card, path):
         prepare(kind, [path], target, read)
