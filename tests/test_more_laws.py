@@ -97,6 +97,7 @@ def test_the_performance_law_grows_on_or_peaks():
     u = np.log(x / np.exp(np.log(x).mean()))
     grows = fit_performance_law(x, 0.2 + -0.05 * (-0.4 * u - 0.5 * np.exp(-0.4 * u)))
     assert grows.peak is None and grows.predict(1e9) > grows.predict(1e7) and np.isinf(grows.peaks).mean() > 0.9
+    assert np.isinf(grows.peak_band[1])
     peaks = fit_performance_law(x, 0.2 + 0.03 * (0.5 * u - 0.5 * np.exp(0.5 * u)))
     assert peaks.k == pytest.approx(0.5, rel=0.1) and peaks.error < 1e-3
     assert peaks.predict(peaks.peak) > max(peaks.predict(peaks.peak / 3), peaks.predict(3 * peaks.peak))
@@ -105,7 +106,7 @@ def test_the_performance_law_grows_on_or_peaks():
     inside = []
     for seed in range(40):
         noisy = fit_performance_law(x, peaks.predict(x) + 0.0005 * rng.standard_normal(8), resamples=200, seed=seed)
-        low, high = np.quantile(noisy.peaks, [0.025, 0.975])
+        low, high = noisy.peak_band
         inside.append(low <= peaks.peak <= high)
     assert np.mean(inside) >= 0.85 and low < truth * 2 and high > truth / 2  # 95 % expected of 40
     falls = fit_performance_law(x, 0.2 - 0.01 * (u - u.min()) ** 2)
