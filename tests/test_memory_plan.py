@@ -23,7 +23,7 @@ from recbole_scale.model.memory import (
     softmax_chunk,
     ways_to_fit,
 )
-from recbole_scale.model.sizes import Shape, load_size, total_parameters
+from recbole_scale.model.sizes import Shape, load_size, parameter_groups, total_parameters
 from recbole_scale.runs import plan as run_plan
 
 GIB = 1 << 30
@@ -157,6 +157,22 @@ def test_advice_takes_the_mildest_setting_that_is_enough():
     shape, setup = shape_of("medium"), Setup(4096, 26_427, 79, precision="bf16")
     enough = memory_plan(shape, replace(setup, accumulation_steps=4)).peak
     assert ways_to_fit(shape, setup, enough) == [("accumulation_steps: 4", enough)]
+
+
+def test_where_nothing_is_enough_each_advice_is_its_strongest():
+    shape, setup = shape_of("medium"), Setup(4096, 26_427, 79, device="cuda")
+    ways = [text for text, _ in ways_to_fit(shape, setup, 0)]
+    assert "accumulation_steps: 32" in ways and "parallel: fsdp with 64 devices" in ways
+
+
+def test_blocks_travel_in_bf16_where_products_are_in_bf16():
+    shape = shape_of("medium")
+    wide, low = (
+        memory_plan(shape, Setup(4096, 26_427, 79, device="cuda", parallel="fsdp", devices=4, precision=precision))
+        for precision in ("float32", "bf16")
+    )
+    block = parameter_groups(shape)["n_blocks_exact"] // shape.n_layers
+    assert wide.weights - low.weights == 2 * (4 - 2) * block  # the block at work and the next one
 
 
 def test_chunks_follow_the_cache_on_a_cpu_and_free_memory_on_a_gpu(monkeypatch):
