@@ -106,13 +106,19 @@ def test_the_law_of_the_tuned_ladder_is_told_as_its_rows_give_it():
     assert f"wins 4 x 64 more ({longer:.3f} nats) than four times its parameters do ({larger:.3f})" in " ".join(
         README.split()
     )
-    won_last, best = won[786_432, 12], max(rows, key=lambda row: (row["n_blocks"], row["epochs"]))["best_epoch"] + 1
-    assert f"4 x 128 has won {won_last.won:.3f} in its one pair" in told and won_last.pairs == 1
-    assert won_last.won < won[98_304, 12].won and f"was best after {best}:" in told
+    last = won[786_432, 12]
+    assert f"(24 won {last.won:.3f} ± {last.error:.3f})" in told and last.enough is None
+    longest = [row for row in rows if row["n_blocks"] == 786_432 and row["epochs"] == 24]
+    best = sorted(row["best_epoch"] + 1 for row in longest)
+    assert f"was lowest after {' and '.join(map(str, best))} of 24 epochs" in told
+    step = means[24, 196_608] - means[24, 786_432]
+    assert f"after 24 epochs by {step:.3f} nats, less than its two runs differ" in told
+    assert step < max(row["test_nll"] for row in longest) - min(row["test_nll"] for row in longest)
     blind = [line.split(" | ") for line in generate.tuned_tables()[1].splitlines()[2:]]
     off, idle = ([cells[column].strip("+-| %") for cells in blind] for column in (4, 5))
     assert f"{', '.join(off[:-1])} and {off[-1]} % off after 6, 12 and 24 epochs" in " ".join(README.split())
     assert f'("no change" from 4 x 64: {", ".join(idle[:-1])} and {idle[-1]} %)' in " ".join(README.split())
+    assert max(map(float, off)) < 0.3 and [float(a) < float(b) for a, b in zip(off, idle, strict=True)][-1] is False
 
 
 def test_the_law_that_the_readme_tells_is_that_of_the_rows():
