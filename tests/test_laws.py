@@ -424,3 +424,11 @@ def test_the_rollout_never_looks_ahead_and_signs_its_errors():
 def test_the_rollout_judges_metric_laws_too():
     value = METRIC["limit"] / (1 + (METRIC["x0"] / PAPER_SIZES) ** METRIC["alpha"])
     assert max(abs(j.signed_error) for j in rollout(PAPER_SIZES, value, fit=fit_metric_law)) < 1e-6
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_over_many_orders_of_magnitude_leave_no_warnings():
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        law = fit_power_law(np.repeat(np.geomspace(1e3, 1e9, 4), 2), 10 ** rng.uniform(-6, 6, 8), resamples=100)
+        assert np.isfinite(law.predict(1e4))

@@ -236,6 +236,7 @@ def _bounds(y: Array, limits: tuple[float, float], axes: int) -> tuple[Array, Ar
     return lower, upper
 
 
+@np.errstate(over="ignore", invalid="ignore")  # losses drawn from noise of hundreds in logs
 def _scan(forms: Array, y: Array, exponents: Array, lower: Array, keep: int) -> Array:
     """The ``keep`` best points of the exponent scan for every data set: [B, keep, P]."""
     decay = np.exp(-exponents[:, None, :] * _coordinates(forms)[None])  # [G, n, K]
