@@ -181,7 +181,7 @@ def test_joint_refused_leaves_the_rest(tmp_path, capsys):
     for most, end in ((150.0, "to 150)"), (200.0, "to 200 or more)")):
         wide = replace(more.repeated, draws=np.full_like(more.repeated.draws, most))
         assert more_sentences(replace(more, repeated=wide), found)[-1].endswith(end)
-    table = text.split("by the law of size and repeated data, one run (95 % band)\n")[1].splitlines()[:4]
+    table = text.split("by the law of size and repeated data, one run\n")[1].splitlines()[1:5]
     assert [line.split()[:2] for line in table[1:]] == [["1.57M", "6"], ["1.57M", "12"], ["1.57M", "24"]]
     # the page has the same table
     page = tmp_path / "page.html"

@@ -19,6 +19,7 @@ from recbole_scale.laws.repeated import MOST_REPEATS
 from recbole_scale.text import duration, metric_name, milliseconds, show_count, show_reach
 
 LENGTHS = "by the law of size and repeated data, one run"
+LENGTHS_BAND = "95 % band; in trials it held less where few sizes were trained so long"  # results/laws.txt
 _POOLED = (("size", "sizes"), ("amount of data", "amounts of data"), ("number of epochs", "numbers of epochs"))
 
 
@@ -52,7 +53,7 @@ def more_text(more: More, found: Answer) -> str:
     """The same as lines for a terminal."""
     lines = [*more_sentences(more, found), *length_sentences(more.doublings)]
     if lengths := length_table(more, found):
-        lines += ["", f"{LENGTHS} (95 % band)", *aligned(lengths)]
+        lines += ["", LENGTHS, f"({LENGTHS_BAND})", *aligned(lengths)]
     if more.prices and not learnt_nothing(found):
         lines += ["", f"what {metric_name(str(more.metric))} costs, step by step", *aligned(price_table(more.prices))]
     lines += [f"note: {note}" for note in more.notes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from recbole_scale.drawing import metric_name
 from recbole_scale.fit.joint_output import OPTIMUM_HEAD, optimum_row
 from recbole_scale.fit.law_output import learnt_nothing
-from recbole_scale.fit.more_output import LENGTHS, length_table, more_sentences, price_table
+from recbole_scale.fit.more_output import LENGTHS, LENGTHS_BAND, length_table, more_sentences, price_table
 from recbole_scale.report.html import bullets, details, paragraph, section, table
 from recbole_scale.report.report import Study
 from recbole_scale.report.sections import constants_table, counts_of
@@ -50,7 +50,10 @@ def more_section(study: Study) -> str:
     return section(
         "Further laws",
         details("Ranking as a function of the loss, another form of it, repeated data", bullets(told)),
-        details(f"What longer training gives, {LENGTHS}", table(first, lengths)),
+        details(
+            f"What longer training gives, {LENGTHS}",
+            table(first, lengths, f"{LENGTHS_BAND[:1].upper()}{LENGTHS_BAND[1:]}"),
+        ),
         details(f"What {metric_name(str(more.metric))} costs, step by step", table(head, steps)),
         bullets([f"{note[:1].upper()}{note[1:]}." for note in more.notes], "muted"),
     )
