@@ -1,7 +1,7 @@
 """A fair trial of layer-wise dropout (LAD): every kind of rates tuned on valid loss, the winners again on fresh seeds.
 
     python benchmarks/dropout_trial.py --dataset ml-1m --shapes 12x32 2x64 --fraction 0.1 --epochs 60 \\
-        --rows results/ml-1m/dropout.jsonl
+        --rows results/ml-1m/dropout_trial.jsonl
 
 The gain that arXiv 2311.11351 reports is that of a model that overfits, so few users train for many epochs. The rate
 after the embedding is the same in all arms: what differs is how rates go from layer to layer. Runs are those of
@@ -72,7 +72,7 @@ def table(rows: list[Row], shape: str, chosen: dict[str, Pair], seeds: list[int]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train what is missing, cheapest question first, and print a table for each shape."""
+    """Train what is missing and print a table for each shape."""
     for shape in options.shapes:
         for pair in (pair for pairs in ARMS.values() for pair in pairs):
             sweep(options, shape, options.seeds, pair)
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=0.1, help="share of the users that train")
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--embedding", type=float, default=0.1, help="rate after the embedding, in all arms")
-    parser.add_argument("--rows", type=Path, required=True, help="rows of all runs")
+    parser.add_argument("--rows", type=Path, required=True, help="rows of all runs, of this trial alone")
     from recbole_scale.errors import exit_code
 
     options, more = parser.parse_known_args()

@@ -22,11 +22,8 @@ ENVIRONMENT = {
     "REORDER_ITEM_SEQ",
 }  # fmt: skip
 
-LATER = (
-    "valid_users",
-    "test_users",
-    "dropout_embedding",
-)  # keys that came later: left empty, a run keeps the name it had
+# keys that came later: left empty, a run keeps the name it had
+LATER = ("valid_users", "test_users", "dropout_embedding")
 
 BY_DATA = ("dropout_bottom", "dropout_top", "epochs", "train_batch_size")  # decided by the log, unless the user has
 
